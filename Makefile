@@ -1,0 +1,29 @@
+# make demo: install and train the quickstart; make test: install what tests need and run them all.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(BIN)/python -m resnet_flax.main --config=configs/quickstart.py --workdir=runs/demo
+
+test: $(VENV)/installed-dev lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,70 @@
+"""The networks by name, and how a config becomes a module."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from resnet_flax.errors import UserError
+from resnet_flax.models.resnet import ResNet
+
+# What each report built (its short name), and the two ResNet-18s they started from. A new network is one line here.
+NETWORKS: dict[str, dict] = {
+    "resnet_443": dict(blocks=(4, 4, 3), widths=(64, 128, 256)),
+    "resnet_2322": dict(blocks=(2, 3, 2, 2), widths=(64, 128, 192, 256), stem_dropout=0.2, block_dropout=0.2),
+    "preact": dict(blocks=(2, 2, 2, 2), widths=(32, 64, 128, 256), block="preact"),
+    "resnet18_w42": dict(blocks=(2, 2, 2, 2), widths=(42, 84, 168, 336), block_dropout=0.15),
+    "resnet_large": dict(blocks=(1, 1, 1, 1), widths=(64, 128, 256, 512)),
+    "resnet_353": dict(blocks=(3, 5, 3), widths=(64, 128, 256)),
+    "resnet18": dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
+    "preact_resnet18": dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), block="preact"),
+    "tiny": dict(blocks=(1, 1, 1), widths=(16, 32, 64)),
+}
+
+# The fields of a network that a config may override, with the value a network has unless it says otherwise.
+ARCHITECTURE = dict(
+    block="basic",
+    blocks=None,
+    widths=None,
+    activation="relu",
+    stem_dropout=0.0,
+    block_dropout=0.0,
+    final_norm=False,
+)
+
+
+def architecture(name: str) -> dict:
+    """Every architecture field of the network `name`, one of NETWORKS."""
+    return ARCHITECTURE | NETWORKS[name]
+
+
+def compute_dtype(setting: str) -> jnp.dtype:
+    """The dtype of the convolutions: `setting`, or for "auto" bfloat16 on GPU and TPU and float32 on CPU."""
+    if setting == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(setting)
+
+
+def build(model, num_classes: int, axis_name: str | None = None) -> ResNet:
+    """The module that a complete `config.model` describes (see config.complete), for `num_classes` classes."""
+    return ResNet(
+        **{field: model[field] for field in ARCHITECTURE},
+        kernel_init=model.kernel_init,
+        num_classes=num_classes,
+        dtype=compute_dtype(model.compute_dtype),
+        axis_name=axis_name,
+    )
+
+
+def count_parameters(module: ResNet, image_shape: tuple[int, int, int]) -> int:
+    """The number of trainable parameters of `module`, from shapes alone; nothing is computed."""
+    variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def count_within_budget(module: ResNet, model, image_shape: tuple[int, int, int]) -> int:
+    """The number of parameters; raises UserError where it is more than `config.model.max_params` allows."""
+    count = count_parameters(module, image_shape)
+    if model.max_params and count > model.max_params:
+        raise UserError(f"model {model.name!r} has {count:,} parameters, more than config.model.max_params {model.max_params:,}")
+    return count

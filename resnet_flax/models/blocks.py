@@ -1,0 +1,67 @@
+"""The residual blocks: one module for each variant."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+Layer = Callable[..., Any]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each followed by BatchNorm, added to the shortcut before the last activation.
+
+    He et al. (2015), the block of ResNet-18. Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
+    Dropout sits after the first activation. (batch, H, W, C) -> (batch, H / stride, W / stride, width).
+    """
+
+    width: int
+    stride: int
+    conv: Layer
+    norm: Layer
+    activation: Callable[[jax.Array], jax.Array]
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y = self.conv(self.width, 3, self.stride, name="conv1")(x)
+        y = self.activation(self.norm(name="norm1")(y, train))
+        if self.dropout:
+            y = nn.Dropout(self.dropout, name="dropout")(y, deterministic=not train)
+        y = self.conv(self.width, 3, 1, name="conv2")(y)
+        y = self.norm(name="norm2")(y, train)
+        if x.shape != y.shape:
+            x = self.conv(self.width, 1, self.stride, name="shortcut_conv")(x)
+            x = self.norm(name="shortcut_norm")(x, train)
+        return self.activation(y + x)
+
+
+class PreActBlock(nn.Module):
+    """BatchNorm and activation before each of two 3x3 convolutions; nothing after the addition.
+
+    He et al. (2016), pre-activation. Where the shape changes the shortcut is a bare 1x1 convolution of the activated
+    input. Dropout sits after the second activation. (batch, H, W, C) -> (batch, H / stride, W / stride, width).
+    """
+
+    width: int
+    stride: int
+    conv: Layer
+    norm: Layer
+    activation: Callable[[jax.Array], jax.Array]
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        activated = self.activation(self.norm(name="norm1")(x, train))
+        y = self.conv(self.width, 3, self.stride, name="conv1")(activated)
+        y = self.activation(self.norm(name="norm2")(y, train))
+        if self.dropout:
+            y = nn.Dropout(self.dropout, name="dropout")(y, deterministic=not train)
+        y = self.conv(self.width, 3, 1, name="conv2")(y)
+        if x.shape != y.shape:
+            x = self.conv(self.width, 1, self.stride, name="shortcut_conv")(activated)
+        return y + x
+
+
+BLOCKS: dict[str, type[nn.Module]] = {"basic": BasicBlock, "preact": PreActBlock}

@@ -1,0 +1,83 @@
+"""The residual network: stem, stages of blocks, head."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import variance_scaling
+
+from resnet_flax.models.blocks import BLOCKS, PreActBlock
+from resnet_flax.models.norm import BatchNorm
+
+# PyTorch's GELU is exact (erf); JAX's default is the tanh approximation.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+}
+
+# "torch" is what torch.nn.Conv2d and Linear do by themselves: uniform in +-1/sqrt(fan_in).
+KERNEL_INITS = {
+    "torch": variance_scaling(1 / 3, "fan_in", "uniform"),
+    "he_normal": variance_scaling(2.0, "fan_in", "normal"),
+}
+
+
+def torch_bias_init(fan_in: int) -> jax.nn.initializers.Initializer:
+    """The bias initialiser of `torch.nn.Linear`: uniform in +-1/sqrt(fan_in)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
+
+
+def convolution(width: int, kernel: int, stride: int, **kwargs) -> nn.Conv:
+    """A square convolution without bias, padded as PyTorch's `padding=kernel // 2`."""
+    return nn.Conv(width, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, **kwargs)
+
+
+class ResNet(nn.Module):
+    """A residual network for small images: a 3x3 stem without pooling, stages, global average pooling, one dense layer.
+
+    Every stage but the first halves height and width in its first block. Convolutions have no bias and explicit
+    padding (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
+
+    Input: (batch, height, width, 3) float. Output: logits, (batch, num_classes) float32.
+    Collections: `params` and, for BatchNorm, `batch_stats`. Needs a "dropout" key in training when a rate is not 0.
+    """
+
+    blocks: Sequence[int]  # blocks in each stage
+    widths: Sequence[int]  # channels of each stage
+    block: str = "basic"
+    activation: str = "relu"
+    stem_dropout: float = 0.0
+    block_dropout: float = 0.0
+    final_norm: bool = False  # preact only: BatchNorm and activation after the last block
+    kernel_init: str = "torch"
+    num_classes: int = 10
+    dtype: jnp.dtype = jnp.float32  # of the convolutions; parameters, statistics and logits stay float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        activation, init = ACTIVATIONS[self.activation], KERNEL_INITS[self.kernel_init]
+        conv = partial(convolution, kernel_init=init, dtype=self.dtype)
+        norm = partial(BatchNorm, axis_name=self.axis_name)
+        block = partial(BLOCKS[self.block], conv=conv, norm=norm, activation=activation, dropout=self.block_dropout)
+        preact = BLOCKS[self.block] is PreActBlock  # whose blocks activate their own input
+
+        x = conv(self.widths[0], 3, 1, name="stem_conv")(x.astype(self.dtype))
+        if not preact:
+            x = activation(norm(name="stem_norm")(x, train))
+        if self.stem_dropout:
+            x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not train)
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
+            for index in range(1, count + 1):
+                stride = 2 if stage > 1 and index == 1 else 1
+                x = block(width, stride, name=f"stage{stage}_block{index}")(x, train)
+        if preact and self.final_norm:
+            x = activation(norm(name="final_norm")(x, train))
+        x = x.astype(jnp.float32).mean((1, 2))
+        return nn.Dense(self.num_classes, name="head", kernel_init=init, bias_init=torch_bias_init(x.shape[-1]))(x)

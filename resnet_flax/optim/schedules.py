@@ -1,0 +1,136 @@
+"""Learning-rate and momentum schedules, with PyTorch's definitions.
+
+A schedule is written over a time `t` that counts epochs or optimiser steps, whichever `config.schedule.per` says, and
+`Span` says how long both are. Lengths and milestones in a config are always epochs.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Schedule = Callable[[Any], jax.Array]  # optimiser step (int) -> float32 scalar
+
+
+@dataclass(frozen=True)
+class Span:
+    """The length of a run, in the unit that a schedule is stepped in."""
+
+    epochs: int
+    steps_per_epoch: int
+    per: str  # "epoch" or "step"
+
+    def units(self, epochs: float) -> float:
+        """So many epochs, in this unit."""
+        return epochs * (1 if self.per == "epoch" else self.steps_per_epoch)
+
+    @property
+    def total(self) -> int:
+        return int(self.units(self.epochs))
+
+    def over_steps(self, curve: Callable[[jax.Array], jax.Array]) -> Schedule:
+        """The curve over `t` as a function of the optimiser step; per epoch it is constant within each."""
+
+        def schedule(step) -> jax.Array:
+            step = jnp.asarray(step)
+            t = step // self.steps_per_epoch if self.per == "epoch" else step
+            return jnp.asarray(curve(t.astype(jnp.float32)), jnp.float32)
+
+        return schedule
+
+
+def anneal(kind: str, start: float, end: float, fraction: jax.Array) -> jax.Array:
+    """From `start` at fraction 0 to `end` at fraction 1, along half a cosine or a line ("cosine", "linear")."""
+    if kind == "linear":
+        return start + (end - start) * fraction
+    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * fraction))
+
+
+def constant(peak: float, config, span: Span) -> Schedule:
+    """The learning rate itself, always."""
+    return span.over_steps(lambda t: jnp.full_like(t, peak))
+
+
+def multistep(peak: float, config, span: Span) -> Schedule:
+    """Times `factor` at each of `milestones` (epochs); torch's MultiStepLR."""
+    milestones = jnp.array([span.units(epoch) for epoch in config.milestones], jnp.float32)
+    return span.over_steps(lambda t: peak * config.factor ** jnp.sum(t >= milestones))
+
+
+def step_decay(peak: float, config, span: Span) -> Schedule:
+    """Times `factor` every `every` epochs; torch's StepLR."""
+    every = span.units(config.every)
+    return span.over_steps(lambda t: peak * config.factor ** (t // every))
+
+
+def cosine(peak: float, config, span: Span) -> Schedule:
+    """Half a cosine from the peak to `end_factor` x peak at the end of training; torch's CosineAnnealingLR."""
+    return span.over_steps(lambda t: anneal("cosine", peak, peak * config.end_factor, t / span.total))
+
+
+def warmup_cosine(peak: float, config, span: Span) -> Schedule:
+    """A line up over `warmup` epochs, then half a cosine of `decay` epochs to `end_factor` x peak.
+
+    The warm-up takes the value (t + warmup_offset) / warmup of the peak at time t, at most 1; offset 1 is the usual
+    one, report 004's code has 2. The cosine starts at the warm-up's last t. `decay` 0 ends it with the training.
+    """
+    warmup = span.units(config.warmup)
+    start = max(warmup - 1, 0)
+    decay = span.units(config.decay) if config.decay else span.total - start
+
+    def curve(t: jax.Array) -> jax.Array:
+        rising = peak * jnp.minimum((t + config.warmup_offset) / max(warmup, 1), 1.0)
+        falling = anneal("cosine", peak, peak * config.end_factor, jnp.minimum((t - start) / decay, 1.0))
+        return jnp.where(t < start, rising, falling)
+
+    return span.over_steps(curve)
+
+
+def onecycle_curve(config, span: Span, low: float, high: float, end: float) -> Schedule:
+    """low -> high -> end, the turn after the fraction `rise` of all steps; torch's OneCycleLR.
+
+    With `three_phase` the way down is low -> high -> low, as long as the way up, and then low -> end.
+    """
+    turn, last = config.rise * span.total - 1, span.total - 1
+    knots = [(0.0, low), (turn, high), *([(2 * turn, low)] if config.three_phase else []), (last, end)]
+
+    def curve(t: jax.Array) -> jax.Array:
+        value = jnp.full_like(t, low)
+        for (begin, start), (finish, target) in itertools.pairwise(knots):
+            value = jnp.where(t > begin, anneal(config.anneal, start, target, (t - begin) / (finish - begin)), value)
+        return value
+
+    return span.over_steps(curve)
+
+
+def onecycle(peak: float, config, span: Span) -> Schedule:
+    """peak / start_divisor -> peak -> peak / (start_divisor x end_divisor); Smith & Topin (2018), torch's OneCycleLR."""
+    low = peak / config.start_divisor
+    return onecycle_curve(config, span, low, peak, low / config.end_divisor)
+
+
+SCHEDULES: dict[str, Callable[[float, Any, Span], Schedule]] = {
+    "constant": constant,
+    "multistep": multistep,
+    "step_decay": step_decay,
+    "cosine": cosine,
+    "warmup_cosine": warmup_cosine,
+    "onecycle": onecycle,
+}
+
+
+def learning_rate(config, span: Span) -> Schedule:
+    """The learning rate over the optimiser steps that `config.schedule` gives to `config.optimizer.learning_rate`."""
+    return SCHEDULES[config.schedule.name](config.optimizer.learning_rate, config.schedule, span)
+
+
+def momentum(config, span: Span) -> Schedule:
+    """The momentum (Adam's: b1) over the optimiser steps: constant, but under onecycle high -> low -> high."""
+    schedule, optimizer = config.schedule, config.optimizer
+    if schedule.name == "onecycle" and schedule.cycle_momentum:
+        return onecycle_curve(schedule, span, schedule.max_momentum, schedule.min_momentum, schedule.max_momentum)
+    value = optimizer.b1 if optimizer.name in ("adam", "adamw") else optimizer.momentum
+    return constant(value, schedule, span)

@@ -1,0 +1,136 @@
+"""One training step and one evaluation step, as pure functions of arrays."""
+
+
+from collections.abc import Callable
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3), "label" (batch,) int32; in evaluation "mask" (batch,) float32
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes. Random numbers need no state: they follow from the seed and the step."""
+
+    step: jax.Array  # () int32, optimiser steps done
+    params: chex.ArrayTree
+    batch_stats: chex.ArrayTree
+    opt_state: chex.ArrayTree
+
+
+@struct.dataclass
+class Totals:
+    """Sums over the examples of an epoch so far; they stay on the device until somebody looks."""
+
+    loss: jax.Array  # () float32
+    correct: jax.Array  # () int32
+    count: jax.Array  # () int32
+    nonfinite_step: jax.Array  # () int32, the first step whose loss or gradient was not finite, -1 for none
+
+    @classmethod
+    def zero(cls) -> "Totals":
+        zero = jnp.zeros((), jnp.int32)
+        return cls(jnp.zeros((), jnp.float32), zero, zero, zero - 1)
+
+    def means(self) -> tuple[float, float]:
+        """(loss, accuracy) per example; waits for the device."""
+        count = max(int(self.count), 1)
+        return float(self.loss) / count, int(self.correct) / count
+
+
+def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple) -> TrainState:
+    """A fresh state for images of `image_shape` (height, width, 3)."""
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """The loss of each example, (batch,) float32: logits (batch, classes), labels (batch,) int32.
+
+    `smoothing` moves that share of the target to all classes evenly, as torch.nn.CrossEntropyLoss does.
+    """
+    chex.assert_rank([logits, labels], [2, 1])
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def train_step(
+    state: TrainState,
+    totals: Totals,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    label_smoothing: float = 0.0,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Totals]:
+    """One optimiser step on the mean loss of the batch.
+
+    Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over the axis.
+    """
+    chex.assert_equal_shape_prefix([batch["image"], batch["label"]], 1)
+    dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if axis_name is not None:
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+
+    def loss_fn(params):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        losses = cross_entropy(logits, batch["label"], label_smoothing)
+        return losses.mean(), (losses, logits, updates.get("batch_stats", {}))
+
+    gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    sums = (losses.sum(), jnp.sum(logits.argmax(-1) == batch["label"]), jnp.array(len(losses)))
+    if axis_name is not None:
+        gradients = jax.lax.pmean(gradients, axis_name)
+        sums = jax.lax.psum(sums, axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    finite = jnp.isfinite(sums[0]) & jnp.isfinite(optax.tree.norm(gradients))
+    first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)
+    return (
+        TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state),
+        Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], first_bad),
+    )
+
+
+def eval_step(
+    state: TrainState,
+    totals: Totals,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalize: Callable[[jax.Array], jax.Array],
+    axis_name: str | None = None,
+) -> Totals:
+    """`totals` plus the examples of the batch whose mask is 1, with the running statistics of BatchNorm.
+
+    Images come as uint8; `normalize` makes them what the network was trained on.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = model.apply(variables, normalize(batch["image"]), train=False)
+    mask = batch["mask"]
+    sums = (
+        jnp.sum(cross_entropy(logits, batch["label"]) * mask),
+        jnp.sum((logits.argmax(-1) == batch["label"]) & (mask > 0)),
+        jnp.sum(mask).astype(jnp.int32),
+    )
+    if axis_name is not None:
+        sums = jax.lax.psum(sums, axis_name)
+    return totals.replace(
+        loss=totals.loss + sums[0], correct=totals.correct + sums[1], count=totals.count + sums[2]
+    )
+
+

@@ -1,0 +1,293 @@
+"""Training, from a config to the results of a run."""
+
+import json
+import platform
+import signal
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_flax import config as configs
+from resnet_flax import models, report, summary
+from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row
+from resnet_flax.data import device, sources, tfdata
+from resnet_flax.data.augment import Policy
+from resnet_flax.data.batches import Stream
+from resnet_flax.data.sources import Split
+from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.metrics import Monitor
+from resnet_flax.optim import optimizers, schedules
+from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size, local_rows
+from resnet_flax.steps import Totals, TrainState, eval_step, init_state, train_step
+
+EVAL_BATCH = 500
+ON_DEVICE_BYTES = 2**31  # "auto" keeps a larger split on the host
+
+
+class StopRequest:
+    """SIGTERM and Ctrl-C, noted and answered between two steps; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.signum and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+
+@dataclass
+class Run:
+    """What a config stands for: data, network and compiled steps."""
+
+    config: configs.FrozenConfigDict
+    data: sources.Dataset
+    stream: Stream
+    parallel: Parallel
+    model: nn.Module
+    optimizer: object
+    learning_rate: schedules.Schedule
+    momentum: schedules.Schedule
+    parameters: int
+
+    @classmethod
+    def from_config(cls, config: configs.FrozenConfigDict) -> "Run":
+        """Everything that can be refused is refused here, before anything is compiled."""
+        train = config.train
+        check_batch_size(train.batch_size)
+        data = sources.load(config.data)
+        policy = Policy(config.data.policy)
+        stream = Stream(data.train, policy, train.batch_size, config.seed, config.data.concat_original)
+        if stream.steps_per_epoch == 0:
+            raise UserError(f"config.train.batch_size {train.batch_size} is more than an epoch's {stream.epoch_size}")
+        parallel = PARALLEL[config.parallel]()
+        span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
+        learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
+        optimizer = optimizers.build(config.optimizer, learning_rate, momentum)
+        model = models.build(config.model, len(data.classes), parallel.axis_name)
+        parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
+        return cls(config, data, stream, parallel, model, optimizer, learning_rate, momentum, parameters)
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step, on all devices. Optimising this program costs more than it saves."""
+        init = partial(init_state, self.model, self.optimizer, self.config.seed, self.data.train.images.shape[1:])
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return self.parallel.replicate(jax.jit(init, compiler_options=quick)())
+
+    def train_step(self):
+        """(state, totals, batch) -> (state, totals), compiled; the state given to it is used up."""
+        step = partial(
+            train_step,
+            model=self.model,
+            optimizer=self.optimizer,
+            seed=self.config.seed,
+            label_smoothing=self.config.train.label_smoothing,
+            axis_name=self.parallel.axis_name,
+        )
+        return self.parallel.compile(step, donate=(0,))
+
+    def eval_step(self):
+        """(state, totals, batch) -> totals, compiled."""
+        normalize = partial(self.stream.policy.plain, jnp)
+        step = partial(eval_step, model=self.model, normalize=normalize, axis_name=self.parallel.axis_name)
+        return self.parallel.compile(step)
+
+    def training_batches(self, first_step: int) -> Iterator[dict]:
+        """Batches from a step on, ready on the devices."""
+        feed = self.config.data.feed
+        if feed == "auto":
+            fits = jax.default_backend() != "cpu" and self.data.train.images.nbytes < ON_DEVICE_BYTES
+            feed = "device" if fits else "tfdata"
+        if feed == "device":
+            return device.batches(self.stream, first_step, self.parallel)
+        return map(self.parallel.shard, tfdata.batches(self.stream, first_step))
+
+    def evaluation_batches(self, split: Split) -> Iterator[dict]:
+        """Every example once: uint8 images, the last batch padded with zeros that the mask leaves out."""
+        size = -(-EVAL_BATCH // jax.device_count()) * jax.device_count()
+        for start in range(0, len(split), size):
+            images, labels = split.images[start : start + size], split.labels[start : start + size]
+            missing = size - len(labels)
+            batch = {
+                "image": np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]),
+                "label": np.pad(labels, (0, missing)),
+                "mask": np.pad(np.ones(len(labels), np.float32), (0, missing)),
+            }
+            yield self.parallel.shard({name: local_rows(rows) for name, rows in batch.items()})
+
+
+def evaluate(run: Run, step, state: TrainState, split: Split, stop: StopRequest | None = None) -> tuple[float, float]:
+    """(mean loss, accuracy) over every example of `split`; ends early, with nonsense, once a stop is requested."""
+    totals = run.parallel.replicate(Totals.zero())
+    for batch in run.evaluation_batches(split):
+        if stop and stop.signum:
+            break
+        totals = step(state, totals, batch)
+    return totals.means()
+
+
+def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
+    """Train what `config` says in `workdir`, from its newest checkpoint if it has one, and return the results.
+
+    The test split is evaluated once, at the end, with the state that was best on validation (the last one where
+    nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
+    """
+    run = Run.from_config(config)
+    claim(workdir, config)
+    results_file = workdir / "report" / "results.json"
+    if results_file.exists():
+        print(f"{workdir} is finished: {results_file}")
+        return json.loads(results_file.read_text())
+    print(
+        f"{config.model.name}: {run.parameters:,} parameters; {len(run.data.train):,} training examples, "
+        f"{run.stream.steps_per_epoch:,} steps an epoch; {jax.device_count()} {jax.devices()[0].device_kind} device(s)",
+        flush=True,
+    )
+    with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
+        tree = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
+        start = checkpoints.restore_newest(tree) or Checkpoint(0, tree)
+        if start.step:
+            print(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})", flush=True)
+        history, speeds = fit(run, workdir, start, checkpoints, stop)
+        chosen = best_row(history, config.train.monitor) or history[-1]
+        state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
+        test_loss, test_accuracy = evaluate(run, run.eval_step(), state, run.data.test)
+    results = {
+        "test_accuracy": test_accuracy,
+        "test_loss": test_loss,
+        "test_examples": len(run.data.test),
+        "chosen_epoch": chosen["epoch"],
+        **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
+        "epochs": len(history),
+        "parameters": run.parameters,
+        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+    results_file.parent.mkdir(exist_ok=True)
+    image_shape = run.data.train.images.shape[1:]
+    (results_file.parent / "summary.txt").write_text(summary.table(run.model, image_shape))
+    results_file.write_text(json.dumps(results, indent=2) + "\n")
+    report.draw(workdir)
+    print(
+        f"test accuracy {test_accuracy:.2%}, loss {test_loss:.4f} on {len(run.data.test):,} examples, "
+        f"with the state of epoch {chosen['epoch']}; see {workdir / 'report'}",
+        flush=True,
+    )
+    return results
+
+
+def claim(workdir: Path, config: configs.FrozenConfigDict) -> None:
+    """Make `workdir` and leave the config in it, or raise UserError if it holds a run of another config."""
+    path = workdir / "config.json"
+    text = configs.to_json(config)
+    if path.exists():
+        changed = configs.differences(json.loads(path.read_text()), json.loads(text))
+        if changed:
+            raise UserError(f"{workdir} holds a run of another config ({'; '.join(changed)}): choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def fit(
+    run: Run, workdir: Path, start: Checkpoint, checkpoints: Checkpoints, stop: StopRequest
+) -> tuple[list[Row], list[float]]:
+    """Train from `start` to the end; return a row for each epoch, and the images a second of those trained here."""
+    train, epochs = run.config.train, run.config.train.epochs
+    step_fn, eval_fn = run.train_step(), run.eval_step()
+    state, totals, history = start.tree["state"], start.tree["totals"], start.history
+    batches = run.training_batches(start.step)
+    speeds = []
+
+    def save() -> None:
+        best = best_row(history, train.monitor)
+        tree = {"state": state, "totals": totals}
+        checkpoints.save(Checkpoint(int(state.step), tree, history), int(best["step"]) if best else None)
+
+    def leave_if_asked() -> None:
+        if stop.signum:
+            refuse_nonfinite(run, totals, history)
+            save()
+            raise Interrupted(stop.signum)
+
+    with Monitor(workdir, epochs, run.stream.steps_per_epoch, train.batch_size, history) as monitor:
+        while len(history) < epochs and not out_of_patience(history, train):
+            epoch = len(history)
+            first = int(state.step) - epoch * run.stream.steps_per_epoch
+            monitor.start_epoch(epoch, first)
+            for at in range(first, run.stream.steps_per_epoch):
+                seen = totals  # those of the step before, so that looking at them does not keep the device waiting
+                state, totals = step_fn(state, totals, next(batches))
+                if monitor.due():
+                    refuse_nonfinite(run, seen, history)
+                    monitor.show(epoch, at, seen, float(run.learning_rate(epoch * run.stream.steps_per_epoch + at)))
+                leave_if_asked()
+            train_loss, train_accuracy = totals.means()
+            speed = monitor.rate(run.stream.steps_per_epoch)
+            refuse_nonfinite(run, totals, history)
+            last = (epoch + 1) * run.stream.steps_per_epoch
+            row: Row = {
+                "epoch": epoch + 1,
+                "step": last,
+                "learning_rate": float(run.learning_rate(last - 1)),
+                "momentum": float(run.momentum(last - 1)),
+                "train_loss": train_loss,
+                "train_accuracy": train_accuracy,
+            }
+            if run.data.validation:
+                row["val_loss"], row["val_accuracy"] = evaluate(run, eval_fn, state, run.data.validation, stop)
+                leave_if_asked()
+            history = [*history, row]
+            totals = run.parallel.replicate(Totals.zero())
+            finished = len(history) == epochs or out_of_patience(history, train)
+            if finished or row is best_row(history, train.monitor) or len(history) % train.checkpoint_every == 0:
+                save()
+            if first < run.stream.steps_per_epoch:
+                speeds.append(speed)
+            monitor.end_epoch(history, speed)
+    return history, speeds
+
+
+def best_row(history: list[Row], monitor: str) -> Row | None:
+    """The first of the epochs that are best at the column `monitor`, None without validation."""
+    if not history or monitor not in history[0]:
+        return None
+    choose = min if monitor.endswith("loss") else max
+    return choose(history, key=lambda row: row[monitor])
+
+
+def out_of_patience(history: list[Row], train) -> bool:
+    """Whether the last `train.patience` epochs brought nothing better, by more than `min_delta`, than those before."""
+    if not train.patience or len(history) <= train.patience:
+        return False
+    before, after = history[: -train.patience], history[-train.patience :]
+    old, new = best_row(before, train.monitor), best_row(after, train.monitor)
+    gain = new[train.monitor] - old[train.monitor]
+    return (-gain if train.monitor.endswith("loss") else gain) <= train.min_delta
+
+
+def refuse_nonfinite(run: Run, totals: Totals, history: list[Row]) -> None:
+    """Raise NotFinite if a step so far had a loss or gradient that is not a finite number."""
+    step = int(totals.nonfinite_step)
+    if step >= 0:
+        raise NotFinite(
+            f"the loss or a gradient is not finite at step {step} (epoch {step // run.stream.steps_per_epoch + 1}, learning "
+            f"rate {float(run.learning_rate(step)):.3g}); {len(history)} finished epochs are kept; a lower "
+            "--config.optimizer.learning_rate or a --config.optimizer.clip_norm may help"
+        )
