@@ -9,8 +9,8 @@ early stopping within 100 epochs. Where it is silent:
 - Learning rates. Adam 0.001 and AdaGrad 0.01 are PyTorch's defaults, most likely where no rate is stated; SGD has none
   that trains well, and 0.01 with momentum 0.9 is usual at batch 32.
 - Early stopping: after 10 epochs without a better validation accuracy.
-- BatchNorm after the last block: the paper (He et al., 2016) has one, the common CIFAR code that the report built on has
-  not, so neither has the default. `--config.model.final_norm` adds it: 2,796,714 parameters.
+- BatchNorm after the last block: the paper (He et al., 2016) has one, the common CIFAR code that the report built on
+  has not, so neither has the default. `--config.model.final_norm` adds it: 2,796,714 parameters.
 """
 
 from resnet_flax.config import recipe

@@ -68,7 +68,7 @@ class Checkpoints:
 
         A step that is there already is left as it is: the same run has the same content at the same step.
         """
-        self._kept.steps = {checkpoint.step, best_step} - {None}
+        self._kept.steps = {checkpoint.step} if best_step is None else {checkpoint.step, best_step}
         record = {"history": checkpoint.history, "checksum": checksum(checkpoint)}
         self._manager.save(
             checkpoint.step,
@@ -76,7 +76,7 @@ class Checkpoints:
         )
 
     def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
-        """The checkpoint of a step, on the devices that `like` is on. Raises an exception of any kind if it is damaged."""
+        """The checkpoint of a step, on the devices that `like` is on. If damaged, raises any exception."""
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         items = self._manager.restore(
             step,
@@ -88,7 +88,7 @@ class Checkpoints:
         return checkpoint
 
     def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """The newest sound checkpoint, None if there is none at all. Damaged ones are renamed, with a line that says so.
+        """The newest sound checkpoint, None if there is none at all. Damaged ones are renamed, and a line says so.
 
         Raises UserError when all of several are damaged: starting from scratch would silently lose the run.
         """
@@ -111,5 +111,5 @@ def checksum(checkpoint: Checkpoint) -> int:
     """CRC-32 of all arrays and of the history. Orbax itself notices no flipped byte."""
     crc = zlib.crc32(json.dumps(checkpoint.history).encode())
     for leaf in jax.tree.leaves(checkpoint.tree):
-        crc = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)), crc)
+        crc = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, crc)
     return crc

@@ -241,6 +241,6 @@ def to_json(config: FrozenConfigDict) -> str:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """"field: old -> new" for every field in which two configs read from JSON differ."""
+    """ "field: old -> new" for every field in which two configs read from JSON differ."""
     a, b = flatten(old), flatten(new)
     return [f"config.{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]

@@ -1,4 +1,4 @@
-"""usage: python -m resnet_flax.main [VERB] --config=configs/NAME.py[:ARGUMENT] [--config.FIELD=VALUE ...] [--workdir=PATH]
+"""usage: python -m resnet_flax.main [VERB] --config=FILE[:ARGUMENT] [--config.FIELD=VALUE ...] [--workdir=PATH]
 
 verbs
   train     train the config's network, or go on where it was stopped; report at the end (the default)

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import chex
 import jax
-import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from resnet_flax.errors import UserError
@@ -25,11 +24,11 @@ class Parallel(Protocol):
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """The same arrays on every device."""
 
-    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
         """This process's rows of a batch, spread over its devices."""
 
     def compile(self, step: Callable, donate: tuple[int, ...] = ()) -> Callable:
-        """A step (replicated, replicated, batch) -> replicated, compiled; it may overwrite the arguments in `donate`."""
+        """A step (replicated, replicated, batch) -> replicated, compiled; arguments in `donate` are used up."""
 
     def compile_batch(self, make: Callable) -> Callable:
         """A function (replicated, ...) -> batch, compiled; its rows come out spread over the devices."""
@@ -46,7 +45,7 @@ class Jit:
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         return jax.device_put(tree, self.replicated)
 
-    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
         if jax.process_count() == 1:
             return jax.device_put(batch, self.sharded)
         return {name: jax.make_array_from_process_local_data(self.sharded, rows) for name, rows in batch.items()}
@@ -64,7 +63,7 @@ class Pmap:
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         return jax.device_put(tree)
 
-    def shard(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {name: rows.reshape(jax.local_device_count(), -1, *rows.shape[1:]) for name, rows in batch.items()}
 
     def compile(self, step: Callable, donate: tuple[int, ...] = ()) -> Callable:
@@ -84,7 +83,7 @@ def check_batch_size(size: int) -> None:
     if size % devices:
         fitting = max(round(size / devices), 1) * devices
         raise UserError(
-            f"config.train.batch_size {size} does not divide among {devices} devices: the nearest that does is {fitting}"
+            f"config.train.batch_size {size} does not divide among {devices} devices: the nearest is {fitting}"
         )
 
 

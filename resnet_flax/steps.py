@@ -1,7 +1,7 @@
 """One training step and one evaluation step, as pure functions of arrays."""
 
-
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-
 
 Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3), "label" (batch,) int32; in evaluation "mask" (batch,) float32
 
@@ -74,7 +73,7 @@ def train_step(
 ) -> tuple[TrainState, Totals]:
     """One optimiser step on the mean loss of the batch.
 
-    Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over the axis.
+    Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
     """
     chex.assert_equal_shape_prefix([batch["image"], batch["label"]], 1)
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -120,7 +119,7 @@ def eval_step(
     Images come as uint8; `normalize` makes them what the network was trained on.
     """
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits = model.apply(variables, normalize(batch["image"]), train=False)
+    logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
     mask = batch["mask"]
     sums = (
         jnp.sum(cross_entropy(logits, batch["label"]) * mask),
@@ -129,8 +128,4 @@ def eval_step(
     )
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
-    return totals.replace(
-        loss=totals.loss + sums[0], correct=totals.correct + sums[1], count=totals.count + sums[2]
-    )
-
-
+    return Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], totals.nonfinite_step)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +58,7 @@ class Run:
     data: sources.Dataset
     stream: Stream
     parallel: Parallel
-    model: nn.Module
+    model: models.ResNet
     optimizer: object
     learning_rate: schedules.Schedule
     momentum: schedules.Schedule
@@ -277,7 +276,8 @@ def out_of_patience(history: list[Row], train) -> bool:
     if not train.patience or len(history) <= train.patience:
         return False
     before, after = history[: -train.patience], history[-train.patience :]
-    old, new = best_row(before, train.monitor), best_row(after, train.monitor)
+    old, new = (best_row(rows, train.monitor) for rows in (before, after))
+    assert old and new  # patience is refused without validation
     gain = new[train.monitor] - old[train.monitor]
     return (-gain if train.monitor.endswith("loss") else gain) <= train.min_delta
 
@@ -287,7 +287,7 @@ def refuse_nonfinite(run: Run, totals: Totals, history: list[Row]) -> None:
     step = int(totals.nonfinite_step)
     if step >= 0:
         raise NotFinite(
-            f"the loss or a gradient is not finite at step {step} (epoch {step // run.stream.steps_per_epoch + 1}, learning "
-            f"rate {float(run.learning_rate(step)):.3g}); {len(history)} finished epochs are kept; a lower "
+            f"the loss or a gradient is not finite at step {step}, epoch {step // run.stream.steps_per_epoch + 1}, "
+            f"learning rate {float(run.learning_rate(step)):.3g}; {len(history)} finished epochs are kept. A lower "
             "--config.optimizer.learning_rate or a --config.optimizer.clip_norm may help"
         )

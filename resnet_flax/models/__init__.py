@@ -66,5 +66,7 @@ def count_within_budget(module: ResNet, model, image_shape: tuple[int, int, int]
     """The number of parameters; raises UserError where it is more than `config.model.max_params` allows."""
     count = count_parameters(module, image_shape)
     if model.max_params and count > model.max_params:
-        raise UserError(f"model {model.name!r} has {count:,} parameters, more than config.model.max_params {model.max_params:,}")
+        raise UserError(
+            f"model {model.name!r} has {count:,} parameters, more than config.model.max_params {model.max_params:,}"
+        )
     return count

@@ -24,7 +24,7 @@ KERNEL_INITS = {
 }
 
 
-def torch_bias_init(fan_in: int) -> jax.nn.initializers.Initializer:
+def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
     """The bias initialiser of `torch.nn.Linear`: uniform in +-1/sqrt(fan_in)."""
 
     def init(key, shape, dtype=jnp.float32):

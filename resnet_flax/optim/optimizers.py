@@ -21,7 +21,7 @@ class MomentumState(NamedTuple):
 
 
 def scale_by_momentum(momentum: Schedule, dampening: float, nesterov: bool) -> optax.GradientTransformation:
-    """`torch.optim.SGD`'s buffer: trace = momentum x trace + (1 - dampening) x gradient, undampened at the first step."""
+    """`torch.optim.SGD`'s buffer: momentum x trace + (1 - dampening) x gradient; the first step has no dampening."""
 
     def init(params):
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))

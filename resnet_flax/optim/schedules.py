@@ -107,7 +107,7 @@ def onecycle_curve(config, span: Span, low: float, high: float, end: float) -> S
 
 
 def onecycle(peak: float, config, span: Span) -> Schedule:
-    """peak / start_divisor -> peak -> peak / (start_divisor x end_divisor); Smith & Topin (2018), torch's OneCycleLR."""
+    """peak / start_divisor -> peak -> peak / (start_divisor x end_divisor); Smith & Topin (2018)."""
     low = peak / config.start_divisor
     return onecycle_curve(config, span, low, peak, low / config.end_divisor)
 
