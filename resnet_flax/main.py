@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 
-from resnet_flax.config import complete
+from resnet_flax.config import complete, flatten, get_config
 from resnet_flax.errors import Interrupted, UserError, lookup, nearest
 
 
@@ -50,7 +50,7 @@ VERBS = {"train": train, "summary": summary, "report": report}
 def parse(argv: list[str]) -> tuple[str, FrozenConfigDict, Path]:
     """(verb, complete config, workdir) from the words of a command line; raises UserError for a mistake in them."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
     if not files:
@@ -62,9 +62,13 @@ def parse(argv: list[str]) -> tuple[str, FrozenConfigDict, Path]:
         raise UserError(f"there is no config file {file!r}: {nearest(file, names)}")
     try:
         words = values([sys.argv[0], *argv])[1:]
-    except (flags.Error, AttributeError) as error:  # an unknown field is an AttributeError
-        line = " ".join(str(error).strip().split("\n\n")[-1].splitlines()[-1:])
-        raise UserError(line.split("UserError: ")[-1].strip("'\"")) from None
+    except AttributeError:  # how a ConfigDict refuses an unknown field
+        fields = flatten(get_config().to_dict())
+        given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
+        unknown = next(field for field in given if field not in fields)
+        raise UserError(f"unknown field config.{unknown}: {nearest(unknown, fields)}") from None
+    except flags.Error as error:  # with a traceback in it where the recipe itself raised
+        raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
     verb = words[0] if words else "train"
     if len(words) > 1:
         raise UserError(f"one verb at a time, not {' '.join(words)!r}")

@@ -176,6 +176,8 @@ def parse_split(text: str, folder: Path) -> tuple[str, range]:
     if not match:
         raise UserError(f"split {text!r} must look like train, train[:90%] or train[45000:]")
     name, start, stop = match.groups()
+    if start and stop and start.endswith("%") != stop.endswith("%"):
+        raise UserError(f"split {text!r} mixes percentages and numbers of examples")
     names = [path.name.removesuffix("_labels.npy") for path in folder.glob("*_labels.npy")]
     if name not in names:
         raise UserError(f"unknown split {name!r}: {nearest(name, names)}")

@@ -1,0 +1,130 @@
+"""Datasets: decoded once, split as TFDS splits, refused quickly when they are not there."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from resnet_flax.config import get_config
+from resnet_flax.data import sources
+from resnet_flax.errors import UserError
+
+
+def data_config(**changes):
+    config = get_config().data
+    config.update(changes)
+    return config
+
+
+def test_digits_are_real_images_in_a_fixed_split():
+    data = sources.load(data_config())
+    assert (len(data.train), len(data.validation), len(data.test)) == (1293, 144, 360)
+    assert data.train.images.shape == (1293, 32, 32, 3)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.images.max() == 255
+    assert data.classes == tuple("0123456789")
+    assert isinstance(data.train.images, np.memmap)
+    # The same ones on every machine: the first labels of each split, as drawn when the dataset was made.
+    assert data.train.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
+    assert np.bincount(data.test.labels).min() >= 25
+
+
+def test_train_examples_keeps_the_first():
+    whole, part = sources.load(data_config()), sources.load(data_config(train_examples=10))
+    np.testing.assert_array_equal(part.train.images, whole.train.images[:10])
+    assert len(part.validation) == len(whole.validation)
+
+
+SPLITS = ["train", "train[:90%]", "train[90%:]", "train[100:200]", "train[-50:]", "train[:33%]", "train[10%:-5%]"]
+
+
+@pytest.mark.parametrize("text", SPLITS)
+def test_splits_are_sliced_as_tfds_slices(text):
+    folder = sources.find_arrays("digits", sources.SOURCES["digits"], "")
+    tfds = pytest.importorskip("tensorflow_datasets")
+    infos = {"train": tfds.core.SplitInfo(name="train", shard_lengths=[1437], num_bytes=0)}
+    (theirs,) = tfds.core.ReadInstruction.from_spec(text).to_absolute(infos)
+    name, ours = sources.parse_split(text, folder)
+    assert (name, ours.start, ours.stop) == (theirs.splitname, theirs.from_ or 0, theirs.to or 1437)
+
+
+def test_missing_dataset_fails_fast_and_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(sources, "SOURCES", {"cifar10": unreachable_cifar10()})
+    started = time.perf_counter()
+    with pytest.raises(UserError) as raised:
+        sources.load(data_config(name="cifar10"))
+    assert time.perf_counter() - started < 5
+    assert str(tmp_path / "cifar10/3.0.2") in str(raised.value)
+    assert "TFDS_DATA_DIR" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def unreachable_cifar10() -> sources.Source:
+    source = sources.SOURCES["cifar10"]
+    # An address that no route leads to (RFC 5737): what an offline machine or a silent firewall looks like.
+    return sources.Source(source.classes, source.decode, source.prepared, "http://192.0.2.1")
+
+
+def prepare_toy_dataset(data_dir) -> None:
+    """A TFDS dataset on disk, as `tfds.load` leaves one: 40 images to train and 10 to test."""
+    import tensorflow_datasets as tfds
+
+    class Toyset(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tfds.features.ClassLabel(num_classes=4)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(40), "test": self._generate_examples(10)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": np.full((32, 32, 3), i, np.uint8), "label": i % 4}
+
+    Toyset(data_dir=str(data_dir)).download_and_prepare()
+
+
+def test_prepared_tfds_dataset_is_decoded_once(tmp_path, monkeypatch):
+    prepare_toy_dataset(tmp_path)
+    decoded = []
+
+    def decode(folder):
+        decoded.append(folder)
+        return sources.decode_tfds(folder)
+
+    monkeypatch.setattr(sources, "SOURCES", {"toyset": sources.Source(tuple("abcd"), decode, "toyset/1.0.0")})
+    for _ in range(2):
+        data = sources.load(data_config(name="toyset", dir=str(tmp_path)))
+        assert data.train.images.shape == (36, 32, 32, 3)
+        assert len(data.validation) == 4
+        assert data.test.labels.dtype == np.int32
+        np.testing.assert_array_equal(data.train.images[:, 0, 0, 0] % 4, data.train.labels)
+    assert decoded == [tmp_path / "toyset/1.0.0"]
+
+
+def test_folder_of_arrays_is_a_dataset(tmp_path):
+    for split, count in (("train", 20), ("test", 5)):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((count, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(count, dtype=np.uint8) % 10)
+    data = sources.load(data_config(name="cifar10", dir=str(tmp_path)))
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 5)
+    assert data.train.labels.dtype == np.int32
+
+
+def test_start_without_tensorflow_where_the_feed_needs_none(tmp_path):
+    code = (
+        "import sys\n"
+        "from resnet_flax.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules), 'imported'\n"
+        "sys.exit(code)\n"
+    )
+    small = ["--config.model.blocks=(1,)", "--config.model.widths=(4,)", "--config.data.train_examples=128"]
+    words = ["--config=configs/quickstart.py", "--config.data.feed=device", "--config.train.epochs=2", *small]
+    words += ["--config.schedule.name=constant", f"--workdir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
