@@ -180,8 +180,8 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         "python": platform.python_version(),
     }
     results_file.parent.mkdir(exist_ok=True)
-    image_shape = run.data.train.images.shape[1:]
-    (results_file.parent / "summary.txt").write_text(summary.table(run.model, image_shape))
+    unmapped = models.build(config.model, len(run.data.classes))
+    (results_file.parent / "summary.txt").write_text(summary.table(unmapped, run.data.train.images.shape[1:]))
     results_file.write_text(json.dumps(results, indent=2) + "\n")
     report.draw(workdir)
     print(

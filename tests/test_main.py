@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from resnet_flax.main import main, parse
 
 ROOT = Path(__file__).parents[1]

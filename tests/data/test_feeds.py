@@ -5,6 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+
 from resnet_flax.data import device, tfdata
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
@@ -45,7 +46,9 @@ def test_both_feeds_give_the_same_batches(split, concat):
 def test_batch_depends_on_seed_and_step_alone(split, feed):
     def batches(seed, first_step, count):
         one = stream(split, seed)
-        return take(tfdata.batches(one, first_step) if feed == "tfdata" else device.batches(one, first_step, Jit()), count)
+        return take(
+            tfdata.batches(one, first_step) if feed == "tfdata" else device.batches(one, first_step, Jit()), count
+        )
 
     whole = batches(3, 0, 15)
     assert_same(batches(3, 0, 15), whole)

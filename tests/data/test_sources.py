@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+
 from resnet_flax.config import get_config
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError
@@ -75,7 +76,10 @@ def prepare_toy_dataset(data_dir) -> None:
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            features = {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tfds.features.ClassLabel(num_classes=4)}
+            features = {
+                "image": tfds.features.Image(shape=(32, 32, 3)),
+                "label": tfds.features.ClassLabel(num_classes=4),
+            }
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):

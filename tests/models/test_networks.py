@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+
 from resnet_flax import models, summary
 from resnet_flax.config import complete, get_config
 from resnet_flax.errors import UserError

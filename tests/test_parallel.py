@@ -1,0 +1,47 @@
+"""The result does not depend on the number of devices, nor on the way they are used."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_flax.errors import UserError
+from resnet_flax.parallel import check_batch_size, local_rows
+
+
+def five_steps(way: str, devices: int, out: Path) -> list[np.ndarray]:
+    script = Path(__file__).with_name("parallel_steps.py")
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    command = [sys.executable, "-W", "error", str(script), way, str(out)]
+    subprocess.run(command, env=environment, check=True, cwd=script.parents[1])
+    with np.load(out) as arrays:
+        assert arrays["devices"] == devices
+        return [arrays[name] for name in arrays.files if name != "devices"]
+
+
+def test_one_device_eight_and_pmap_agree(tmp_path):
+    one = five_steps("jit", 1, tmp_path / "one.npz")
+    for way in ("jit", "pmap"):
+        many = five_steps(way, 8, tmp_path / f"{way}.npz")
+        assert len(many) == len(one) > 20
+        for a, b in zip(one, many, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "nearest"), [(101, 104), (3, 8), (131, 128)])
+def test_batch_that_does_not_divide_is_refused_with_the_nearest(size, nearest, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match=f"{size} does not divide among 8 devices: the nearest is {nearest}"):
+        check_batch_size(size)
+    check_batch_size(nearest)
+
+
+def test_local_rows_are_this_processes_share(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert local_rows(np.arange(6)).tolist() == [3, 4, 5]
+    assert local_rows(np.arange(8).reshape(2, 4), axis=1).tolist() == [[2, 3], [6, 7]]

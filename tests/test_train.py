@@ -1,0 +1,225 @@
+"""Whole runs on a small network: what they leave, how they go on, how they end."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_flax import train as training
+from resnet_flax.checkpoint import Checkpoints, checksum
+from resnet_flax.main import main, parse
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    f"--config={ROOT}/configs/quickstart.py",
+    "--config.model.blocks=(1,)",
+    "--config.model.widths=(4,)",
+    "--config.model.block_dropout=0.1",
+    "--config.data.train_examples=256",
+    "--config.train.epochs=3",
+    "--config.train.batch_size=32",
+]
+
+
+def newest(workdir: Path, words: list[str] = SMALL) -> tuple[int, list, int]:
+    """(step, history, checksum) of the newest checkpoint of a run."""
+    _, config, _ = parse(words)
+    run = training.Run.from_config(config)
+    tree = {"state": run.fresh_state(), "totals": training.Totals.zero()}
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        found = checkpoints.restore_newest(tree)
+    return found.step, found.history, checksum(found)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """An undisturbed run."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert main([*SMALL, f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def test_run_leaves_what_it_promises(finished):
+    with open(finished / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["8", "16", "24"]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    results = json.loads((finished / "report" / "results.json").read_text())
+    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    assert results["chosen_epoch"] == int(best["epoch"])
+    assert results["val_accuracy"] == float(best["val_accuracy"])
+    assert results["test_examples"] == 360
+    assert 0 <= results["test_accuracy"] <= 1
+    for name in ("loss.png", "accuracy.png", "learning_rate.png"):
+        assert (finished / "report" / name).stat().st_size > 5000
+    assert "parameters:" in (finished / "report" / "summary.txt").read_text()
+    assert json.loads((finished / "config.json").read_text())["model"]["widths"] == [4]
+    assert list(finished.glob("events.out.tfevents.*"))
+
+
+def test_results_are_of_the_best_checkpoint(finished):
+    results = json.loads((finished / "report" / "results.json").read_text())
+    _, config, _ = parse(SMALL)
+    run = training.Run.from_config(config)
+    tree = {"state": run.fresh_state(), "totals": training.Totals.zero()}
+    with Checkpoints(finished / "checkpoints") as checkpoints:
+        best = checkpoints.restore(8 * results["chosen_epoch"], tree).tree["state"]
+    step = run.eval_step()
+    for name, split in (("test", run.data.test), ("val", run.data.validation)):
+        loss, accuracy = training.evaluate(run, step, best, split)
+        assert (results[f"{name}_loss"], results[f"{name}_accuracy"]) == (loss, accuracy)
+
+
+def test_finished_run_is_not_run_again(finished, capsys):
+    before = (finished / "report" / "results.json").stat().st_mtime_ns
+    assert main([*SMALL, f"--workdir={finished}"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (finished / "report" / "results.json").stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_workdir_is_refused_with_the_difference(finished, capsys):
+    assert main([*SMALL, "--config.optimizer.learning_rate=0.05", f"--workdir={finished}"]) == 1
+    error = capsys.readouterr().err
+    assert "config.optimizer.learning_rate: 0.1 -> 0.05" in error
+    assert error.count("\n") == 1
+
+
+def test_report_verb_draws_again(finished, capsys):
+    (finished / "report" / "loss.png").unlink()
+    assert main(["report", *SMALL, f"--workdir={finished}"]) == 0
+    assert (finished / "report" / "loss.png").exists()
+
+
+def test_same_seed_same_run(finished, tmp_path):
+    assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
+    assert newest(tmp_path) == newest(finished)
+    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+COMMAND = [sys.executable, "-m", "resnet_flax.main", *SMALL]
+
+
+def start(workdir: Path) -> subprocess.Popen:
+    command = [*COMMAND, f"--workdir={workdir}"]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_run_goes_on_to_the_same_end(finished, tmp_path, signum, code):
+    with start(tmp_path) as process:
+        while not (line := process.stdout.readline()).startswith("epoch 1/3"):
+            assert line, process.stderr.read()
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "the same command goes on from here" in err
+    stopped_at, history, _ = newest(tmp_path)
+    assert 8 <= stopped_at < 24
+    with start(tmp_path) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f"resuming at step {stopped_at}" in out
+    assert newest(tmp_path) == newest(finished)
+    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+def test_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+    """At step 11 of 8 a epoch, exactly: a signal from outside cannot aim so well."""
+    _, config, _ = parse(SMALL)
+    steps = training.Run.train_step
+
+    def stopping_step(self):
+        step = steps(self)
+
+        def counted(state, totals, batch):
+            if int(state.step) == 10:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(state, totals, batch)
+
+        return counted
+
+    monkeypatch.setattr(training.Run, "train_step", stopping_step)
+    assert main([*SMALL, f"--workdir={tmp_path}"]) == 143
+    monkeypatch.undo()
+    step, history, _ = newest(tmp_path)
+    assert (step, len(history)) == (11, 1)
+    assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
+    assert newest(tmp_path) == newest(finished)
+    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
+def test_one_plain_line_an_epoch_where_there_is_no_terminal(tmp_path):
+    with start(tmp_path) as process:
+        out, err = process.communicate(timeout=120)
+    lines = out.splitlines()
+    assert len([line for line in lines if line.startswith("epoch ")]) == 3
+    assert len(lines) == 3 + 2  # and what is trained before, the result after
+    assert re.fullmatch(
+        r"epoch 1/3  train loss \d\.\d{4} acc [\d.]+%  val loss \d\.\d{4} acc [\d.]+%  lr \S+  [\d,]+ img/s  \S+ left",
+        lines[1],
+    )
+    assert "\r" not in out and "\x1b" not in out
+    assert err == ""
+
+
+def test_bar_on_a_terminal(tmp_path):
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 100))
+    with subprocess.Popen(COMMAND + [f"--workdir={tmp_path}"], cwd=ROOT, stdout=writer) as process:
+        os.close(writer)
+        with open(reader, "rb", buffering=0) as screen:
+            parts = []
+            with contextlib.suppress(OSError):  # how the end of a terminal reads
+                while part := screen.read(65536):
+                    parts.append(part)
+    assert process.returncode == 0
+    text = b"".join(parts).decode()
+    assert "\r" in text
+    assert re.search(r"loss \d\.\d{4} acc [\d.]+% lr \S+ [\d,]+ img/s \S+ left", text)
+    assert text.count("val loss") == 3
+
+
+def test_diverging_run_stops_with_a_code_of_its_own(tmp_path, capsys):
+    words = [*SMALL, "--config.optimizer.learning_rate=1e30", "--config.schedule.name=constant"]
+    assert main([*words, f"--workdir={tmp_path}"]) == 4
+    error = capsys.readouterr().err
+    assert re.search(r"not finite at step \d+, epoch 1, learning rate 1e\+30", error)
+    assert not (tmp_path / "report").exists()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_patience_ends_a_run(tmp_path):
+    row = {"val_accuracy": 0.5, "val_loss": 1.0}
+    _, config, _ = parse([*SMALL, "--config.train.patience=2", "--config.train.min_delta=0.01"])
+    flat = [row | {"val_accuracy": value} for value in (0.5, 0.505, 0.5)]
+    assert not training.out_of_patience(flat[:2], config.train)
+    assert training.out_of_patience(flat, config.train)
+    assert not training.out_of_patience([*flat[:2], row | {"val_accuracy": 0.6}], config.train)
+
+
+def test_without_validation_the_last_epoch_is_the_result(tmp_path):
+    words = [*SMALL, "--config.data.train=train", "--config.data.validation="]
+    assert main([*words, f"--workdir={tmp_path}"]) == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["chosen_epoch"] == 3
+    assert "val_accuracy" not in results
+
+
+def test_pmap_trains_too(tmp_path):
+    assert main([*SMALL, "--config.parallel=pmap", "--config.data.feed=device", f"--workdir={tmp_path}"]) == 0
+
+
+def test_network_learns_the_digits(tmp_path):
+    """Far enough above chance (10 %) that nothing of data, labels, network or optimiser can be crossed."""
+    words = [SMALL[0], "--config.model.widths=(8,16,16)", "--config.train.epochs=4", "--config.train.batch_size=32"]
+    assert main([*words, f"--workdir={tmp_path}"]) == 0
+    assert json.loads((tmp_path / "report" / "results.json").read_text())["test_accuracy"] > 0.8
