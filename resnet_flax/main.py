@@ -14,10 +14,12 @@ flags
 import sys
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import FrozenConfigDict, config_flags
 
 from resnet_flax.config import complete, flatten, get_config
+from resnet_flax.data.sources import cache_folder
 from resnet_flax.errors import Interrupted, UserError, lookup, nearest
 
 
@@ -82,6 +84,8 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "help"} & set(argv):
         print(__doc__, end="")
         return 0
+    if jax.config.jax_compilation_cache_dir is None:  # compile each program once, not at every start
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     try:
         verb, config, workdir = parse(argv)
         VERBS[verb](config, workdir)

@@ -84,5 +84,5 @@ def test_damaged_checkpoint_is_skipped_aloud(tmp_path, damage, capsys):
 def test_only_damaged_checkpoints_are_no_fresh_start(tmp_path):
     fill(tmp_path, (3, None))
     truncate(tmp_path / "3")
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="no checkpoint in .* is sound"):
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match=r"no checkpoint in .* is sound"):
         checkpoints.restore_newest(TREE)

@@ -68,7 +68,7 @@ def test_dropout_changes_with_the_step_and_repeats_with_it():
 
 
 def test_batchnorm_trains_on_the_batch_and_evaluates_on_running_statistics():
-    state, step, model = setup()
+    state, _, model = setup()
     batch = make_batch()
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     _, updates = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])

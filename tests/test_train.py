@@ -121,7 +121,7 @@ def test_stopped_run_goes_on_to_the_same_end(finished, tmp_path, signum, code):
         out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "the same command goes on from here" in err
-    stopped_at, history, _ = newest(tmp_path)
+    stopped_at, _, _ = newest(tmp_path)
     assert 8 <= stopped_at < 24
     with start(tmp_path) as process:
         out, err = process.communicate(timeout=120)
@@ -133,7 +133,6 @@ def test_stopped_run_goes_on_to_the_same_end(finished, tmp_path, signum, code):
 
 def test_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
     """At step 11 of 8 a epoch, exactly: a signal from outside cannot aim so well."""
-    _, config, _ = parse(SMALL)
     steps = training.Run.train_step
 
     def stopping_step(self):
@@ -174,7 +173,7 @@ def test_bar_on_a_terminal(tmp_path):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 100))
-    with subprocess.Popen(COMMAND + [f"--workdir={tmp_path}"], cwd=ROOT, stdout=writer) as process:
+    with subprocess.Popen([*COMMAND, f"--workdir={tmp_path}"], cwd=ROOT, stdout=writer) as process:
         os.close(writer)
         with open(reader, "rb", buffering=0) as screen:
             parts = []
