@@ -1,0 +1,246 @@
+"""The networks, their losses, gradients, running statistics and initial weights against PyTorch's, in float32.
+
+Two things would keep training apart that are no error of either side, and are made the same:
+- Dropout is random. Both sides multiply by a fixed mask where they have dropout, which compares where it sits.
+- The slope of ReLU jumps at 0. Of the millions of values in a full network a few are so close to 0 that rounding
+  decides their sign, and each moves some gradient by per cents. So ours takes the signs that PyTorch found, and how
+  many it would have had otherwise is a row of its own. The narrow networks have ReLU itself.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from unittest.mock import patch
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.fidelity import Row, absolute, relative
+from resnet_flax.models import NETWORKS, architecture
+from resnet_flax.models.resnet import ACTIVATIONS, ResNet
+from resnet_flax.steps import Totals, TrainState, train_step
+from resnet_flax.torch_weights import Tensors, from_torch, to_torch
+
+# Narrow versions of every variant, small enough to commit.
+VARIANTS: dict[str, dict] = {
+    "basic": {},
+    "dropout": dict(stem_dropout=0.2, block_dropout=0.2),
+    "preact": dict(block="preact"),
+    "final_norm": dict(block="preact", final_norm=True),
+    "gelu": dict(block="preact", activation="gelu"),
+}
+NARROW = {
+    name: architecture("tiny") | dict(blocks=(1, 2), widths=(4, 8)) | changes for name, changes in VARIANTS.items()
+}
+SMOOTHING = 0.1  # of the labels, with the narrow networks
+FULL = {name: architecture(name) for name in NETWORKS} | {
+    "preact, GELU": architecture("preact") | dict(activation="gelu"),
+    "preact, final BatchNorm": architecture("preact") | dict(final_norm=True),
+}
+
+# How every result is measured, and its bound: eval and running by absolute, train and gradient by relative difference.
+MEASURES = {
+    "eval": ("logits in evaluation", absolute, 1e-4),
+    "train": ("logits and loss in training, relative", relative, 1e-3),
+    "gradient": ("gradient of every parameter, relative", relative, 1e-3),
+    "running": ("running statistics after a step", absolute, 1e-5),
+}
+
+
+def mask(channels: int) -> np.ndarray:
+    """What dropout multiplies by here: 0 for every fifth channel, 1.25 for the others."""
+    return np.where(np.arange(channels) % 5 == 0, 0.0, 1.25).astype(np.float32)
+
+
+def fixed_dropout(call, args, kwargs, context):
+    """Put in the place of every method call of a Flax module."""
+    if isinstance(context.module, nn.Dropout):
+        return args[0] * mask(args[0].shape[-1])
+    return call(*args, **kwargs)
+
+
+def recorder() -> optax.GradientTransformation:
+    """An optimiser that changes nothing and has the last gradient as its state."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda gradients, state, params: (jax.tree.map(jnp.zeros_like, params), gradients),
+    )
+
+
+@contextmanager
+def training_alike(signs: Sequence[jax.Array]) -> Iterator[list[jax.Array]]:
+    """Within it dropout is the fixed mask and, where `signs` are given, ReLU takes the next of them at each call.
+
+    Gives a list, to which each call of such a ReLU adds the number of signs that would have been others.
+    """
+    following, differing = iter(signs), []
+
+    def relu(x):
+        positive = next(following)
+        differing.append(jnp.sum((x > 0) != positive))
+        return x * positive
+
+    with nn.intercept_methods(fixed_dropout), patch.dict(ACTIVATIONS, {"relu": relu} if signs else {}):
+        yield differing
+
+
+def ours(
+    fields: dict, weights: Tensors, images: np.ndarray, labels: np.ndarray, smoothing: float = 0.0, signs: Sequence = ()
+) -> Tensors:
+    """What our network and `train_step` make of a batch: images (batch, H, W, 3) float32, labels (batch,) int32.
+
+    Returns the logits, the loss, and in PyTorch's names the gradients and running statistics, each under the name of
+    its measure: "eval/logits", "train/logits", "train/loss", "gradient/NAME", "running/NAME"; and "signs", the share of
+    the given `signs` that would have been others.
+    """
+    model, optimizer = ResNet(**fields), recorder()
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    variables = from_torch(weights, shapes)
+
+    @jax.jit
+    def forward(variables, signs):
+        with training_alike(signs) as differing:
+            logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, sum(differing)
+
+    @jax.jit
+    def step(variables, signs):
+        params, stats = variables["params"], variables["batch_stats"]
+        state = TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+        batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+        given = dict(model=model, optimizer=optimizer, seed=0, label_smoothing=smoothing)
+        with training_alike(signs):
+            return train_step(state, Totals.zero(), batch, **given)
+
+    logits, differing = forward(variables, signs)
+    state, totals = step(variables, signs)
+    return {
+        "eval/logits": jax.jit(lambda variables: model.apply(variables, images, train=False))(variables),
+        "train/logits": logits,
+        "train/loss": totals.loss / totals.count,
+        **{f"gradient/{name}": values for name, values in to_torch({"params": state.opt_state}).items()},
+        **{f"running/{name}": values for name, values in to_torch({"batch_stats": state.batch_stats}).items()},
+        "signs": np.asarray(differing) / max(sum(map(np.size, signs)), 1),
+    }
+
+
+def theirs(
+    fields: dict, weights: Tensors, images: np.ndarray, labels: np.ndarray, smoothing: float = 0.0
+) -> tuple[Tensors, list[np.ndarray]]:
+    """The same from PyTorch, and where the inputs of its activations were above 0 in training."""
+    import torch
+
+    from benchmarks.fidelity import reference
+
+    net = reference.ResNet(**fields)
+    net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
+    for module in net.modules():
+        if isinstance(module, torch.nn.Dropout) and module.p:
+            module.register_forward_hook(
+                lambda module, args, _: (
+                    args[0] * torch.from_numpy(mask(args[0].shape[1]))[:, None, None] if module.training else None
+                )
+            )
+    signs: list[np.ndarray] = []
+    net.activation.register_forward_hook(
+        lambda module, args, _: signs.append((args[0] > 0).numpy().transpose(0, 2, 3, 1)) if net.training else None
+    )
+    inputs, targets = reference.channels_first(images), torch.from_numpy(labels).long()
+    with torch.no_grad():
+        evaluated = net.eval()(inputs)
+    logits = net.train()(inputs)
+    loss = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=smoothing)
+    loss.backward()
+    results = {
+        "eval/logits": evaluated.numpy(),
+        "train/logits": logits.detach().numpy(),
+        "train/loss": loss.detach().numpy(),
+        **{f"gradient/{name}": values for name, values in reference.gradients(net).items()},
+        **{f"running/{name}": values for name, values in reference.tensors(net).items() if "running" in name},
+    }
+    return results, signs
+
+
+def example(fields: dict, batch: int, side: int) -> dict:
+    """A batch of noise and weights for a network, as the arguments of `ours` and `theirs`."""
+    from benchmarks.fidelity import reference
+
+    net = reference.ResNet(**fields)
+    reference.randomise(net, seed=1)
+    draw = np.random.default_rng(2)
+    images = draw.normal(size=(batch, side, side, 3)).astype(np.float32)
+    return dict(weights=reference.tensors(net), images=images, labels=draw.integers(10, size=batch, dtype=np.int32))
+
+
+def differences(label: str, a: Tensors, b: Tensors) -> Iterator[Row]:
+    """One row for each measure: the array of it that is worst."""
+    for measure, (what, difference, bound) in MEASURES.items():
+        names = [name for name in b if name.startswith(measure)]
+        yield Row(f"{label}: {what}", max(difference(np.asarray(a[name]), b[name]) for name in names), bound)
+
+
+def compare() -> Iterator[Row]:
+    """Every network at its full size on 8 images, every narrow one on 2, and the initial weights."""
+    for label, fields in FULL.items():
+        batch = example(fields, batch=8, side=32)
+        expected, signs = theirs(fields, **batch)
+        results = ours(fields, **batch, signs=signs if fields["activation"] == "relu" else ())
+        yield from differences(label, results, expected)
+        if fields["activation"] == "relu":
+            yield Row(f"{label}: share of ReLU inputs whose sign is rounding", float(results["signs"]), 1e-5)
+    for label, fields in NARROW.items():
+        batch = example(fields, batch=2, side=8) | dict(smoothing=SMOOTHING)
+        yield from differences(f"narrow {label}", ours(fields, **batch), theirs(fields, **batch)[0])
+    yield from compare_initial_weights()
+
+
+def initial_weights(kernel_init: str, fields: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ours, PyTorch's) for every tensor of a network, flat float64."""
+    import torch
+
+    from benchmarks.fidelity import reference
+
+    torch.manual_seed(3)
+    net, model = reference.ResNet(**fields), ResNet(**fields, kernel_init=kernel_init)
+    quick = {"xla_backend_optimization_level": 0}
+    init = partial(model.init, jax.random.key(4), jnp.zeros((1, 32, 32, 3)), train=False)
+    initial = to_torch(jax.jit(init, compiler_options=quick)())
+    for name, tensor in net.state_dict().items():
+        if kernel_init == "he_normal" and tensor.ndim > 1:
+            torch.nn.init.kaiming_normal_(tensor)
+        if name in initial:
+            yield initial[name].astype(np.float64).ravel(), tensor.double().numpy().ravel()
+
+
+def compare_initial_weights() -> Iterator[Row]:
+    """Mean, mean square and mean fourth power of every layer, in standard errors of their difference.
+
+    Of the some 400 comparisons of layers drawn from one distribution the largest is usually between 3 and 4.
+    """
+    for kernel_init in ("torch", "he_normal"):
+        worst = {1: 0.0, 2: 0.0, 4: 0.0}
+        for name in NETWORKS:
+            for a, b in initial_weights(kernel_init, architecture(name)):
+                for power in worst:
+                    ours, theirs = a**power, b**power
+                    error = np.sqrt((ours.var() + theirs.var()) / len(ours))
+                    gap = abs(ours.mean() - theirs.mean())
+                    worst[power] = max(worst[power], float(gap / error) if error else gap)
+        words = {1: "mean", 2: "standard deviation (mean square)", 4: "shape (mean fourth power)"}
+        for power, difference in worst.items():
+            yield Row(f"initial weights, {kernel_init}: {words[power]} per layer, standard errors", difference, 5.0)
+
+
+def golden() -> dict[str, np.ndarray]:
+    """Arguments and PyTorch's results for the narrow networks, 2 images of 8x8."""
+    arrays: Tensors = {}
+    for name, fields in NARROW.items():
+        batch = example(fields, batch=2, side=8)
+        results, _ = theirs(fields, **batch, smoothing=SMOOTHING)
+        arrays |= {f"{name}/weights/{key}": values for key, values in batch["weights"].items()}
+        arrays |= {f"{name}/{key}": batch[key] for key in ("images", "labels")}
+        arrays |= {f"{name}/{key}": values for key, values in results.items()}
+    return arrays
