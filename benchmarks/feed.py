@@ -6,6 +6,7 @@ Pixels are random: no policy looks at them.
 """
 
 import argparse
+import importlib
 import itertools
 import statistics
 import time
@@ -13,7 +14,6 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from resnet_flax.config import complete
 from resnet_flax.data import device, tfdata
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
@@ -28,10 +28,7 @@ RECIPES = ("preact", "resnet_443", "resnet_2322", "resnet18_w42", "resnet_353")
 
 def policies() -> dict[str, str]:
     """The policies of the recipes, by recipe."""
-    import importlib
-
-    configs = {name: importlib.import_module(f"configs.{name}").get_config() for name in RECIPES}
-    return {name: str(complete(config).data.policy) for name, config in configs.items()}
+    return {name: importlib.import_module(f"configs.{name}").get_config().data.policy for name in RECIPES}
 
 
 def speed(feed: Iterator) -> float:

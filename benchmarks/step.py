@@ -44,7 +44,7 @@ def jax_step(name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], 
 
 def torch_step(name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
     """A function that does STEPS steps of PyTorch's."""
-    module = reference.network(name).to(memory_format=torch.channels_last).train()
+    module = reference.ResNet(**models.architecture(name)).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last)
     y = torch.from_numpy(labels).long()

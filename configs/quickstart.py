@@ -12,6 +12,6 @@ def get_config(arg: str = ""):
     config.data.policy = "crop(4)|normalize(half)"  # no flip: a mirrored 2 is no digit
     config.schedule.name = "onecycle"
     config.schedule.per = "step"
-    config.train.epochs = 8
-    config.train.batch_size = 64
+    config.train.epochs = 20
+    config.train.batch_size = 32
     return config

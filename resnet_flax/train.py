@@ -130,11 +130,11 @@ class Run:
             yield self.parallel.shard({name: local_rows(rows) for name, rows in batch.items()})
 
 
-def evaluate(run: Run, step, state: TrainState, split: Split, stop: StopRequest | None = None) -> tuple[float, float]:
+def evaluate(run: Run, step, state: TrainState, split: Split, stop: StopRequest) -> tuple[float, float]:
     """(mean loss, accuracy) over every example of `split`; ends early, with nonsense, once a stop is requested."""
     totals = run.parallel.replicate(Totals.zero())
     for batch in run.evaluation_batches(split):
-        if stop and stop.signum:
+        if stop.signum:
             break
         totals = step(state, totals, batch)
     return totals.means()
@@ -165,7 +165,9 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
         state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
-        test_loss, test_accuracy = evaluate(run, run.eval_step(), state, run.data.test)
+        test_loss, test_accuracy = evaluate(run, run.eval_step(), state, run.data.test, stop)
+        if stop.signum:  # everything but this evaluation is saved
+            raise Interrupted(stop.signum)
     results = {
         "test_accuracy": test_accuracy,
         "test_loss": test_loss,

@@ -74,7 +74,7 @@ def test_results_are_of_the_best_checkpoint(finished):
         best = checkpoints.restore(8 * results["chosen_epoch"], tree).tree["state"]
     step = run.eval_step()
     for name, split in (("test", run.data.test), ("val", run.data.validation)):
-        loss, accuracy = training.evaluate(run, step, best, split)
+        loss, accuracy = training.evaluate(run, step, best, split, training.StopRequest())
         assert (results[f"{name}_loss"], results[f"{name}_accuracy"]) == (loss, accuracy)
 
 
