@@ -1,0 +1,86 @@
+"""What PyTorch once computed (golden/*.npz, made by python -m benchmarks.fidelity --write) comes out here."""
+
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.fidelity import networks, optimizers, relative, schedules
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.torch_weights import to_torch
+
+
+@cache
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
+        return dict(file)
+
+
+def below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names start with "PREFIX/", without it."""
+    return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
+
+
+@pytest.mark.parametrize("variant", networks.NARROW)
+def test_network(variant):
+    expected = below(golden("networks"), variant)
+    results = networks.ours(
+        networks.NARROW[variant],
+        below(expected, "weights"),
+        expected["images"],
+        expected["labels"],
+        networks.SMOOTHING,
+    )
+    measured = [name for name in expected if name.partition("/")[0] in networks.MEASURES]
+    assert len(measured) > 20
+    far = {name: gap for name in measured if (gap := relative(np.asarray(results[name]), expected[name])) > 1e-4}
+    assert not far
+
+
+@pytest.mark.parametrize("case", optimizers.CASES)
+def test_optimizer(case):
+    arrays = golden("optimizers")
+    gradients, expected = below(arrays, "gradients"), below(arrays, case)
+    results = optimizers.ours(
+        optimizers.CASES[case][0],
+        below(arrays, "weights"),
+        lambda _, step: {name: sequence[step] for name, sequence in gradients.items()},
+    )
+    assert results.keys() == expected.keys()
+    far = {name: gap for name in expected if (gap := relative(results[name], expected[name])) > 1e-6}
+    assert not far
+
+
+@pytest.mark.parametrize("per", ["epoch", "step"])
+@pytest.mark.parametrize("case", schedules.CASES)
+def test_schedule(case, per):
+    expected = golden("schedules")[f"{case}/{per}"]
+    np.testing.assert_allclose(schedules.ours(schedules.CASES[case], per, 3), expected, rtol=0, atol=1e-7)
+
+
+def test_schedule_of_report_004_is_its_log():
+    rates = schedules.ours(schedules.CASES["warmup_cosine (report 004)"], "epoch", 1)[:, 0]
+    for epoch, rate in schedules.LOGGED.items():
+        assert rates[epoch] == pytest.approx(rate, abs=1e-8)
+
+
+def test_nothing_of_the_golden_files_is_left_out():
+    assert {name.split("/")[0] for name in golden("networks")} == set(networks.NARROW)
+    assert {name.split("/")[0] for name in golden("optimizers")} == {"weights", "gradients", *optimizers.CASES}
+    assert {name.split("/")[0] for name in golden("schedules")} == set(schedules.CASES)
+
+
+@pytest.mark.parametrize(("kernel_init", "gain"), [("torch", 1 / 3), ("he_normal", 2.0)])
+def test_initial_weights_have_the_spread_of_pytorch(kernel_init, gain):
+    model = ResNet((1, 1), (32, 48), kernel_init=kernel_init)
+    weights = to_torch(model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)), train=False))
+    for name, tensor in weights.items():
+        if tensor.ndim > 1:
+            limit = tensor[0].size ** -0.5  # 1 / sqrt(fan in)
+            assert tensor.std() == pytest.approx(gain**0.5 * limit, rel=4 / tensor.size**0.5)
+            assert abs(tensor.mean()) < 4 * tensor.std() / tensor.size**0.5
+            assert (abs(tensor).max() <= limit) == (kernel_init == "torch")
+    assert abs(weights["linear.bias"]).max() <= 48**-0.5
+    assert np.unique(weights["linear.bias"]).size == 10
