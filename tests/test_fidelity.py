@@ -76,7 +76,7 @@ def test_nothing_of_the_golden_files_is_left_out():
 def test_initial_weights_have_the_spread_of_pytorch(kernel_init, gain):
     model = ResNet((1, 1), (32, 48), kernel_init=kernel_init)
     weights = to_torch(model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)), train=False))
-    for name, tensor in weights.items():
+    for tensor in weights.values():
         if tensor.ndim > 1:
             limit = tensor[0].size ** -0.5  # 1 / sqrt(fan in)
             assert tensor.std() == pytest.approx(gain**0.5 * limit, rel=4 / tensor.size**0.5)
