@@ -11,6 +11,7 @@ uint8, int32, uint32, float32 = tf.uint8, tf.int32, tf.uint32, tf.float32
 abs, maximum, minimum, where = tf.abs, tf.maximum, tf.minimum, tf.where
 cos, exp, floor, round, sin, sqrt, tan = tf.cos, tf.exp, tf.floor, tf.round, tf.sin, tf.sqrt, tf.tan
 concatenate, reshape, stack, broadcast_to, cumsum = tf.concat, tf.reshape, tf.stack, tf.broadcast_to, tf.cumsum
+cond, pad = tf.cond, tf.pad
 sum, min, max = tf.reduce_sum, tf.reduce_min, tf.reduce_max
 
 
@@ -66,3 +67,10 @@ def take_along_axis(x, indices, axis):
     if axis != 1 or len(x.shape) != 3 or indices.shape[2] != 1:
         raise NotImplementedError("take_along_axis picks rows along axis 1 of three axes")
     return tf.gather(x, indices[..., 0], batch_dims=1)
+
+
+def count_rows(index, bins):
+    """How often each of range(bins) stands in a row of `index` (B, N): int32 (B, bins)."""
+    rows = shape(index)[0]
+    flat = tf.reshape(index + tf.range(rows)[:, None] * bins, (-1,))
+    return tf.reshape(tf.math.unsorted_segment_sum(tf.ones_like(flat), flat, rows * bins), (rows, bins))
