@@ -11,6 +11,7 @@ flags
   --workdir=PATH             where the run lives, runs/NAME[-ARGUMENT] by default; the same command resumes there
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "help"} & set(argv):
         print(__doc__, end="")
         return 0
-    if jax.config.jax_compilation_cache_dir is None:  # compile each program once, not at every start
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # compile each program once, not at every start
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     try:
         verb, config, workdir = parse(argv)

@@ -1,6 +1,7 @@
 """What a run says while it runs: the progress bar, a line an epoch, metrics.csv and TensorBoard."""
 
 import csv
+import math
 import os
 import sys
 import time
@@ -43,15 +44,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def epoch_line(row: Row, epochs: int, images_per_second: float, seconds_left: float) -> str:
-    """One epoch in one line of text."""
-    line = (
-        f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  "
-        f"train loss {row['train_loss']:.4f} acc {row['train_accuracy']:.2%}  "
-    )
+def epoch_line(row: Row, epochs: int, images_per_second: float) -> str:
+    """One epoch in one line of text: loss and accuracy, on the training and the validation split."""
+    line = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f} {row['train_accuracy']:.2%}"
     if "val_loss" in row:
-        line += f"val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.2%}  "
-    return line + f"lr {row['learning_rate']:.3g}  {images_per_second:,.0f} img/s  {duration(seconds_left)} left"
+        line += f"  val {row['val_loss']:.4f} {row['val_accuracy']:.2%}"
+    line += f"  lr {row['learning_rate']:.3g}"
+    return line if math.isnan(images_per_second) else line + f"  {images_per_second:,.0f} img/s"
 
 
 class Monitor:
@@ -72,7 +71,7 @@ class Monitor:
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """`epoch` counts from 0; `first_step` is where in it the run goes on."""
-        self.first_step, self.started, self.shown = first_step, time.perf_counter(), 0.0
+        self.epoch, self.first_step, self.started = epoch, first_step, math.nan
         self.bar = tqdm(
             total=self.steps,
             initial=first_step,
@@ -84,35 +83,34 @@ class Monitor:
             bar_format="{desc} {bar} {n}/{total}{postfix}",
         )
 
-    def rate(self, step: int) -> float:
-        """Images a second since the epoch was started or resumed, up to step `step` of it."""
-        return (step - self.first_step) * self.batch_size / max(time.perf_counter() - self.started, 1e-9)
+    def start_clock(self) -> None:
+        """From now on images are counted."""
+        self.started = self.shown = time.perf_counter()
 
-    def seconds_left(self, epoch: int, step: int) -> float:
-        """Until the end of training, at the present rate."""
-        steps = (self.epochs - epoch) * self.steps - step
-        return steps * self.batch_size / max(self.rate(step), 1e-9)
+    def rate(self, step: int) -> float:
+        """Images a second since the clock started, where the first `step` steps of the epoch are done."""
+        return (step - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
 
     def due(self) -> bool:
-        """Whether the bar wants new numbers; reading them waits for the device, so only now and then."""
-        return self.live and time.perf_counter() - self.shown > 0.25
+        """Whether it is time to look at the totals: that takes longer than a fast step, so only now and then."""
+        return time.perf_counter() - self.shown > 0.25
 
-    def show(self, epoch: int, step: int, totals: Totals, learning_rate: float) -> None:
-        """Move the bar to step `step` of the epoch; `totals` may be a step or two behind."""
-        loss, accuracy = totals.means()
+    def show(self, step: int, totals: Totals, learning_rate: float) -> None:
+        """Move the bar: the first `step` steps of the epoch are done and sum up to `totals`."""
         self.shown = time.perf_counter()
+        loss, accuracy = totals.means()
+        rate = self.rate(step)
+        left = ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
         self.bar.n = step
         self.bar.set_postfix_str(
-            f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} "
-            f"{self.rate(step):,.0f} img/s {duration(self.seconds_left(epoch, step))} left",
+            f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
         )
 
     def end_epoch(self, history: list[Row], images_per_second: float) -> None:
         """Record the last row of `history` everywhere."""
         row = history[-1]
         self.bar.close()
-        left = (self.epochs - row["epoch"]) * self.steps * self.batch_size / images_per_second
-        print(epoch_line(row, self.epochs, images_per_second, left), flush=True)
+        print(epoch_line(row, self.epochs, images_per_second), flush=True)
         write_csv(history, self.workdir / "metrics.csv")
         for name, value in row.items():
             if name not in ("epoch", "step"):

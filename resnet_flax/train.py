@@ -4,6 +4,7 @@ import json
 import platform
 import signal
 import statistics
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size, local_row
 from resnet_flax.steps import Totals, TrainState, eval_step, init_state, train_step
 
 EVAL_BATCH = 500
+IN_FLIGHT = 4  # steps sent ahead of the one waited for: a device stays busy, and a signal is answered soon
 ON_DEVICE_BYTES = 2**31  # "auto" keeps a larger split on the host
 
 
@@ -153,8 +155,8 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         print(f"{workdir} is finished: {results_file}")
         return json.loads(results_file.read_text())
     print(
-        f"{config.model.name}: {run.parameters:,} parameters; {len(run.data.train):,} training examples, "
-        f"{run.stream.steps_per_epoch:,} steps an epoch; {jax.device_count()} {jax.devices()[0].device_kind} device(s)",
+        f"{config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
+        f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}",
         flush=True,
     )
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -187,8 +189,8 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     results_file.write_text(json.dumps(results, indent=2) + "\n")
     report.draw(workdir)
     print(
-        f"test accuracy {test_accuracy:.2%}, loss {test_loss:.4f} on {len(run.data.test):,} examples, "
-        f"with the state of epoch {chosen['epoch']}; see {workdir / 'report'}",
+        f"test accuracy {test_accuracy:.2%}, loss {test_loss:.4f} ({len(run.data.test):,} examples, "
+        f"epoch {chosen['epoch']})\nreport: {workdir / 'report'}",
         flush=True,
     )
     return results
@@ -210,7 +212,7 @@ def fit(
     run: Run, workdir: Path, start: Checkpoint, checkpoints: Checkpoints, stop: StopRequest
 ) -> tuple[list[Row], list[float]]:
     """Train from `start` to the end; return a row for each epoch, and the images a second of those trained here."""
-    train, epochs = run.config.train, run.config.train.epochs
+    train, steps = run.config.train, run.stream.steps_per_epoch
     step_fn, eval_fn = run.train_step(), run.eval_step()
     state, totals, history = start.tree["state"], start.tree["totals"], start.history
     batches = run.training_batches(start.step)
@@ -222,47 +224,74 @@ def fit(
         checkpoints.save(Checkpoint(int(state.step), tree, history), int(best["step"]) if best else None)
 
     def leave_if_asked() -> None:
+        refuse_nonfinite(run, totals)
         if stop.signum:
-            refuse_nonfinite(run, totals, history)
             save()
             raise Interrupted(stop.signum)
 
-    with Monitor(workdir, epochs, run.stream.steps_per_epoch, train.batch_size, history) as monitor:
-        while len(history) < epochs and not out_of_patience(history, train):
+    with Monitor(workdir, train.epochs, steps, train.batch_size, history) as monitor:
+        while len(history) < train.epochs and not out_of_patience(history, train):
             epoch = len(history)
-            first = int(state.step) - epoch * run.stream.steps_per_epoch
-            monitor.start_epoch(epoch, first)
-            for at in range(first, run.stream.steps_per_epoch):
-                seen = totals  # those of the step before, so that looking at them does not keep the device waiting
-                state, totals = step_fn(state, totals, next(batches))
-                if monitor.due():
-                    refuse_nonfinite(run, seen, history)
-                    monitor.show(epoch, at, seen, float(run.learning_rate(epoch * run.stream.steps_per_epoch + at)))
-                leave_if_asked()
-            train_loss, train_accuracy = totals.means()
-            speed = monitor.rate(run.stream.steps_per_epoch)
-            refuse_nonfinite(run, totals, history)
-            last = (epoch + 1) * run.stream.steps_per_epoch
-            row: Row = {
-                "epoch": epoch + 1,
-                "step": last,
-                "learning_rate": float(run.learning_rate(last - 1)),
-                "momentum": float(run.momentum(last - 1)),
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-            }
+            state, totals = train_epoch(run, step_fn, epoch, state, totals, batches, monitor, stop)
+            leave_if_asked()
+            speed = monitor.rate(steps)
+            row = training_row(run, epoch, totals)
             if run.data.validation:
                 row["val_loss"], row["val_accuracy"] = evaluate(run, eval_fn, state, run.data.validation, stop)
                 leave_if_asked()
             history = [*history, row]
             totals = run.parallel.replicate(Totals.zero())
-            finished = len(history) == epochs or out_of_patience(history, train)
+            finished = len(history) == train.epochs or out_of_patience(history, train)
             if finished or row is best_row(history, train.monitor) or len(history) % train.checkpoint_every == 0:
                 save()
-            if first < run.stream.steps_per_epoch:
-                speeds.append(speed)
             monitor.end_epoch(history, speed)
+            speeds.append(speed)
     return history, speeds
+
+
+def train_epoch(
+    run: Run,
+    step_fn,
+    epoch: int,
+    state: TrainState,
+    totals: Totals,
+    batches: Iterator[dict],
+    monitor: Monitor,
+    stop: StopRequest,
+) -> tuple[TrainState, Totals]:
+    """Train from where `state` is to the end of `epoch` (from 0), or until a stop is requested."""
+    steps = run.stream.steps_per_epoch
+    first = int(state.step) - epoch * steps
+    monitor.start_epoch(epoch, first)
+    in_flight: deque[Totals] = deque()
+    for step in range(first, steps):
+        state, totals = step_fn(state, totals, next(batches))
+        if step == first:
+            monitor.start_clock()  # compiling is over
+        in_flight.append(totals)
+        if len(in_flight) > IN_FLIGHT:
+            done = jax.block_until_ready(in_flight.popleft())
+            if monitor.due():
+                refuse_nonfinite(run, done)
+                monitor.show(step + 1 - IN_FLIGHT, done, float(run.learning_rate(epoch * steps + step)))
+        if stop.signum:
+            break
+    jax.block_until_ready(totals)
+    return state, totals
+
+
+def training_row(run: Run, epoch: int, totals: Totals) -> Row:
+    """What training says about `epoch` (from 0), whose sums are `totals`."""
+    last = (epoch + 1) * run.stream.steps_per_epoch
+    loss, accuracy = totals.means()
+    return {
+        "epoch": epoch + 1,
+        "step": last,
+        "learning_rate": float(run.learning_rate(last - 1)),
+        "momentum": float(run.momentum(last - 1)),
+        "train_loss": loss,
+        "train_accuracy": accuracy,
+    }
 
 
 def best_row(history: list[Row], monitor: str) -> Row | None:
@@ -284,12 +313,12 @@ def out_of_patience(history: list[Row], train) -> bool:
     return (-gain if train.monitor.endswith("loss") else gain) <= train.min_delta
 
 
-def refuse_nonfinite(run: Run, totals: Totals, history: list[Row]) -> None:
+def refuse_nonfinite(run: Run, totals: Totals) -> None:
     """Raise NotFinite if a step so far had a loss or gradient that is not a finite number."""
     step = int(totals.nonfinite_step)
     if step >= 0:
         raise NotFinite(
             f"the loss or a gradient is not finite at step {step}, epoch {step // run.stream.steps_per_epoch + 1}, "
-            f"learning rate {float(run.learning_rate(step)):.3g}; {len(history)} finished epochs are kept. A lower "
+            f"learning rate {float(run.learning_rate(step)):.3g}; the epochs before are kept. A lower "
             "--config.optimizer.learning_rate or a --config.optimizer.clip_norm may help"
         )
