@@ -127,8 +127,9 @@ def random_erasing(
     in logarithm, becomes `value` (RandomErasing; Zhong et al. 2017)."""
     _, rows, columns, _ = np.shape(images)
     height = width = draws.integers(1) * 0 + max(rows, columns)
-    # A rectangle that does not fit is drawn again, ten times at most: here all at once, and the first that fits is kept.
-    for _ in range(10 if rows * columns * area_high * max(ratio_high, 1 / ratio_low) >= min(rows, columns) ** 2 else 1):
+    # A rectangle that does not fit is drawn again, ten times at most: here all at once, and the first that fits stays.
+    longest = math.sqrt(rows * columns * area_high * max(ratio_high, 1 / ratio_low))
+    for _ in range(10 if longest >= min(rows, columns) - 1 else 1):
         area = draws.uniform(area_low, area_high) * (rows * columns)
         ratio = np.exp(draws.uniform(math.log(ratio_low), math.log(ratio_high)))
         again = (height >= rows) | (width >= columns)
@@ -195,7 +196,6 @@ class Op:
     parameters: Mapping[str, Number | Word] = field(default_factory=dict)
     on_floats: bool = False
     check: Callable[..., str] = lambda **arguments: ""  # what is wrong with arguments that are each in range
-
 
 
 def _ordered(*names: str) -> Callable[..., str]:
@@ -280,14 +280,13 @@ class Step(NamedTuple):
     arguments: dict[str, Any]
 
     def __str__(self) -> str:
-        """Canonical: what must be given by position, what differs from its default by name."""
-        texts = []
+        """Canonical: no defaults; by position up to the first default, from there on by name."""
+        texts, skipped = [], False
         for name, parameter in self.op.parameters.items():
-            value = self.arguments[name]
-            if parameter.default is None:
-                texts.append(_text(value))
-            elif value != parameter.default:
-                texts.append(f"{name}={_text(value)}")
+            if self.arguments[name] == parameter.default:
+                skipped = True
+            else:
+                texts.append(f"{name}=" * skipped + _text(self.arguments[name]))
         return _call(self.name, texts)
 
 
@@ -317,7 +316,15 @@ class Policy:
                 self._read(part)
 
     def __call__(self, np: Any, images: Array, keys: Array) -> Array:
-        """Augmented images: uint8 (B, H, W, 3) and `draws.keys` uint32 (B,) -> float32 (B, H, W, 3)."""
+        """Augmented images: uint8 (B, H, W, 3) and `draws.keys` uint32 (B,) -> float32 (B, H, W, 3).
+
+        With jax.numpy, call it inside jit. TensorFlow's graphs do not fuse, so there it compiles itself.
+        """
+        if hasattr(np, "jit"):
+            return np.jit(lambda images, keys: self._apply(np, images, keys))(images, keys)
+        return self._apply(np, images, keys)
+
+    def _apply(self, np: Any, images: Array, keys: Array) -> Array:
         draws = Draws(np, keys)
         for step in self.before:
             images = pixels.settled(np, step.op.apply(np, images, draws, **step.arguments))

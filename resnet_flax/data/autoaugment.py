@@ -151,7 +151,7 @@ def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) 
         case "Posterize":
             return 8 - numpy.round(level * (6 if wide else 4))
         case "Solarize":
-            return 255 * (1 - level)
+            return numpy.arange(bins)[::-1] * 255 / (bins - 1)  # whole thresholds stay whole
     return numpy.zeros(bins)
 
 

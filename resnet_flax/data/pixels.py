@@ -225,7 +225,7 @@ def solarize(np: Any, images: Array, threshold: Array) -> Array:
 
 def posterize(np: Any, images: Array, step: Array) -> Array:
     """Levels rounded down to multiples of `step` (float32 (B,)): 2**(8 - bits) keeps the upper `bits` of each level."""
-    step = per_image(np, step)
+    step = np.maximum(per_image(np, step), 1.0)
     return np.asarray(np.floor(np.asarray(images, np.float32) / step) * step, np.uint8)
 
 
