@@ -305,7 +305,8 @@ class Policy:
         self.before: list[Step] = []  # on uint8
         self.after: list[Step] = []  # on float32
         self._normalize = ""  # canonical text of that step, "" without one
-        self.normalization = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # (mean, std) per channel, of pixels / 255
+        # (mean, std) per channel, of pixels / 255
+        self.normalization: tuple[tuple, tuple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         if not isinstance(text, str):
             raise UserError(f"a policy is a text such as 'crop(4)|flip|normalize(cifar10)', not {text!r}")
         if len(text) > LONGEST:
