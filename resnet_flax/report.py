@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from ml_collections import ConfigDict
+from ml_collections import FrozenConfigDict
 
 from resnet_flax.errors import UserError
 from resnet_flax.optim import schedules
@@ -28,7 +28,7 @@ def read_history(workdir: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def draw(workdir: Path) -> None:
+def draw(config: FrozenConfigDict, workdir: Path) -> None:
     """Draw loss.png, accuracy.png and learning_rate.png into the workdir's `report`, for the epochs so far."""
     history = read_history(workdir)
     if not history:
@@ -37,8 +37,6 @@ def draw(workdir: Path) -> None:
     folder.mkdir(exist_ok=True)
     results_file = folder / "results.json"
     results = json.loads(results_file.read_text()) if results_file.exists() else {}
-    config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-
     for quantity in ("loss", "accuracy"):
         figure, axes = new_figure()
         draw_curves(axes, history, quantity, results)
@@ -46,6 +44,7 @@ def draw(workdir: Path) -> None:
     figure, axes = new_figure()
     draw_schedules(axes, history, config)
     save(figure, folder / "learning_rate.png")
+    print(f"report: {folder}", flush=True)
 
 
 def new_figure() -> tuple[plt.Figure, Axes]:
@@ -82,7 +81,7 @@ def draw_curves(axes: Axes, history: list[dict[str, float]], quantity: str, resu
     axes.legend(frameon=False)
 
 
-def draw_schedules(axes: Axes, history: list[dict[str, float]], config: ConfigDict) -> None:
+def draw_schedules(axes: Axes, history: list[dict[str, float]], config: FrozenConfigDict) -> None:
     """The learning rate at every step so far, and the momentum where it moves."""
     steps_per_epoch = int(history[0]["step"] / history[0]["epoch"])
     span = schedules.Span(config.train.epochs, steps_per_epoch, config.schedule.per)

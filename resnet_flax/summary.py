@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from resnet_flax.models import ResNet
+from resnet_flax import models
+from resnet_flax.data.sources import SOURCES
+from resnet_flax.models.resnet import ResNet
 
-KINDS = (nn.Conv, nn.Dense, nn.Dropout)
+IMAGE_SHAPE = (32, 32, 3)  # of every dataset there is
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
 
     jax.eval_shape(forward, jnp.zeros((1, *image_shape)))
     return found
+
+
+def show(config, workdir: Path) -> None:
+    """Print the table of the config's network; raises UserError, after it, for a network over its budget."""
+    model = models.build(config.model, len(SOURCES[config.data.name].classes))
+    print(table(model, IMAGE_SHAPE), end="")
+    models.count_within_budget(model, config.model, IMAGE_SHAPE)
 
 
 def table(model: ResNet, image_shape: tuple[int, int, int]) -> str:

@@ -187,12 +187,12 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     unmapped = models.build(config.model, len(run.data.classes))
     (results_file.parent / "summary.txt").write_text(summary.table(unmapped, run.data.train.images.shape[1:]))
     results_file.write_text(json.dumps(results, indent=2) + "\n")
-    report.draw(workdir)
     print(
         f"test accuracy {test_accuracy:.2%}, loss {test_loss:.4f} ({len(run.data.test):,} examples, "
-        f"epoch {chosen['epoch']})\nreport: {workdir / 'report'}",
+        f"epoch {chosen['epoch']})",
         flush=True,
     )
+    report.draw(config, workdir)
     return results
 
 

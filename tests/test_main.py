@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_flax.main import main, parse
+from resnet_flax.main import VERBS, main, parse
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -22,7 +22,7 @@ def run(*words: str) -> int:
 def test_help_names_every_verb_and_flag(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    for word in ("train", "summary", "report", "--config", "--workdir"):
+    for word in (*VERBS, "--config", "--workdir"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 120
 
@@ -35,7 +35,7 @@ def test_summary_of_every_recipe_ends_with_its_count(recipe, capsys):
 
 @pytest.mark.parametrize("argument", ["full", "sgd", "sgd,relu", "adagrad,gelu,full"])
 def test_arguments_of_preact(argument):
-    verb, config, workdir = parse([f"--config={ROOT}/configs/preact.py:{argument}"])
+    verb, config, workdir, _ = parse([f"--config={ROOT}/configs/preact.py:{argument}"])
     assert verb == "train"
     assert workdir == Path("runs") / f"preact-{argument}"
     assert (config.data.validation == "") == ("full" in argument)
@@ -46,7 +46,7 @@ def test_arguments_of_preact(argument):
 
 def test_recipes_hold_out_what_the_design_says():
     for recipe in RECIPES:
-        _, config, workdir = parse([f"--config={ROOT}/configs/{recipe}.py"])
+        _, config, workdir, _ = parse([f"--config={ROOT}/configs/{recipe}.py"])
         assert config.data.validation == ("train[80%:]" if recipe == "preact" else "train[90%:]")
         assert config.model.max_params == 5_000_000
         assert workdir == Path("runs") / recipe
@@ -58,7 +58,7 @@ MISTAKES = [
     ([f"--config={ROOT}/configs/preact.py:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
     ([f"--config={ROOT}/configs/preact.py:sgd,adam"], "chooses one thing twice"),
     (["trian", QUICKSTART], "unknown verb 'trian': did you mean 'train'"),
-    (["train", "summary", QUICKSTART], "one verb at a time"),
+    (["train", "summary", QUICKSTART], "one verb at a time, and a flag's value behind '=': what is 'summary'?"),
     ([QUICKSTART, "--wordkir=x"], "Did you mean: workdir"),
     ([QUICKSTART, "--config.optimizer.momentun=1"], "config.optimizer.momentun: did you mean 'optimizer.momentum'"),
     ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "could not convert string to float: 'fast'"),
