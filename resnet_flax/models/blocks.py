@@ -9,12 +9,8 @@ import jax
 Layer = Callable[..., Any]
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each followed by BatchNorm, added to the shortcut before the last activation.
-
-    He et al. (2015), the block of ResNet-18. Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
-    Dropout sits after the first activation. (batch, H, W, C) -> (batch, H / stride, W / stride, width).
-    """
+class Block(nn.Module):
+    """What every variant is made of. (batch, H, W, C) -> (batch, H / stride, W / stride, width)."""
 
     width: int
     stride: int
@@ -22,6 +18,14 @@ class BasicBlock(nn.Module):
     norm: Layer
     activation: Callable[[jax.Array], jax.Array]
     dropout: float
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions, each followed by BatchNorm, added to the shortcut before the last activation.
+
+    He et al. (2015), the block of ResNet-18. Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
+    Dropout sits after the first activation.
+    """
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -37,19 +41,12 @@ class BasicBlock(nn.Module):
         return self.activation(y + x)
 
 
-class PreActBlock(nn.Module):
+class PreActBlock(Block):
     """BatchNorm and activation before each of two 3x3 convolutions; nothing after the addition.
 
     He et al. (2016), pre-activation. Where the shape changes the shortcut is a bare 1x1 convolution of the activated
-    input. Dropout sits after the second activation. (batch, H, W, C) -> (batch, H / stride, W / stride, width).
+    input. Dropout sits after the second activation.
     """
-
-    width: int
-    stride: int
-    conv: Layer
-    norm: Layer
-    activation: Callable[[jax.Array], jax.Array]
-    dropout: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -64,4 +61,4 @@ class PreActBlock(nn.Module):
         return y + x
 
 
-BLOCKS: dict[str, type[nn.Module]] = {"basic": BasicBlock, "preact": PreActBlock}
+BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "preact": PreActBlock}
