@@ -286,7 +286,7 @@ def golden() -> dict[str, np.ndarray]:
     "images"; "CASE/0", "CASE/1", ... and "CASE/expected" for `cases`; "operation NAME MAGNITUDE/expected"; and
     "normalize NAME/expected".
     """
-    images = pictures(4, size=16)
+    images = pictures(4, size=24)
     arrays = {"images": images}
     for what, _, oracle, parameters in cases(len(images), reach=5):
         arrays |= {f"{what}/{i}": parameter for i, parameter in enumerate(parameters)}

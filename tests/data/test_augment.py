@@ -206,7 +206,7 @@ POLICIES = [
     "sharpness(2,0.5)",
     "autoaugment",
     "trivial_augment",
-    "rand_augment(2,9)",
+    "rand_augment(1,20)",
     "random_erasing(0.5,0.02,0.1,value=1)",
     "random_erasing(1,0.2,1,value=1)",
     "cutout(8)",

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
-from resnet_flax.data import autoaugment, draws
+from resnet_flax.data import autoaugment, draws, pixels
 
 SIZE = (32, 32)
 N = 10_000
@@ -96,6 +98,21 @@ def test_rand_augment_draws_n_operations_alike(monkeypatch):
         assert stats.chisquare(np.bincount(index // 2, minlength=14)).pvalue > 1e-3
         assert operations.matrix[2:4, 1].tolist() == [np.float32(-0.3), np.float32(0.3)]
     assert stats.chi2_contingency(np.histogram2d(applied[0][1] // 2, applied[1][1] // 2, 14)[0]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.6, 1])
+def test_a_formula_for_few_is_right_for_any_number(share):
+    tf_numpy = pytest.importorskip("resnet_flax.data.tf_numpy")
+    images = np.random.default_rng(0).integers(0, 200, (20, 32, 32, 3)).astype(np.uint8)
+    chosen = np.random.default_rng(1).permutation(20) < 20 * share
+    expected = np.where(chosen[:, None, None, None], pixels.equalize(np, images), images)
+    assert np.any(expected != images) == (share > 0)
+
+    def few(namespace):
+        return lambda chosen, x: pixels.for_few(namespace, chosen, lambda x: pixels.equalize(namespace, x), x)
+
+    for result in (few(np), jax.jit(few(jnp)), tf_numpy.jit(few(tf_numpy))):
+        assert np.array_equal(result(chosen, images), expected)
 
 
 def test_unknown_operations_are_refused():
