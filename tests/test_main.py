@@ -128,3 +128,12 @@ def test_configs_change_nothing_but_what_they_say():
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         assert [name.name for node in imports for name in node.names] == ["recipe"], path
         assert ast.get_docstring(tree), path
+
+
+def test_readme_has_the_counts_of_the_networks(capsys):
+    text = (ROOT / "README.md").read_text()
+    for recipe in RECIPES:
+        run("summary", f"--config={ROOT}/configs/{recipe}.py")
+        count = re.search(r"^parameters: ([\d,]+)", capsys.readouterr().out, re.MULTILINE)[1]
+        assert re.search(rf"\[{recipe}\].*\| {count} \|", text), recipe
+        assert f"{count} parameters" in (ROOT / "configs" / f"{recipe}.py").read_text()
