@@ -195,16 +195,12 @@ def test_normalize(images, text, mean, std):
 # One meaning in every namespace.
 
 POLICIES = [
-    "crop(4)",
-    "flip",
     "rotate(15)",
     "rotate(180,bilinear)",
     "translate(0.1)",
     "affine(15,0.1,0.8,1.2,10)",
     "color_jitter(0.2,0.2,0.2)",
-    "color_jitter(0.2,0.2,0.2,0.1)",
     "sharpness(2,0.5)",
-    "autoaugment",
     "trivial_augment",
     "rand_augment(1,20)",
     "random_erasing(0.5,0.02,0.1,value=1)",
