@@ -1,4 +1,5 @@
-# make demo: install and train the quickstart; make test: install what tests need and run them all.
+# make demo: install and train the quickstart; make test: install what tests need and run them all;
+# make fidelity: compare everything with PyTorch, which it installs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,13 +7,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint
+.PHONY: demo test lint fidelity
 
 demo: $(VENV)/installed
 	$(BIN)/python -m resnet_flax.main --config=configs/quickstart.py --workdir=runs/demo
 
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
+
+fidelity: $(VENV)/installed-reference
+	$(BIN)/python -m benchmarks.fidelity
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -26,4 +30,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-reference: $(VENV)/installed-dev
+	$(PIP) --editable '.[dev,reference]'
 	touch $@
