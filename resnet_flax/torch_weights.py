@@ -164,7 +164,7 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
 
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"there is no file {file!r}: give the weights as --file=PATH")
+        raise UserError(f"there is no file {file!r}" if file else "which weights? Give --file=PATH")
     tree = blank(config)
     like = {"params": tree["state"].params, "batch_stats": tree["state"].batch_stats}
     tensors = lookup("ending of a weights file", path.suffix, READERS)(path)
