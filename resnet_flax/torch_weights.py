@@ -180,7 +180,7 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
         state = TrainState(tree["state"].step, params, variables["batch_stats"], optimizer(config).init(params))
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
         checkpoints.save(Checkpoint(0, tree | {"state": state}), None)
-    print(f"{len(tensors)} tensors of {file} imported into {workdir}")
+    print(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")
 
 
 def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) -> None:
