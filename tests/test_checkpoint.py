@@ -67,6 +67,7 @@ def lose_record(folder) -> None:
     (folder / "record" / "metadata").unlink()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # reads that TensorStore gives up
 @pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty, lose_record])
 def test_damaged_checkpoint_is_skipped_aloud(tmp_path, damage, capsys):
     fill(tmp_path, (3, 3), (7, 3))
@@ -81,6 +82,7 @@ def test_damaged_checkpoint_is_skipped_aloud(tmp_path, damage, capsys):
         assert checkpoints.restore_newest(TREE).step == 7
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_only_damaged_checkpoints_are_no_fresh_start(tmp_path):
     fill(tmp_path, (3, None))
     truncate(tmp_path / "3")
