@@ -8,7 +8,8 @@ import pytest
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, checksum
 from resnet_flax.errors import UserError
 
-TREE = {"weights": jnp.arange(6.0).reshape(2, 3), "step": jnp.array(0)}
+# Large and random enough that most of what is on disk is the values themselves, uncompressed.
+TREE = {"weights": jax.random.normal(jax.random.key(0), (64, 64)), "step": jnp.array(0)}
 
 
 def at(step: int, **row) -> Checkpoint:
@@ -76,7 +77,9 @@ def test_damaged_checkpoint_is_skipped_aloud(tmp_path, damage, capsys):
         restored = checkpoints.restore_newest(TREE)
         assert restored.step == 3
         np.testing.assert_array_equal(restored.tree["weights"], TREE["weights"] + 3)
-        assert "checkpoint 7 is damaged and is skipped" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "checkpoint 7 is damaged and is skipped" in out
+        assert ("checksum" in out) == (damage is flip_a_byte)  # all else Orbax notices by itself
         checkpoints.save(at(7), 3)  # the place of the damaged one can be written again
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_newest(TREE).step == 7
