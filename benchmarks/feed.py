@@ -14,13 +14,13 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+
+from benchmarks import record
 from resnet_flax.data import device, tfdata
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
 from resnet_flax.data.sources import Split
 from resnet_flax.parallel import Jit
-
-from benchmarks import record
 
 BATCH, EXAMPLES, SECONDS = 128, 10_000, 2.0
 RECIPES = ("preact", "resnet_443", "resnet_2322", "resnet18_w42", "resnet_353")

@@ -1,7 +1,7 @@
-"""One training step beside PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32] [--rounds=5]
+"""One training step beside PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32]
 
-The same networks in float32, plain SGD with momentum, the batch in memory; PyTorch runs in eager mode, channels last. The
-two take turns in one process and so share the machine's noise; medians and their ratio are kept.
+The same networks in float32, plain SGD with momentum, the batch in memory; PyTorch runs in eager mode, channels last.
+The two take turns in one process and so share the machine's noise; medians and their ratio are kept.
 """
 
 import argparse
@@ -14,12 +14,12 @@ import jax
 import numpy as np
 import optax
 import torch
-from resnet_flax import models
-from resnet_flax.models.resnet import ResNet
-from resnet_flax.steps import Totals, init_state, train_step
 
 from benchmarks import record
 from benchmarks.fidelity import reference
+from resnet_flax import models
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.steps import Totals, init_state, train_step
 
 STEPS = 3
 

@@ -201,7 +201,10 @@ def find_mistakes(config: ConfigDict) -> Iterator[str]:
         Policy(config.data.policy)
     except UserError as mistake:
         yield f"config.data.policy: {mistake}"
-    model, schedule, train = config.model, config.schedule, config.train
+    model, optimizer, schedule, train = config.model, config.optimizer, config.schedule, config.train
+    without_momentum = optimizer.name == "sgd" and optimizer.momentum == 0
+    if optimizer.nesterov and (without_momentum or optimizer.dampening):
+        yield "config.optimizer.nesterov needs a momentum and no dampening, as in PyTorch"
     if len(model.blocks) != len(model.widths):
         yield (
             f"config.model.blocks {tuple(model.blocks)} and config.model.widths {tuple(model.widths)} "
@@ -221,8 +224,8 @@ def find_mistakes(config: ConfigDict) -> Iterator[str]:
                 f"config.schedule.rise {schedule.rise} of config.train.epochs {train.epochs} is no whole epoch: "
                 f"take at least {int(1 / schedule.rise) + 1} epochs, or config.schedule.per=step"
             )
-        if schedule.cycle_momentum and config.optimizer.name == "adagrad":
-            yield "config.schedule.cycle_momentum needs an optimizer with momentum, and adagrad has none"
+        if schedule.cycle_momentum and (optimizer.name == "adagrad" or without_momentum):
+            yield "config.schedule.cycle_momentum cycles a momentum, and the optimizer has none: set it to False"
     if train.patience and not config.data.validation:
         yield "config.train.patience needs a validation split, and config.data.validation is empty"
 

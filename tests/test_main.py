@@ -81,6 +81,13 @@ MISTAKES = [
     ([QUICKSTART, "--config.schedule.name=multistep"], "config.schedule.milestones must be epochs between"),
     ([QUICKSTART, "--config.model.max_params=1000"], "has 78,042 parameters, more than config.model.max_params 1,000"),
     ([QUICKSTART, "--config.data.validation=", "--config.train.patience=2"], "needs a validation split"),
+    ([QUICKSTART, "--config.optimizer.nesterov", "--config.optimizer.dampening=0.1"], "nesterov needs a momentum"),
+    ([QUICKSTART, "--config.optimizer.momentum=0.0"], "cycle_momentum cycles a momentum"),
+    (["export", QUICKSTART], "holds no checkpoints to export"),
+    (["export", QUICKSTART, "--format=onyx"], "unknown format 'onyx': there are: safetensors, torch"),
+    (["import-torch", QUICKSTART, "--file=nothing.pt"], "there is no file 'nothing.pt'"),
+    (["preview", QUICKSTART, "--images=0"], "--images must be from 1 to 50, not 0"),
+    (["summary", QUICKSTART, "--images=2"], "Unknown command line flag 'images'"),
 ]
 
 
