@@ -85,7 +85,7 @@ class Monitor:
 
     def start_clock(self) -> None:
         """From now on images are counted."""
-        self.started = self.shown = time.perf_counter()
+        self.started, self.shown = time.perf_counter(), -math.inf
 
     def rate(self, step: int) -> float:
         """Images a second since the clock started, where the first `step` steps of the epoch are done."""

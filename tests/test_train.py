@@ -219,6 +219,6 @@ def test_pmap_trains_too(tmp_path):
 
 def test_network_learns_the_digits(tmp_path):
     """Far enough above chance (10 %) that nothing of data, labels, network or optimiser can be crossed."""
-    words = [SMALL[0], "--config.model.widths=(8,16,16)", "--config.train.epochs=4", "--config.train.batch_size=32"]
+    words = [SMALL[0], "--config.model.widths=(8,16,16)", "--config.train.epochs=6", "--config.train.batch_size=32"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     assert json.loads((tmp_path / "report" / "results.json").read_text())["test_accuracy"] > 0.8
