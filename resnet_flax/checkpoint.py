@@ -107,6 +107,14 @@ class Checkpoints:
         return None
 
 
+def best_row(history: list[Row], monitor: str) -> Row | None:
+    """The first of the epochs that are best at the column `monitor`, None without validation."""
+    if not history or monitor not in history[0]:
+        return None
+    choose = min if monitor.endswith("loss") else max
+    return choose(history, key=lambda row: row[monitor])
+
+
 def checksum(checkpoint: Checkpoint) -> int:
     """CRC-32 of all arrays and of the history. Orbax itself notices no flipped byte."""
     crc = zlib.crc32(json.dumps(checkpoint.history).encode())

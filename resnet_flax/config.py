@@ -6,6 +6,7 @@ A recipe in `configs/` starts from `get_config()` and sets what its report says.
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -13,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
-from resnet_flax.errors import UserError, lookup
+from resnet_flax.errors import UserError, lookup, nearest
 from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.blocks import BLOCKS
 from resnet_flax.models.resnet import ACTIVATIONS, KERNEL_INITS
@@ -33,6 +34,7 @@ def get_config() -> ConfigDict:
                 train="train[:90%]",  # splits in the syntax of TFDS
                 validation="train[90%:]",  # "" for none: then the last epoch is the result
                 test="test",
+                classes=placeholder(tuple),  # the names of its classes; None is as the dataset has them
                 train_examples=0,  # keep only so many of the training split; 0 keeps all
                 feed="auto",  # "tfdata" on the host, "device" on the accelerator
                 policy="crop(4)|flip|normalize(cifar10)",
@@ -180,6 +182,8 @@ def complete(config: ConfigDict) -> FrozenConfigDict:
     for field, value in architecture(config.model.name).items():
         if config.model[field] is None:
             config.model[field] = value
+    if config.data.classes is None and config.data.name in sources.SOURCES:
+        config.data.classes = sources.SOURCES[config.data.name].classes
     mistakes = list(find_mistakes(config))
     if mistakes:
         raise UserError("\n".join(mistakes))
@@ -205,6 +209,9 @@ def find_mistakes(config: ConfigDict) -> Iterator[str]:
     without_momentum = optimizer.name == "sgd" and optimizer.momentum == 0
     if optimizer.nesterov and (without_momentum or optimizer.dampening):
         yield "config.optimizer.nesterov needs a momentum and no dampening, as in PyTorch"
+    known = len(sources.SOURCES[config.data.name].classes) if config.data.name in sources.SOURCES else 0
+    if known and len(config.data.classes) != known:
+        yield f"config.data.classes must be {known} names, one for each class of {config.data.name}"
     if len(model.blocks) != len(model.widths):
         yield (
             f"config.model.blocks {tuple(model.blocks)} and config.model.widths {tuple(model.widths)} "
@@ -236,6 +243,26 @@ def flatten(nested: dict, prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def read(workdir: Path) -> ConfigDict:
+    """The config that a run left in `workdir`; fields that it does not know have their defaults.
+
+    Raises UserError where there is none, or one that this version cannot read.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        runs = [str(other.parent) for other in workdir.parent.glob("*/config.json")]
+        raise UserError(f"{workdir} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else ""))
+    config = get_config()
+    try:
+        fields = flatten(json.loads(path.read_text()))
+        for field in fields:
+            lookup("field", field, flatten(config.to_dict()))
+        config.update_from_flattened_dict({k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    except (UserError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no config of this version: {str(error).splitlines()[0]}") from None
+    return config
 
 
 def to_json(config: FrozenConfigDict) -> str:

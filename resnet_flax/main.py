@@ -5,71 +5,84 @@ verbs
   summary        print the network's layers, parameters and FLOPs
   preview        draw augmented training images: --images=8 of them, --versions=8 of each
   report         draw the pictures of a workdir, also while it trains
+  evaluate       score a workdir, or several and their ensemble: evaluate runs/A runs/B
+                 --split=test|validation|train, or any such as train[:500]; --checkpoint=best|newest|STEP
+                 --tta=flip,shift to score the mean over views of each image beside it
   import-torch   start a workdir from PyTorch weights: --file=PATH, a .safetensors or a state_dict in .pt
   export         write the best (or only) weights of a workdir: --format=safetensors|torch, --output=PATH
 
 flags
   --config=FILE[:ARGUMENT]   a recipe, such as configs/preact.py, or configs/preact.py:full to train on all examples
   --config.FIELD=VALUE       set one of its fields, such as --config.optimizer.learning_rate=0.05
-  --workdir=PATH             where the run lives, runs/NAME[-ARGUMENT] by default; the same command resumes there
+  --workdir=PATH             where the run lives, runs/NAME[-ARGUMENT] by default; the same command resumes there.
+                             A workdir holds its config: where there is a run already, --workdir is enough
 """
 
 import importlib
 import os
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-from absl import flags
-from ml_collections import FrozenConfigDict, config_flags
+from ml_collections import FrozenConfigDict
 
-from resnet_flax.config import complete, flatten, get_config
+from resnet_flax import config as configs
+from resnet_flax.command_line import find_recipe, given, read_flags
 from resnet_flax.data.sources import cache_folder
-from resnet_flax.errors import Interrupted, UserError, lookup, nearest
+from resnet_flax.errors import Interrupted, UserError, lookup
 
-# Verb -> the function that does it, called with the config, the workdir and these flags of its own.
-VERBS: dict[str, tuple[str, dict[str, Any]]] = {
-    "train": ("resnet_flax.train:train", {}),
-    "summary": ("resnet_flax.summary:show", {}),
-    "preview": ("resnet_flax.preview:draw", {"images": 8, "versions": 8}),
-    "report": ("resnet_flax.report:draw", {}),
-    "import-torch": ("resnet_flax.torch_weights:import_torch", {"file": ""}),
-    "export": ("resnet_flax.torch_weights:export", {"format": "safetensors", "output": ""}),
+
+@dataclass(frozen=True)
+class Verb:
+    """`function` is called with a config, a workdir and the verb's own `flags`.
+
+    Where `words` behind the verb are "workdirs" it is called with a list of pairs (config, workdir) instead; where they
+    are "files", with them as one more flag. A verb on what was `trained` takes the config that the workdir holds.
+    """
+
+    function: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    words: str = ""
+    trained: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb("resnet_flax.train:train"),
+    "summary": Verb("resnet_flax.summary:show"),
+    "preview": Verb("resnet_flax.preview:draw", dict(images=8, versions=8)),
+    "report": Verb("resnet_flax.report:draw", trained=True),
+    "evaluate": Verb("resnet_flax.evaluate:evaluate", dict(split="test", checkpoint="best", tta=""), "workdirs", True),
+    "import-torch": Verb("resnet_flax.torch_weights:import_torch", dict(file="")),
+    "export": Verb("resnet_flax.torch_weights:export", dict(format="safetensors", output=""), trained=True),
 }
 
+Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
 
-def parse(argv: list[str]) -> tuple[str, FrozenConfigDict, Path, dict[str, Any]]:
-    """(verb, complete config, workdir, the verb's own flags) from a command line; UserError for a mistake in it."""
-    verb, *others = [word for word in argv if not word.startswith("-")] or ["train"]
-    _, options = lookup("verb", verb, VERBS)
-    if others:
-        raise UserError(f"one verb at a time, and a flag's value behind '=': what is {others[0]!r}?")
-    files = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
-    if not files:
-        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
-    file, _, argument = files[-1].partition(":")
-    path = Path(file)
-    if not path.is_file():
-        names = [str(other) for other in path.parent.glob("*.py")] or [str(p) for p in Path("configs").glob("*.py")]
-        raise UserError(f"there is no config file {file!r}: {nearest(file, names)}")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", "", "", flag_values=values)
-    for name, default in options.items():
-        define = flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string
-        define(name, default, "", flag_values=values)
-    try:
-        values([sys.argv[0], *argv])
-    except AttributeError:  # how a ConfigDict refuses an unknown field
-        fields = flatten(get_config().to_dict())
-        given = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
-        unknown = next(field for field in given if field not in fields)
-        raise UserError(f"unknown field config.{unknown}: {nearest(unknown, fields)}") from None
-    except flags.Error as error:  # with a traceback in it where the recipe itself raised
-        raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
-    workdir = Path(values.workdir or Path("runs") / (path.stem + (f"-{argument}" if argument else "")))
-    return verb, complete(values.config), workdir, {name: values[name].value for name in options}
+
+def parse(argv: list[str]) -> tuple[str, list[Run], dict[str, Any]]:
+    """(verb, runs, the verb's own flags) from a command line; UserError for a mistake in it."""
+    name, *words = [word for word in argv if not word.startswith("-")] or ["train"]
+    verb = lookup("verb", name, VERBS)
+    if words and not verb.words:
+        raise UserError(f"one verb at a time, and a flag's value behind '=': what is {words[0]!r}?")
+    recipe = find_recipe(given(argv, "--config")[-1]) if given(argv, "--config") else None
+    workdirs = given(argv, "--workdir") + (words if verb.words == "workdirs" else [])
+    if not workdirs and not recipe:
+        run, recipe = (
+            "which run? Give --workdir=PATH",
+            "which recipe? Give --config=FILE, such as configs/quickstart.py",
+        )
+        raise UserError(run if verb.trained else recipe)
+    if len(workdirs) > 1 and verb.words != "workdirs":
+        raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
+    runs = []
+    for workdir in map(Path, workdirs or [f"runs/{recipe}"]):
+        values = read_flags(argv, verb.flags, configs.read(workdir) if verb.trained or not recipe else None)
+        runs.append((configs.complete(values.config), workdir))
+    options = {flag: values[flag].value for flag in verb.flags}
+    return name, runs, options | ({"files": words} if verb.words == "files" else {})
 
 
 def main(argv: list[str]) -> int:
@@ -80,9 +93,10 @@ def main(argv: list[str]) -> int:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # compile each program once, not at every start
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     try:
-        verb, config, workdir, options = parse(argv)
-        module, function = VERBS[verb][0].split(":")
-        getattr(importlib.import_module(module), function)(config, workdir, **options)
+        name, runs, options = parse(argv)
+        module, function = VERBS[name].function.split(":")
+        do = getattr(importlib.import_module(module), function)
+        do(runs, **options) if VERBS[name].words == "workdirs" else do(*runs[0], **options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from resnet_flax import models
-from resnet_flax.data.sources import SOURCES
 from resnet_flax.models.resnet import ResNet
 
 IMAGE_SHAPE = (32, 32, 3)  # of every dataset there is
@@ -53,7 +52,7 @@ def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
 
 def show(config, workdir: Path) -> None:
     """Print the table of the config's network; raises UserError, after it, for a network over its budget."""
-    model = models.build(config.model, len(SOURCES[config.data.name].classes))
+    model = models.build(config.model, len(config.data.classes))
     print(table(model, IMAGE_SHAPE), end="")
     models.count_within_budget(model, config.model, IMAGE_SHAPE)
 

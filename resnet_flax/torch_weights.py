@@ -5,7 +5,6 @@ A final BatchNorm of a pre-activation network, which that code mostly lacks, is 
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,13 +14,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import FrozenConfigDict
 
-from resnet_flax import models
 from resnet_flax.checkpoint import Checkpoint, Checkpoints
-from resnet_flax.data.sources import SOURCES
+from resnet_flax.classifier import blank, optimizer, restore
 from resnet_flax.errors import UserError, lookup
-from resnet_flax.optim import optimizers, schedules
-from resnet_flax.parallel import PARALLEL
-from resnet_flax.steps import Totals, TrainState, init_state
+from resnet_flax.steps import TrainState
 
 Tensors = dict[str, np.ndarray]  # a state_dict: dotted name -> float32 array in PyTorch's layout
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
@@ -141,20 +137,6 @@ READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_tor
 WRITERS = {"safetensors": (".safetensors", safetensors.numpy.save_file), "torch": (".pt", write_torch)}
 
 
-def blank(config: FrozenConfigDict) -> dict:
-    """What a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
-    model = models.build(config.model, len(SOURCES[config.data.name].classes))
-    shapes = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, (32, 32, 3)))
-    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    return PARALLEL[config.parallel]().replicate({"state": state, "totals": Totals.zero()})
-
-
-def optimizer(config: FrozenConfigDict):
-    """The optimiser of `config` as far as the shape of its state goes: with a learning rate that never changes."""
-    steady = schedules.constant(0.0, config.schedule, schedules.Span(1, 1, "step"))
-    return optimizers.build(config.optimizer, steady, steady)
-
-
 def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
     """Make `workdir` a run of `config` that starts from the weights in `file` (.pt, .pth or .safetensors).
 
@@ -189,21 +171,9 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) ->
     `format` is one of WRITERS, `output` the file, "weights" in the workdir by default. Raises UserError where there is
     no checkpoint.
     """
-    from resnet_flax.train import best_row, claim
-
     ending, write = lookup("format", format, WRITERS)
     path = Path(output) if output else workdir / f"weights{ending}"
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints to export")
-    claim(workdir, config)
-    tree = blank(config)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoint = checkpoints.restore_newest(tree)
-        if checkpoint is None:
-            raise UserError(f"{workdir} holds no checkpoints to export")
-        best = best_row(checkpoint.history, config.train.monitor)
-        if best and best["step"] != checkpoint.step:
-            checkpoint = checkpoints.restore(int(best["step"]), tree)
+    checkpoint = restore(config, workdir)
     state = checkpoint.tree["state"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,23 +11,20 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from resnet_flax import config as configs
 from resnet_flax import models, report, summary
-from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row
+from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row, best_row
+from resnet_flax.classifier import Classifier
 from resnet_flax.data import device, sources, tfdata
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
-from resnet_flax.data.sources import Split
 from resnet_flax.errors import Interrupted, NotFinite, UserError
 from resnet_flax.metrics import Monitor
 from resnet_flax.optim import optimizers, schedules
-from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size, local_rows
-from resnet_flax.steps import Totals, TrainState, eval_step, init_state, train_step
+from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
+from resnet_flax.steps import Totals, TrainState, init_state, train_step
 
-EVAL_BATCH = 500
 IN_FLIGHT = 4  # steps sent ahead of the one waited for: a device stays busy, and a signal is answered soon
 ON_DEVICE_BYTES = 2**31  # "auto" keeps a larger split on the host
 
@@ -46,6 +43,9 @@ class StopRequest:
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
 
+    def requested(self) -> bool:
+        return self.signum != 0
+
     def _note(self, signum: int, frame: object) -> None:
         if self.signum and signum == signal.SIGINT:
             raise KeyboardInterrupt
@@ -61,6 +61,7 @@ class Run:
     stream: Stream
     parallel: Parallel
     model: models.ResNet
+    classifier: Classifier
     optimizer: object
     learning_rate: schedules.Schedule
     momentum: schedules.Schedule
@@ -80,9 +81,10 @@ class Run:
         span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
         learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
         optimizer = optimizers.build(config.optimizer, learning_rate, momentum)
-        model = models.build(config.model, len(data.classes), parallel.axis_name)
+        model = models.build(config.model, len(config.data.classes), parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
-        return cls(config, data, stream, parallel, model, optimizer, learning_rate, momentum, parameters)
+        classifier = Classifier(config)
+        return cls(config, data, stream, parallel, model, classifier, optimizer, learning_rate, momentum, parameters)
 
     def fresh_state(self) -> TrainState:
         """The state before the first step, on all devices. Optimising this program costs more than it saves."""
@@ -102,12 +104,6 @@ class Run:
         )
         return self.parallel.compile(step, donate=(0,))
 
-    def eval_step(self):
-        """(state, totals, batch) -> totals, compiled."""
-        normalize = partial(self.stream.policy.plain, jnp)
-        step = partial(eval_step, model=self.model, normalize=normalize, axis_name=self.parallel.axis_name)
-        return self.parallel.compile(step)
-
     def training_batches(self, first_step: int) -> Iterator[dict]:
         """Batches from a step on, ready on the devices."""
         feed = self.config.data.feed
@@ -117,29 +113,6 @@ class Run:
         if feed == "device":
             return device.batches(self.stream, first_step, self.parallel)
         return map(self.parallel.shard, tfdata.batches(self.stream, first_step))
-
-    def evaluation_batches(self, split: Split) -> Iterator[dict]:
-        """Every example once: uint8 images, the last batch padded with zeros that the mask leaves out."""
-        size = -(-EVAL_BATCH // jax.device_count()) * jax.device_count()
-        for start in range(0, len(split), size):
-            images, labels = split.images[start : start + size], split.labels[start : start + size]
-            missing = size - len(labels)
-            batch = {
-                "image": np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]),
-                "label": np.pad(labels, (0, missing)),
-                "mask": np.pad(np.ones(len(labels), np.float32), (0, missing)),
-            }
-            yield self.parallel.shard({name: local_rows(rows) for name, rows in batch.items()})
-
-
-def evaluate(run: Run, step, state: TrainState, split: Split, stop: StopRequest) -> tuple[float, float]:
-    """(mean loss, accuracy) over every example of `split`; ends early, with nonsense, once a stop is requested."""
-    totals = run.parallel.replicate(Totals.zero())
-    for batch in run.evaluation_batches(split):
-        if stop.signum:
-            break
-        totals = step(state, totals, batch)
-    return totals.means()
 
 
 def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
@@ -167,13 +140,13 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
         state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
-        test_loss, test_accuracy = evaluate(run, run.eval_step(), state, run.data.test, stop)
+        test = run.classifier.evaluate(state, run.data.test, stop.requested)
         if stop.signum:  # everything but this evaluation is saved
             raise Interrupted(stop.signum)
     results = {
-        "test_accuracy": test_accuracy,
-        "test_loss": test_loss,
-        "test_examples": len(run.data.test),
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "test_examples": len(test),
         "chosen_epoch": chosen["epoch"],
         **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
         "epochs": len(history),
@@ -184,12 +157,11 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         "python": platform.python_version(),
     }
     results_file.parent.mkdir(exist_ok=True)
-    unmapped = models.build(config.model, len(run.data.classes))
+    unmapped = models.build(config.model, len(config.data.classes))
     (results_file.parent / "summary.txt").write_text(summary.table(unmapped, run.data.train.images.shape[1:]))
     results_file.write_text(json.dumps(results, indent=2) + "\n")
     print(
-        f"test accuracy {test_accuracy:.2%}, loss {test_loss:.4f} ({len(run.data.test):,} examples, "
-        f"epoch {chosen['epoch']})",
+        f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f} ({len(test):,} examples, epoch {chosen['epoch']})",
         flush=True,
     )
     report.draw(config, workdir)
@@ -201,7 +173,7 @@ def claim(workdir: Path, config: configs.FrozenConfigDict) -> None:
     path = workdir / "config.json"
     text = configs.to_json(config)
     if path.exists():
-        changed = configs.differences(json.loads(path.read_text()), json.loads(text))
+        changed = configs.differences(configs.complete(configs.read(workdir)).to_dict(), config.to_dict())
         if changed:
             raise UserError(f"{workdir} holds a run of another config ({'; '.join(changed)}): choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
@@ -213,7 +185,7 @@ def fit(
 ) -> tuple[list[Row], list[float]]:
     """Train from `start` to the end; return a row for each epoch, and the images a second of those trained here."""
     train, steps = run.config.train, run.stream.steps_per_epoch
-    step_fn, eval_fn = run.train_step(), run.eval_step()
+    step_fn = run.train_step()
     state, totals, history = start.tree["state"], start.tree["totals"], start.history
     batches = run.training_batches(start.step)
     speeds = []
@@ -237,7 +209,8 @@ def fit(
             speed = monitor.rate(steps)
             row = training_row(run, epoch, totals)
             if run.data.validation:
-                row["val_loss"], row["val_accuracy"] = evaluate(run, eval_fn, state, run.data.validation, stop)
+                validation = run.classifier.evaluate(state, run.data.validation, stop.requested)
+                row["val_loss"], row["val_accuracy"] = validation.loss, validation.accuracy
                 leave_if_asked()
             history = [*history, row]
             totals = run.parallel.replicate(Totals.zero())
@@ -292,14 +265,6 @@ def training_row(run: Run, epoch: int, totals: Totals) -> Row:
         "train_loss": loss,
         "train_accuracy": accuracy,
     }
-
-
-def best_row(history: list[Row], monitor: str) -> Row | None:
-    """The first of the epochs that are best at the column `monitor`, None without validation."""
-    if not history or monitor not in history[0]:
-        return None
-    choose = min if monitor.endswith("loss") else max
-    return choose(history, key=lambda row: row[monitor])
 
 
 def out_of_patience(history: list[Row], train) -> bool:

@@ -2,7 +2,25 @@
 
 import os
 import tempfile
+from pathlib import Path
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="resnet_flax-tests-")
 os.environ.pop("TFDS_DATA_DIR", None)
+
+
+@pytest.fixture(scope="session")
+def small_runs(tmp_path_factory) -> list[Path]:
+    """Two finished runs that differ in their seed. Nobody writes into them but into their reports."""
+    from resnet_flax.main import main
+
+    recipe = Path(__file__).parents[1] / "configs" / "quickstart.py"
+    folder = tmp_path_factory.mktemp("runs")
+    workdirs = [folder / "first", folder / "second"]
+    for seed, workdir in enumerate(workdirs):
+        small = ["--config.model.blocks=(1,1)", "--config.model.widths=(8,16)", "--config.data.train_examples=512"]
+        short = ["--config.train.epochs=4", f"--config.seed={seed}", f"--workdir={workdir}"]
+        assert main([f"--config={recipe}", *small, *short]) == 0
+    return workdirs

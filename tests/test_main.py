@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_flax.config import to_json
 from resnet_flax.main import VERBS, main, parse
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def test_summary_of_every_recipe_ends_with_its_count(recipe, capsys):
 
 @pytest.mark.parametrize("argument", ["full", "sgd", "sgd,relu", "adagrad,gelu,full"])
 def test_arguments_of_preact(argument):
-    verb, config, workdir, _ = parse([f"--config={ROOT}/configs/preact.py:{argument}"])
+    verb, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/preact.py:{argument}"])
     assert verb == "train"
     assert workdir == Path("runs") / f"preact-{argument}"
     assert (config.data.validation == "") == ("full" in argument)
@@ -46,7 +47,7 @@ def test_arguments_of_preact(argument):
 
 def test_recipes_hold_out_what_the_design_says():
     for recipe in RECIPES:
-        _, config, workdir, _ = parse([f"--config={ROOT}/configs/{recipe}.py"])
+        _, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/{recipe}.py"])
         assert config.data.validation == ("train[80%:]" if recipe == "preact" else "train[90%:]")
         assert config.model.max_params == 5_000_000
         assert workdir == Path("runs") / recipe
@@ -59,6 +60,8 @@ MISTAKES = [
     ([f"--config={ROOT}/configs/preact.py:sgd,adam"], "chooses one thing twice"),
     (["trian", QUICKSTART], "unknown verb 'trian': did you mean 'train'"),
     (["train", "summary", QUICKSTART], "one verb at a time, and a flag's value behind '=': what is 'summary'?"),
+    (["report"], "/run holds no run"),
+    (["train", QUICKSTART, "--workdir=a"], "train takes one --workdir, not 2"),
     ([QUICKSTART, "--wordkir=x"], "Did you mean: workdir"),
     ([QUICKSTART, "--config.optimizer.momentun=1"], "config.optimizer.momentun: did you mean 'optimizer.momentum'"),
     ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "could not convert string to float: 'fast'"),
@@ -106,6 +109,33 @@ def test_mistake_is_one_line_with_the_nearest_valid_choice(words, message, capsy
     assert not workdir.exists()
 
 
+def test_verbs_on_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "preact").mkdir(parents=True)
+    (tmp_path / "runs" / "preact" / "config.json").write_text("{}")
+    assert run("evaluate") == 1
+    assert "which run? Give --workdir=PATH" in capsys.readouterr().err
+    assert run("evaluate", "runs/preakt") == 1
+    assert capsys.readouterr().err == "error: runs/preakt holds no run: did you mean 'runs/preact'?\n"
+    (tmp_path / "runs" / "preact" / "config.json").write_text('{"model": {"nam": "preact"}}')
+    assert run("evaluate", "runs/preact") == 1
+    assert (
+        "runs/preact/config.json is no config of this version: unknown field 'model.nam': did you mean 'model.name'?"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_workdir_holds_its_config(tmp_path):
+    _, [(config, _)], _ = parse([f"--config={ROOT}/configs/preact.py:sgd", "--config.train.epochs=3"])
+    (tmp_path / "config.json").write_text(to_json(config))
+    for verb in ("train", "evaluate", "export", "summary"):
+        assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
+    _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])
+    assert changed.train.epochs == 4
+    _, [(same, _), other], _ = parse(["evaluate", QUICKSTART, str(tmp_path), f"{tmp_path}/."])
+    assert same == other[0] == config
+
+
 def test_several_mistakes_are_told_at_once(capsys):
     assert run(QUICKSTART, "--config.train.epochs=0", "--config.optimizer.name=x", "--config.seed=-1") == 1
     assert capsys.readouterr().err.count("config.") >= 3
@@ -119,12 +149,16 @@ def test_process_exits_with_the_code_and_no_traceback():
     assert done.stdout == ""
 
 
+def verb_of(command: str) -> str:
+    return command.split()[0] if command.split()[0] in VERBS else "train"
+
+
 def test_readme_commands_are_ones_that_the_program_takes():
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^python -m resnet_flax\.main (.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert len(commands) >= 4
     for command in commands:
-        if "--help" not in command:
+        if "--help" not in command and not VERBS[verb_of(command)].trained:
             parse(command.replace("configs/", f"{ROOT}/configs/").replace("'", "").split())
 
 

@@ -30,7 +30,7 @@ SMALL = [
 
 def newest(workdir: Path, words: list[str] = SMALL) -> tuple[int, list, int]:
     """(step, history, checksum) of the newest checkpoint of a run."""
-    _, config, _, _ = parse(words)
+    _, [(config, _)], _ = parse(words)
     run = training.Run.from_config(config)
     tree = {"state": run.fresh_state(), "totals": training.Totals.zero()}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -67,15 +67,14 @@ def test_run_leaves_what_it_promises(finished):
 
 def test_results_are_of_the_best_checkpoint(finished):
     results = json.loads((finished / "report" / "results.json").read_text())
-    _, config, _, _ = parse(SMALL)
+    _, [(config, _)], _ = parse(SMALL)
     run = training.Run.from_config(config)
     tree = {"state": run.fresh_state(), "totals": training.Totals.zero()}
     with Checkpoints(finished / "checkpoints") as checkpoints:
         best = checkpoints.restore(8 * results["chosen_epoch"], tree).tree["state"]
-    step = run.eval_step()
     for name, split in (("test", run.data.test), ("val", run.data.validation)):
-        loss, accuracy = training.evaluate(run, step, best, split, training.StopRequest())
-        assert (results[f"{name}_loss"], results[f"{name}_accuracy"]) == (loss, accuracy)
+        found = run.classifier.evaluate(best, split)
+        assert (results[f"{name}_loss"], results[f"{name}_accuracy"]) == (found.loss, found.accuracy)
 
 
 def test_finished_run_is_not_run_again(finished, capsys):
@@ -198,7 +197,7 @@ def test_diverging_run_stops_with_a_code_of_its_own(tmp_path, capsys):
 
 def test_patience_ends_a_run(tmp_path):
     row = {"val_accuracy": 0.5, "val_loss": 1.0}
-    _, config, _, _ = parse([*SMALL, "--config.train.patience=2", "--config.train.min_delta=0.01"])
+    _, [(config, _)], _ = parse([*SMALL, "--config.train.patience=2", "--config.train.min_delta=0.01"])
     flat = [row | {"val_accuracy": value} for value in (0.5, 0.505, 0.5)]
     assert not training.out_of_patience(flat[:2], config.train)
     assert training.out_of_patience(flat, config.train)

@@ -106,6 +106,20 @@ def load(config) -> Dataset:
     return Dataset(splits["train"], splits.get("validation"), splits["test"], source.classes)
 
 
+def load_split(config, text: str) -> tuple[str, Split]:
+    """(what it is called, the examples) of a split of `config.data`.
+
+    `text` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
+    such as train[:500] or train[:] for all of it. Raises UserError where there is no such split.
+    """
+    if text in ("train", "validation", "test"):
+        if not config[text]:
+            raise UserError(f"config.data.{text} is empty: there is no such split")
+        return config[text], getattr(load(config), text)
+    folder = find_arrays(config.name, SOURCES[config.name], config.dir)
+    return text, read_split(folder, *parse_split(text, folder))
+
+
 def cache_folder() -> Path:
     """Where decoded datasets and compiled programs are kept between runs: XDG_CACHE_HOME/resnet_flax."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnet_flax"
@@ -195,13 +209,18 @@ def parse_split(text: str, folder: Path) -> tuple[str, range]:
     return name, part
 
 
+def share_examples(one: tuple[str, range], other: tuple[str, range]) -> bool:
+    """Whether two splits, as parse_split returns them, overlap."""
+    (name_a, a), (name_b, b) = one, other
+    return name_a == name_b and max(a.start, b.start) < min(a.stop, b.stop)
+
+
 def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str, str]) -> None:
     """Raise UserError where two of the splits overlap: what a network trains on says nothing about how good it is."""
     roles = list(slices)
     for i, first in enumerate(roles):
         for second in roles[i + 1 :]:
-            (name_a, a), (name_b, b) = slices[first], slices[second]
-            if name_a == name_b and max(a.start, b.start) < min(a.stop, b.stop):
+            if share_examples(slices[first], slices[second]):
                 raise UserError(
                     f"config.data.{first} {texts[first]!r} and config.data.{second} {texts[second]!r} share examples"
                 )

@@ -1,0 +1,109 @@
+"""A network that gives answers: compiled once, with the state of any checkpoint."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from resnet_flax import models
+from resnet_flax.checkpoint import Checkpoint, Checkpoints, best_row
+from resnet_flax.data.augment import Policy
+from resnet_flax.data.sources import Split
+from resnet_flax.errors import UserError, nearest
+from resnet_flax.optim import optimizers, schedules
+from resnet_flax.parallel import PARALLEL, local_rows
+from resnet_flax.predictions import Predictions
+from resnet_flax.steps import Totals, TrainState, eval_step, init_state
+
+BATCH = 500
+IN_FLIGHT = 4  # batches sent ahead of the one waited for
+IMAGE_SHAPE = (32, 32, 3)
+
+
+class Classifier:
+    """The network of a complete `config` on all devices, `batch_size` images at a time."""
+
+    def __init__(self, config: FrozenConfigDict, batch_size: int = BATCH):
+        self.parallel = PARALLEL[config.parallel]()
+        axis_name = self.parallel.axis_name
+        model = models.build(config.model, len(config.data.classes), axis_name)
+        normalize = partial(Policy(config.data.policy).plain, jnp)
+        self.step = self.parallel.compile(partial(eval_step, model=model, normalize=normalize, axis_name=axis_name))
+        self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
+
+    def __call__(
+        self, state: TrainState, images: np.ndarray, stopped: Callable[[], bool] = lambda: False
+    ) -> np.ndarray:
+        """Log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, of fewer once `stopped()`."""
+        outputs: list[jax.Array] = []
+        in_flight: deque[jax.Array] = deque()
+        for batch in self._batches(images):
+            outputs.append(self.step(state.params, state.batch_stats, batch))
+            in_flight.append(outputs[-1])
+            if len(in_flight) > IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
+            if stopped():
+                break
+        return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
+
+    def evaluate(self, state: TrainState, split: Split, stopped: Callable[[], bool] = lambda: False) -> Predictions:
+        """What the network says about every example of `split`, or about the first of them once `stopped()`."""
+        log_probabilities = self(state, split.images, stopped)
+        return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
+
+    def _batches(self, images: np.ndarray) -> Iterator[dict]:
+        """The images in order, the last batch padded with black ones."""
+        for start in range(0, len(images), self.rows):
+            rows = images[start : start + self.rows]
+            padded = np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])
+            yield self.parallel.shard({"image": local_rows(padded)})
+
+
+def blank(config: FrozenConfigDict) -> dict:
+    """What a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
+    model = models.build(config.model, len(config.data.classes))
+    shapes = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, IMAGE_SHAPE))
+    state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return PARALLEL[config.parallel]().replicate({"state": state, "totals": Totals.zero()})
+
+
+def optimizer(config: FrozenConfigDict):
+    """The optimiser of `config` as far as the shape of its state goes: with a learning rate that never changes."""
+    steady = schedules.constant(0.0, config.schedule, schedules.Span(1, 1, "step"))
+    return optimizers.build(config.optimizer, steady, steady)
+
+
+def restore(config: FrozenConfigDict, workdir: Path, which: str = "best") -> Checkpoint:
+    """The checkpoint of `workdir` that `which` names: "best" on validation so far, "newest", or a step.
+
+    Best is the newest where nothing is held out. Nothing in the workdir changes, so that it may be in training.
+    Raises UserError where there is no such checkpoint, or none that is sound.
+    """
+    folder = workdir / "checkpoints"
+    if not folder.is_dir():
+        raise UserError(f"{workdir} holds no checkpoints")
+    with Checkpoints(folder) as checkpoints:
+        steps = checkpoints.steps()
+        if which not in ("best", "newest", *map(str, steps)):
+            raise UserError(f"unknown checkpoint {which!r}: {nearest(which, ['best', 'newest', *map(str, steps)])}")
+        tree = blank(config)
+        checkpoint = read(checkpoints, [int(which)] if which.isdigit() else steps, tree)
+        best = best_row(checkpoint.history, config.train.monitor)
+        if which == "best" and best and best["step"] != checkpoint.step:
+            checkpoint = read(checkpoints, [int(best["step"])], tree)
+        return checkpoint
+
+
+def read(checkpoints: Checkpoints, steps: list[int], tree: dict) -> Checkpoint:
+    """The first sound one of the checkpoints of `steps`."""
+    for step in steps:
+        try:
+            return checkpoints.restore(step, tree)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            print(f"checkpoint {step} cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}")
+    raise UserError(f"none of the checkpoints {steps} in {checkpoints.folder} is sound")

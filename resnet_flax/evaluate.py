@@ -1,0 +1,123 @@
+"""How good trained networks are on a split: accuracy with an interval, loss, and a table of the classes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from resnet_flax import predictions
+from resnet_flax.classifier import BATCH, Classifier, restore
+from resnet_flax.data import sources
+from resnet_flax.errors import UserError, lookup
+from resnet_flax.predictions import ClassScores, Predictions, wilson
+
+Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
+Row = tuple[str, Predictions]  # of a table: what it is called, and what it shows
+View = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+SHIFT = 2  # pixels
+
+
+def flip(views: list[np.ndarray]) -> list[np.ndarray]:
+    """Each view and its mirror image."""
+    return [*views, *(view[:, :, ::-1] for view in views)]
+
+
+def shift(views: list[np.ndarray]) -> list[np.ndarray]:
+    """Each view, and moved by two pixels to each side; black comes in, as where a training image is cropped."""
+    moves = [(0, 0), (-SHIFT, 0), (SHIFT, 0), (0, -SHIFT), (0, SHIFT)]
+    return [moved(view, *by) for view in views for by in moves]
+
+
+def moved(images: np.ndarray, down: int, right: int) -> np.ndarray:
+    """Images (n, H, W, 3) moved by at most SHIFT pixels, with black where nothing was."""
+    height, width = images.shape[1:3]
+    padded = np.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)])
+    return padded[:, SHIFT - down : SHIFT - down + height, SHIFT - right : SHIFT - right + width]
+
+
+VIEWS: dict[str, View] = {"flip": flip, "shift": shift}
+
+
+def evaluate(runs: list[Run], split: str, checkpoint: str, tta: str) -> None:
+    """Print how good the networks of `runs` are on `split`, and, of several, their ensemble (mean of probabilities).
+
+    `split` is as sources.load_split reads it, `checkpoint` as classifier.restore does. `tta`, test-time augmentation,
+    is some of VIEWS with commas between: the mean over these views is printed beside the plain result.
+    """
+    chosen = [lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name]
+    classes = runs[0][0].data.classes
+    found = [judge(run, split, checkpoint, chosen) for run in runs]
+    for (config, workdir), views in zip(runs, found, strict=True):
+        if config.data.classes != classes or not np.array_equal(views[0].labels, found[0][0].labels):
+            raise UserError(f"{workdir} has other classes or images than {runs[0][1]}: no ensemble of the two")
+    names = [str(workdir) for _, workdir in runs]
+    rows = with_ensemble(names, [views[0] for views in found])
+    judged, predicted = rows[-1]
+    if chosen:
+        suffix = f", {len(found[0])} views"
+        rows += with_ensemble([name + suffix for name in names], [mean_of(views) for views in found], suffix)
+    print(f"\n{scores_table(rows)}\n\nclasses, {judged}\n{class_table(predicted, classes)}")
+
+
+def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> list[Predictions]:
+    """What a run's network says about a split: about the images as they are, then about each further view of them."""
+    config, workdir = run
+    text, examples = sources.load_split(config.data, split)
+    found = restore(config, workdir, checkpoint)
+    state = found.tree["state"]
+    print(f"{workdir}: {text} of {config.data.name}, checkpoint {checkpoint} (step {found.step:,})", flush=True)
+    if trained_on(config, text):
+        print(f"note: {workdir} was trained on {config.data.train}, so this says little about new images")
+    classifier = Classifier(config, min(BATCH, len(examples)))
+    shown = [examples.images]
+    for view in views:
+        shown = view(shown)
+    return [classifier.evaluate(state, sources.Split(images, examples.labels)) for images in shown]
+
+
+def mean_of(found: Sequence[Predictions]) -> Predictions:
+    """The mean of the probabilities that several networks, or one of several views, give the same images."""
+    return Predictions(predictions.mean([one.log_probabilities for one in found]), found[0].labels)
+
+
+def with_ensemble(
+    names: Sequence[str], members: Sequence[Predictions], suffix: str = ""
+) -> list[tuple[str, Predictions]]:
+    """The members by name and, where there are several, their ensemble."""
+    rows = list(zip(names, members, strict=True))
+    return rows if len(rows) == 1 else [*rows, (f"ensemble of {len(rows)}{suffix}", mean_of(members))]
+
+
+def trained_on(config: FrozenConfigDict, split: str) -> bool:
+    """Whether some of `split`, written as TFDS does, are training examples."""
+    folder = sources.find_arrays(config.data.name, sources.SOURCES[config.data.name], config.data.dir)
+    return sources.share_examples(sources.parse_split(split, folder), sources.parse_split(config.data.train, folder))
+
+
+def scores_table(rows: Sequence[Row]) -> str:
+    """Accuracy with its 95 % interval, and loss, of each row."""
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  {'accuracy':>8}  {'95 % interval':>17}  {'loss':>6}  {'correct':>15}"]
+    for name, found in rows:
+        low, high = wilson(found.correct, len(found))
+        share = f"{found.correct:,} / {len(found):,}"
+        lines.append(f"{name:{width}}  {found.accuracy:8.2%}  {low:7.2%} - {high:7.2%}  {found.loss:6.4f}  {share:>15}")
+    return "\n".join(lines)
+
+
+def class_table(found: Predictions, classes: Sequence[str]) -> str:
+    """Precision, recall and F1 of each class, and how many images of it there are."""
+    scores = ClassScores.of(found.confusion())
+    width = max(map(len, classes))
+    lines = [f"{'':{width}}  precision   recall       F1  images"]
+    for row, name in enumerate(classes):
+        precision, recall, f1 = (percent(column[row]) for column in (scores.precision, scores.recall, scores.f1))
+        lines.append(f"{name:{width}}    {precision}  {recall}  {f1}  {scores.support[row]:6,}")
+    return "\n".join(lines)
+
+
+def percent(value: float) -> str:
+    """A share in seven characters, "-" where it is not defined."""
+    return f"{'-':>7}" if np.isnan(value) else f"{value:7.2%}"

@@ -1,0 +1,132 @@
+"""What a network says about labelled images, and every number that follows from it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The log-probabilities (n, classes) float32 that a network gives n images, and their labels (n,) int32."""
+
+    log_probabilities: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """(n, classes) float32."""
+        return np.exp(self.log_probabilities)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each image, (n,) int32."""
+        return self.log_probabilities.argmax(1).astype(np.int32)
+
+    @property
+    def correct(self) -> int:
+        return int(np.sum(self.predicted == self.labels))
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / len(self)
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy, in nats."""
+        return -float(self.log_probabilities[np.arange(len(self)), self.labels].mean(dtype=np.float64))
+
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) int64: how many images of a class (row) were taken for a class (column)."""
+        classes = self.log_probabilities.shape[1]
+        return np.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
+
+    def confident_mistakes(self, count: int) -> np.ndarray:
+        """At most `count` wrongly classified images, the most confident first: (k,) indices."""
+        wrong = np.flatnonzero(self.predicted != self.labels)
+        confidence = self.log_probabilities[wrong].max(1)
+        return wrong[np.argsort(-confidence, kind="stable")[:count]]
+
+    def calibration(self) -> "Calibration":
+        """Confidence against accuracy in bins of equal width (Guo et al., 2017, On calibration of modern networks)."""
+        confidence = self.probabilities.max(1).astype(np.float64)
+        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+        counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+        filled = np.maximum(counts, 1)
+        mean = np.bincount(bins, confidence, CALIBRATION_BINS) / filled
+        accuracy = np.bincount(bins, self.predicted == self.labels, CALIBRATION_BINS) / filled
+        return Calibration(mean, accuracy, counts)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Mean confidence, accuracy and number of images of each bin; the first two are 0 where the last is."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: |confidence - accuracy| of a bin, weighted by its images."""
+        return float(np.sum(np.abs(self.confidence - self.accuracy) * self.counts) / self.counts.sum())
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Of each class, (classes,) float64: precision, recall and F1, NaN where there is nothing to divide by."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    f1: np.ndarray
+    support: np.ndarray  # int64, how many images there are
+
+    @classmethod
+    def of(cls, confusion: np.ndarray) -> "ClassScores":
+        hits, support, taken = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        with np.errstate(invalid="ignore"):
+            return cls(hits / taken, hits / support, 2 * hits / (support + taken), support)
+
+
+def wilson(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a proportion (Wilson, 1927): unlike the textbook one it holds near 0 and 1 too."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = correct / count
+    centre = share + z * z / (2 * count)
+    spread = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, float((centre - spread) / scale)), min(1.0, float((centre + spread) / scale))
+
+
+def mean(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithm of the mean of probabilities, each given as its logarithm (n, classes) float32."""
+    return (np.logaddexp.reduce(log_probabilities) - np.log(len(log_probabilities))).astype(np.float32)
+
+
+def save(predictions: Predictions, path: Path, **about: str | int) -> None:
+    """Write an .npz with probabilities, log_probabilities, labels, and what else is said `about` them."""
+    unfinished = path.with_suffix(".tmp")
+    with open(unfinished, "wb") as file:
+        np.savez(
+            file,
+            probabilities=predictions.probabilities,
+            log_probabilities=predictions.log_probabilities,
+            labels=predictions.labels,
+            **about,  # type: ignore[arg-type]
+        )
+    unfinished.replace(path)
+
+
+def load(path: Path) -> tuple[Predictions, dict]:
+    """The predictions that `save` wrote, and what it was told about them."""
+    with np.load(path, allow_pickle=False) as arrays:
+        about = {name: arrays[name].item() for name in arrays.files if arrays[name].ndim == 0}
+        return Predictions(arrays["log_probabilities"], arrays["labels"]), about
