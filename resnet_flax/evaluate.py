@@ -10,13 +10,15 @@ from resnet_flax import predictions
 from resnet_flax.classifier import BATCH, Classifier, restore
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError, lookup
-from resnet_flax.predictions import ClassScores, Predictions, wilson
+from resnet_flax.predictions import Predictions, wilson
+from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
 
 Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
 Row = tuple[str, Predictions]  # of a table: what it is called, and what it shows
 View = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 SHIFT = 2  # pixels
+SCORES_HEADER = ["network", "accuracy", "95 % interval", "loss", "correct"]
 
 
 def flip(views: list[np.ndarray]) -> list[np.ndarray]:
@@ -58,7 +60,8 @@ def evaluate(runs: list[Run], split: str, checkpoint: str, tta: str) -> None:
     if chosen:
         suffix = f", {len(found[0])} views"
         rows += with_ensemble([name + suffix for name in names], [mean_of(views) for views in found], suffix)
-    print(f"\n{scores_table(rows)}\n\nclasses, {judged}\n{class_table(predicted, classes)}")
+    print("\n" + as_text(SCORES_HEADER, score_rows(rows)))
+    print(f"{judged}\n" + as_text(CLASS_HEADER, class_rows(predicted, classes)), end="")
 
 
 def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> list[Predictions]:
@@ -96,28 +99,10 @@ def trained_on(config: FrozenConfigDict, split: str) -> bool:
     return sources.share_examples(sources.parse_split(split, folder), sources.parse_split(config.data.train, folder))
 
 
-def scores_table(rows: Sequence[Row]) -> str:
+def score_rows(rows: Sequence[Row]) -> list[list[str]]:
     """Accuracy with its 95 % interval, and loss, of each row."""
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{'':{width}}  {'accuracy':>8}  {'95 % interval':>17}  {'loss':>6}  {'correct':>15}"]
+    table = []
     for name, found in rows:
-        low, high = wilson(found.correct, len(found))
-        share = f"{found.correct:,} / {len(found):,}"
-        lines.append(f"{name:{width}}  {found.accuracy:8.2%}  {low:7.2%} - {high:7.2%}  {found.loss:6.4f}  {share:>15}")
-    return "\n".join(lines)
-
-
-def class_table(found: Predictions, classes: Sequence[str]) -> str:
-    """Precision, recall and F1 of each class, and how many images of it there are."""
-    scores = ClassScores.of(found.confusion())
-    width = max(map(len, classes))
-    lines = [f"{'':{width}}  precision   recall       F1  images"]
-    for row, name in enumerate(classes):
-        precision, recall, f1 = (percent(column[row]) for column in (scores.precision, scores.recall, scores.f1))
-        lines.append(f"{name:{width}}    {precision}  {recall}  {f1}  {scores.support[row]:6,}")
-    return "\n".join(lines)
-
-
-def percent(value: float) -> str:
-    """A share in seven characters, "-" where it is not defined."""
-    return f"{'-':>7}" if np.isnan(value) else f"{value:7.2%}"
+        interval = " - ".join(map(share, wilson(found.correct, len(found))))
+        table.append([name, share(found.accuracy), interval, number(found.loss), f"{found.correct:,} / {len(found):,}"])
+    return table

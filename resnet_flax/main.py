@@ -4,7 +4,8 @@ verbs
   train          train the config's network, or go on where it was stopped; report at the end (the default)
   summary        print the network's layers, parameters and FLOPs
   preview        draw augmented training images: --images=8 of them, --versions=8 of each
-  report         draw the pictures of a workdir, also while it trains
+  report         draw pictures, tables and report.html of a workdir, also while it trains; of several (report runs/A
+                 runs/B) their curves and a table sorted by validation accuracy, into --output=PATH
   evaluate       score a workdir, or several and their ensemble: evaluate runs/A runs/B
                  --split=test|validation|train, or any such as train[:500]; --checkpoint=best|newest|STEP
                  --tta=flip,shift to score the mean over views of each image beside it
@@ -52,7 +53,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("resnet_flax.train:train"),
     "summary": Verb("resnet_flax.summary:show"),
     "preview": Verb("resnet_flax.preview:draw", dict(images=8, versions=8)),
-    "report": Verb("resnet_flax.report:draw", trained=True),
+    "report": Verb("resnet_flax.report:report", dict(output=""), "workdirs", True),
     "evaluate": Verb("resnet_flax.evaluate:evaluate", dict(split="test", checkpoint="best", tta=""), "workdirs", True),
     "import-torch": Verb("resnet_flax.torch_weights:import_torch", dict(file="")),
     "export": Verb("resnet_flax.torch_weights:export", dict(format="safetensors", output=""), trained=True),

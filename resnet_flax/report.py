@@ -1,97 +1,239 @@
-"""The pictures of a run, from what its workdir holds."""
+"""What is to be said about a run, and about several: pictures, tables and one page, from what workdirs hold."""
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
+from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
+from resnet_flax import config as configs
+from resnet_flax import models, pictures, predictions, summary
+from resnet_flax import report_page as page
+from resnet_flax.classifier import IMAGE_SHAPE, Classifier, restore
+from resnet_flax.data import sources
 from resnet_flax.errors import UserError
-from resnet_flax.optim import schedules
+from resnet_flax.predictions import Predictions, wilson
+from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
 
-matplotlib.use("agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-BLUE, ORANGE, GREY = "#2066a8", "#c8682a", "#666666"
+Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
+Rows = list[dict[str, float]]
 
 
-def read_history(workdir: Path) -> list[dict[str, float]]:
-    """The rows of a workdir's metrics.csv; a column without validation is left out."""
+def report(runs: list[Run], output: str) -> None:
+    """Draw the report of one run, also while it trains, or compare several in the folder `output`."""
+    if len(runs) == 1:
+        draw(*runs[0])
+    else:
+        compare(runs, Path(output) if output else runs[0][1].parent / "comparison")
+
+
+def draw(config: FrozenConfigDict, workdir: Path) -> None:
+    """Make the workdir's `report` for the epochs so far: PNG pictures, summary.txt and report.html.
+
+    Raises UserError where no epoch is finished. What is said about single images is about the test split once the run
+    is finished, from the evaluation that training ended with, and before about the validation split.
+    """
+    history = read_history(workdir)
+    folder = workdir / "report"
+    folder.mkdir(exist_ok=True)
+    results = read_results(workdir)
+    layers = summary.table(models.build(config.model, len(config.data.classes)), IMAGE_SHAPE)
+    (folder / "summary.txt").write_text(layers)
+    save(folder, "loss", pictures.curves(history, "loss", results))
+    save(folder, "accuracy", pictures.curves(history, "accuracy", results))
+    save(folder, "learning_rate", pictures.learning_rate(history, config))
+    save(folder, "epochs", pictures.text(as_text(EPOCH_HEADER, epoch_rows(history))))
+    save(folder, "summary", pictures.text(layers))
+    parts = [*headline(config, history, results), curves_section(folder)]
+    answers = find_answers(config, workdir, bool(results))
+    parts += answers_sections(config, folder, answers) if answers else []
+    parts += [
+        page.section("Epochs", page.table(EPOCH_HEADER, epoch_rows(history))),
+        page.section("Layers", page.preformatted(layers)),
+        page.folded("Config", page.preformatted(configs.to_json(config))),
+    ]
+    (folder / "report.html").write_text(page.page(workdir.absolute().name, parts), encoding="utf-8")
+    print(f"report: {folder}", flush=True)
+
+
+def read_history(workdir: Path) -> Rows:
+    """The rows of a workdir's metrics.csv, at least one; a column without validation is left out."""
     path = workdir / "metrics.csv"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no {path.name} in it")
     with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def draw(config: FrozenConfigDict, workdir: Path) -> None:
-    """Draw loss.png, accuracy.png and learning_rate.png into the workdir's `report`, for the epochs so far."""
-    history = read_history(workdir)
-    if not history:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    if not rows:
         raise UserError(f"{workdir} has no finished epoch to report on yet")
-    folder = workdir / "report"
-    folder.mkdir(exist_ok=True)
-    results_file = folder / "results.json"
-    results = json.loads(results_file.read_text()) if results_file.exists() else {}
-    for quantity in ("loss", "accuracy"):
-        figure, axes = new_figure()
-        draw_curves(axes, history, quantity, results)
-        save(figure, folder / f"{quantity}.png")
-    figure, axes = new_figure()
-    draw_schedules(axes, history, config)
-    save(figure, folder / "learning_rate.png")
-    print(f"report: {folder}", flush=True)
+    return rows
 
 
-def new_figure() -> tuple[plt.Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=120, layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure, axes
+def read_results(workdir: Path) -> dict:
+    """The results of a finished run, {} of one that is not."""
+    path = workdir / "report" / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path)
-    plt.close(figure)
+def save(folder: Path, name: str, figure: Figure) -> None:
+    figure.savefig(folder / f"{name}.png", facecolor="white")
 
 
-def draw_curves(axes: Axes, history: list[dict[str, float]], quantity: str, results: dict) -> None:
-    """Training and validation over the epochs; the test split as the one point that it is."""
-    epochs = [row["epoch"] for row in history]
-    mark = "o" if len(epochs) < 30 else None
-    for prefix, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
-        if f"{prefix}_{quantity}" in history[0]:
-            values = [row[f"{prefix}_{quantity}"] for row in history]
-            axes.plot(epochs, values, label=label, color=color, marker=mark, markersize=4)
-    if f"test_{quantity}" in results:
-        value = results[f"test_{quantity}"]
-        text = f"{value:.2%}" if quantity == "accuracy" else f"{value:.4f}"
-        axes.plot(
-            results["chosen_epoch"], value, "*", markersize=13, color="black", label=f"test, once: {text}", zorder=3
+@dataclass(frozen=True)
+class Answers:
+    """What the network says about the split `text`, which is the config's "test" or "validation"."""
+
+    found: Predictions
+    role: str
+    text: str
+    step: int
+
+
+def keep(answers: Answers, workdir: Path) -> None:
+    """Save `answers` as report/predictions.npz."""
+    path = workdir / "report" / "predictions.npz"
+    path.parent.mkdir(exist_ok=True)
+    predictions.save(answers.found, path, role=answers.role, split=answers.text, step=answers.step)
+
+
+def find_answers(config: FrozenConfigDict, workdir: Path, finished: bool) -> Answers | None:
+    """The answers that a finished run has kept, or else those of its best checkpoint so far on validation, kept now.
+
+    None where nothing is held out: the test split is not looked at before the end.
+    """
+    path = workdir / "report" / "predictions.npz"
+    if finished and path.exists():
+        found, about = predictions.load(path)
+        return Answers(found, about["role"], about["split"], about["step"])
+    if not config.data.validation:
+        return None
+    checkpoint = restore(config, workdir)
+    text, split = sources.load_split(config.data, "validation")
+    found = Classifier(config).evaluate(checkpoint.tree["state"], split)
+    answers = Answers(found, "validation", text, checkpoint.step)
+    keep(answers, workdir)
+    return answers
+
+
+def headline(config: FrozenConfigDict, history: Rows, results: dict) -> list[str]:
+    """What was trained, how far it is, and the numbers that matter."""
+    epochs, planned = int(history[-1]["epoch"]), config.train.epochs
+    if results:
+        state = f"finished after {epochs} epochs; epoch {results['chosen_epoch']:.0f} was chosen"
+    else:
+        state = f"after {epochs} of at most {planned} epochs"
+    about = (
+        f"{config.model.name} on {config.data.name}, {config.optimizer.name}, {config.schedule.name} schedule, {state}"
+    )
+    shown = {}
+    if results:
+        count = results["test_examples"]
+        low, high = wilson(round(results["test_accuracy"] * count), count)
+        shown["test accuracy"] = f"{results['test_accuracy']:.2%}"
+        shown["95 % interval"] = f"{low:.2%} - {high:.2%}"
+        shown["test loss"] = f"{results['test_loss']:.4f}"
+    if best := best_validation(history):
+        shown["best validation accuracy"] = f"{best['val_accuracy']:.2%}"
+    shown["training accuracy"] = f"{history[-1]['train_accuracy']:.2%}"
+    model = models.build(config.model, len(config.data.classes))
+    shown["parameters"] = f"{models.count_parameters(model, IMAGE_SHAPE):,}"
+    return [page.paragraph(about), page.numbers(shown)]
+
+
+def best_validation(history: Rows) -> dict[str, float] | None:
+    rows = [row for row in history if "val_accuracy" in row]
+    return max(rows, key=lambda row: row["val_accuracy"]) if rows else None
+
+
+def curves_section(folder: Path) -> str:
+    figures = [
+        page.picture(folder / "loss.png", "Loss after each epoch"),
+        page.picture(folder / "accuracy.png", "Accuracy after each epoch"),
+        page.picture(folder / "learning_rate.png", "Learning rate at every step"),
+    ]
+    return page.section("Training", page.pair(*figures))
+
+
+def answers_sections(config: FrozenConfigDict, folder: Path, answers: Answers) -> list[str]:
+    """Classes, mistakes and calibration, on one split."""
+    found, classes = answers.found, config.data.classes
+    about = f"the {answers.role} split ({answers.text}, {len(found):,} images, step {answers.step:,})"
+    save(folder, "confusion", pictures.confusion(found, classes))
+    save(folder, "reliability", pictures.reliability(found.calibration()))
+    matrix = page.picture(folder / "confusion.png", "Images of each true class (row) taken for each class (column)")
+    error = found.calibration().error
+    reliability = page.picture(folder / "reliability.png", f"Expected calibration error {error:.2%}, in 15 bins")
+    parts = [
+        page.section(
+            "Classes", page.paragraph(f"On {about}."), matrix, page.table(CLASS_HEADER, class_rows(found, classes))
         )
-    axes.set_ylabel(quantity)
-    if quantity == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False)
+    ]
+    try:
+        _, split = sources.load_split(config.data, answers.role)
+    except UserError as absent:
+        print(f"no picture of mistakes: {absent}")
+    else:
+        save(folder, "mistakes", pictures.mistakes(found, split.images, classes))
+        shown = page.picture(folder / "mistakes.png", "The wrong answers given with most confidence", chart=False)
+        parts.append(page.section("Most confident mistakes", shown))
+    return [*parts, page.section("Calibration", reliability)]
 
 
-def draw_schedules(axes: Axes, history: list[dict[str, float]], config: FrozenConfigDict) -> None:
-    """The learning rate at every step so far, and the momentum where it moves."""
-    steps_per_epoch = int(history[0]["step"] / history[0]["epoch"])
-    span = schedules.Span(config.train.epochs, steps_per_epoch, config.schedule.per)
-    steps = np.unique(np.linspace(0, history[-1]["step"] - 1, 2000).astype(np.int32))
-    rate = np.asarray(schedules.learning_rate(config, span)(steps))
-    axes.step(steps / steps_per_epoch, rate, where="post", color=BLUE, label="learning rate")
-    axes.set_ylabel("learning rate")
-    momentum = np.asarray(schedules.momentum(config, span)(steps))
-    if momentum.min() < momentum.max():
-        right = axes.twinx()
-        right.spines["top"].set_visible(False)
-        right.step(steps / steps_per_epoch, momentum, where="post", color=GREY, linestyle="--", label="momentum")
-        right.set_ylabel("momentum (dashed)")
+EPOCH_HEADER = ["epoch", "learning rate", "train loss", "train acc", "val loss", "val acc"]
+COMPARISON_HEADER = ["run", "val acc", "val loss", "epoch", "test acc", "95 % interval", "train acc", "parameters"]
+
+
+def epoch_rows(history: Rows) -> list[list[str]]:
+    return [
+        [
+            f"{row['epoch']:.0f}",
+            f"{row['learning_rate']:.3g}",
+            number(row["train_loss"]),
+            share(row["train_accuracy"]),
+            number(row.get("val_loss")),
+            share(row.get("val_accuracy")),
+        ]
+        for row in history
+    ]
+
+
+def compare(runs: list[Run], folder: Path) -> None:
+    """Print a table of several runs, best validation accuracy first, and draw their curves over each other."""
+    histories = {str(workdir): read_history(workdir) for _, workdir in runs}
+    ranked = sorted(
+        runs, key=lambda run: -(best_validation(histories[str(run[1])]) or {"val_accuracy": -1})["val_accuracy"]
+    )
+    rows = [comparison_row(config, workdir, histories[str(workdir)]) for config, workdir in ranked]
+    folder.mkdir(parents=True, exist_ok=True)
+    for quantity in ("loss", "accuracy"):
+        save(folder, quantity, pictures.compared_curves(histories, quantity))
+    text = as_text(COMPARISON_HEADER, rows)
+    (folder / "comparison.txt").write_text(text)
+    figures = [page.picture(folder / f"{name}.png", f"{name} after each epoch") for name in ("accuracy", "loss")]
+    parts = [
+        page.paragraph("Sorted by the best validation accuracy; the epoch is the one that has it."),
+        page.table(COMPARISON_HEADER, rows),
+        page.section("Training", page.pair(*figures)),
+    ]
+    (folder / "comparison.html").write_text(page.page(f"{len(runs)} runs compared", parts), encoding="utf-8")
+    print(f"{text}comparison: {folder}", flush=True)
+
+
+def comparison_row(config: FrozenConfigDict, workdir: Path, history: Rows) -> list[str]:
+    best, results = best_validation(history) or history[-1], read_results(workdir)
+    interval = "-"
+    if results:
+        count = results["test_examples"]
+        interval = " - ".join(map(share, wilson(round(results["test_accuracy"] * count), count)))
+    parameters = models.count_parameters(models.build(config.model, len(config.data.classes)), IMAGE_SHAPE)
+    return [
+        str(workdir),
+        share(best.get("val_accuracy")),
+        number(best.get("val_loss")),
+        f"{best['epoch']:.0f}",
+        share(results.get("test_accuracy")),
+        interval,
+        share(best["train_accuracy"]),
+        f"{parameters:,}",
+    ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from resnet_flax import config as configs
-from resnet_flax import models, report, summary
+from resnet_flax import models, report
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row, best_row
 from resnet_flax.classifier import Classifier
 from resnet_flax.data import device, sources, tfdata
@@ -156,9 +156,7 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-    results_file.parent.mkdir(exist_ok=True)
-    unmapped = models.build(config.model, len(config.data.classes))
-    (results_file.parent / "summary.txt").write_text(summary.table(unmapped, run.data.train.images.shape[1:]))
+    report.keep(report.Answers(test, "test", config.data.test, int(chosen["step"])), workdir)
     results_file.write_text(json.dumps(results, indent=2) + "\n")
     print(
         f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f} ({len(test):,} examples, epoch {chosen['epoch']})",

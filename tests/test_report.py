@@ -1,0 +1,187 @@
+"""Reports: every file of them, a page that needs nothing else and fits its screen, several runs beside each other."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_flax import config as configs
+from resnet_flax import pictures, predictions, report, report_page
+from resnet_flax.main import main
+
+PICTURES = ["loss", "accuracy", "learning_rate", "epochs", "summary", "confusion", "reliability", "mistakes"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Tags(HTMLParser):
+    """Checks that tags are closed in order; collects what is loaded and what is written."""
+
+    EMPTY = ("meta", "img")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.loaded += [value for name, value in attributes if name in ("src", "href", "srcset")]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def copy(workdir: Path, to: Path, finished: bool) -> Path:
+    """The run in another place; as it is while it trains, if not `finished`."""
+    shutil.copytree(workdir, to)
+    if not finished:
+        shutil.rmtree(to / "report")
+    return to
+
+
+def test_a_finished_run_has_every_file(small_runs):
+    folder = small_runs[0] / "report"
+    for name in PICTURES:
+        assert (folder / f"{name}.png").stat().st_size > 3000, name
+    results = json.loads((folder / "results.json").read_text())
+    found, about = predictions.load(folder / "predictions.npz")
+    assert (about["role"], about["split"], len(found)) == ("test", "test", 360)
+    assert (found.accuracy, found.loss) == (results["test_accuracy"], results["test_loss"])
+    text = Tags((folder / "report.html").read_text()).text
+    for words in (
+        f"{results['test_accuracy']:.2%}",
+        "expected calibration error",
+        "stage1_block1",
+        "On the test split",
+    ):
+        assert words.lower() in text.lower()
+
+
+def test_the_page_needs_nothing_else(small_runs):
+    tags = Tags((small_runs[0] / "report" / "report.html").read_text())
+    assert len(tags.loaded) == 6
+    for source in tags.loaded:
+        kind, data = source.split(",", 1)
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+    assert "url(" not in report_page.STYLE
+    assert "@import" not in report_page.STYLE
+
+
+def test_report_verb_looks_at_the_test_split_no_second_time(small_runs, tmp_path, monkeypatch):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=True)
+    (workdir / "report" / "report.html").unlink()
+    before = (workdir / "report" / "predictions.npz").read_bytes()
+    monkeypatch.setattr(report, "Classifier", None)
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    assert (workdir / "report" / "report.html").exists()
+    assert (workdir / "report" / "predictions.npz").read_bytes() == before
+
+
+def test_while_it_trains_it_is_about_validation(small_runs, tmp_path):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=False)
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    found, about = predictions.load(workdir / "report" / "predictions.npz")
+    assert (about["role"], about["split"], len(found)) == ("validation", "train[90%:]", 144)
+    best = max(row["val_accuracy"] for row in report.read_history(workdir))
+    assert found.accuracy == pytest.approx(best)
+    text = Tags((workdir / "report" / "report.html").read_text()).text
+    assert "On the validation split" in text
+    assert "after 4 of at most 4 epochs" in text
+    assert "test accuracy" not in text
+
+
+def test_with_nothing_held_out_it_waits_for_the_end(small_runs, tmp_path):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=False)
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["data"]["validation"] = ""
+    (workdir / "config.json").write_text(json.dumps(stored))
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    assert not (workdir / "report" / "predictions.npz").exists()
+    assert "Calibration" not in (workdir / "report" / "report.html").read_text()
+
+
+def test_names_from_outside_are_text_in_the_page(small_runs, tmp_path, capsys):
+    workdir = copy(small_runs[0], tmp_path / "<b>&'\"run", finished=True)
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["data"]["classes"][3] = "<script>alert('3')</script>"
+    (workdir / "config.json").write_text(json.dumps(stored))
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    page = (workdir / "report" / "report.html").read_text()
+    assert "<script" not in page
+    assert "<b>&" not in page
+    assert "<b>&'\"run" in Tags(page).text
+    assert "<script>alert('3')</script>" in Tags(page).text
+
+
+def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
+    output = tmp_path / "comparison"
+    assert main(["report", *map(str, small_runs), f"--output={output}"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(str(small_runs[0].parent))]
+    assert {row[0] for row in rows} == set(map(str, small_runs))
+    assert float(rows[0][1].rstrip("%")) >= float(rows[1][1].rstrip("%"))
+    assert sorted(path.name for path in output.iterdir()) == [
+        "accuracy.png",
+        "comparison.html",
+        "comparison.txt",
+        "loss.png",
+    ]
+    assert str(small_runs[1]) in Tags((output / "comparison.html").read_text()).text
+
+
+def test_before_the_first_epoch_there_is_nothing_to_report(tmp_path, small_runs, capsys):
+    shutil.copy(small_runs[0] / "config.json", tmp_path)
+    header = (small_runs[0] / "metrics.csv").read_text().splitlines()[0]
+    (tmp_path / "metrics.csv").write_text(header + "\n")
+    assert main(["report", f"--workdir={tmp_path}"]) == 1
+    assert "has no finished epoch to report on yet" in capsys.readouterr().err
+
+
+def test_a_hundred_classes_and_no_mistake_can_be_drawn(tmp_path):
+    labels = np.arange(200) % 100
+    certain = predictions.Predictions(np.log(np.eye(100, dtype=np.float32)[labels] * 0.98 + 1e-4), labels)
+    names = [f"class {number}" for number in range(100)]
+    for figure in (
+        pictures.confusion(certain, names),
+        pictures.mistakes(certain, np.zeros((200, 32, 32, 3), np.uint8), names),
+        pictures.reliability(certain.calibration()),
+    ):
+        report.save(tmp_path, "picture", figure)
+    assert configs.get_config().data.classes is None
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium to look with")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_its_screen(small_runs, tmp_path, width):
+    """In a frame of that width: the page is no wider, every picture is drawn, and a dark screen gets a dark page."""
+    page = (small_runs[0] / "report" / "report.html").read_text().replace("&", "&amp;").replace('"', "&quot;")
+    look = """onload = () => { const page = frames[0].document, back = getComputedStyle(page.body).backgroundColor;
+        const drawn = [...page.images].every(image => image.complete && image.naturalWidth > 100);
+        const fits = page.documentElement.scrollWidth <= frames[0].innerWidth;
+        document.title = [fits, drawn, back].join(" "); }"""
+    frame = f'<iframe width="{width}" height="3000" style="border:0" srcdoc="{page}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<title>-</title><script>{look}</script><body style='margin:0'>{frame}")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    for scheme, background in ((1, "rgb(255, 255, 255)"), (0, "rgb(21, 24, 28)")):
+        extra = [f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1400,3000", "--dump-dom"]
+        done = subprocess.run(
+            [*command, *extra, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120
+        )
+        assert f"<title>true true {background}</title>" in done.stdout, re.findall("<title>.*", done.stdout)
+    shot = tmp_path / "page.png"
+    extra = [f"--screenshot={shot}", "--window-size=1400,3000", f"file://{tmp_path}/frame.html"]
+    subprocess.run([*command, *extra], capture_output=True, timeout=120, check=True)
+    assert shot.stat().st_size > 50_000
