@@ -9,6 +9,8 @@ verbs
   evaluate       score a workdir, or several and their ensemble: evaluate runs/A runs/B
                  --split=test|validation|train, or any such as train[:500]; --checkpoint=best|newest|STEP
                  --tta=flip,shift to score the mean over views of each image beside it
+  predict        what the network takes your images for, as a CSV: predict photos/ cat.jpg images.npy --workdir=runs/A
+                 --output=PATH; --submission writes ID,Labels; --checkpoint=best|newest|STEP
   import-torch   start a workdir from PyTorch weights: --file=PATH, a .safetensors or a state_dict in .pt
   export         write the best (or only) weights of a workdir: --format=safetensors|torch, --output=PATH
 
@@ -55,6 +57,7 @@ VERBS: dict[str, Verb] = {
     "preview": Verb("resnet_flax.preview:draw", dict(images=8, versions=8)),
     "report": Verb("resnet_flax.report:report", dict(output=""), "workdirs", True),
     "evaluate": Verb("resnet_flax.evaluate:evaluate", dict(split="test", checkpoint="best", tta=""), "workdirs", True),
+    "predict": Verb("resnet_flax.predict:predict", dict(checkpoint="best", output="", submission=False), "files", True),
     "import-torch": Verb("resnet_flax.torch_weights:import_torch", dict(file="")),
     "export": Verb("resnet_flax.torch_weights:export", dict(format="safetensors", output=""), trained=True),
 }
