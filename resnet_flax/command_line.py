@@ -1,6 +1,7 @@
-"""Reading a command line: which recipe it names, and the flags with the config they set."""
+"""Reading a command line: what a verb is, which recipe it names, and the flags with the config they set."""
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,20 @@ from ml_collections import ConfigDict, config_flags
 
 from resnet_flax import config as configs
 from resnet_flax.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Verb:
+    """`function` is called with a config, a workdir and the verb's own `flags`.
+
+    Where `words` behind the verb are "workdirs" it is called with a list of pairs (config, workdir) instead; where they
+    are "files", with them as one more flag. A verb on what was `trained` takes the config that the workdir holds.
+    """
+
+    function: str
+    flags: dict[str, Any] = field(default_factory=dict)
+    words: str = ""
+    trained: bool = False
 
 
 def given(argv: list[str], flag: str) -> list[str]:

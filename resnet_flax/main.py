@@ -24,7 +24,6 @@ flags
 import importlib
 import os
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,9 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import config as configs
-from resnet_flax.command_line import find_recipe, given, read_flags
+from resnet_flax.command_line import Verb, find_recipe, given, read_flags
 from resnet_flax.data.sources import cache_folder
 from resnet_flax.errors import Interrupted, UserError, lookup
-
-
-@dataclass(frozen=True)
-class Verb:
-    """`function` is called with a config, a workdir and the verb's own `flags`.
-
-    Where `words` behind the verb are "workdirs" it is called with a list of pairs (config, workdir) instead; where they
-    are "files", with them as one more flag. A verb on what was `trained` takes the config that the workdir holds.
-    """
-
-    function: str
-    flags: dict[str, Any] = field(default_factory=dict)
-    words: str = ""
-    trained: bool = False
-
 
 VERBS: dict[str, Verb] = {
     "train": Verb("resnet_flax.train:train"),
