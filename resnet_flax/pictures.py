@@ -84,6 +84,7 @@ def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
     rate = np.asarray(schedules.learning_rate(config, span)(steps))
     axes.step(steps / steps_per_epoch, rate, where="post", color=BLUE, label="learning rate")
     axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
     momentum = np.asarray(schedules.momentum(config, span)(steps))
     if momentum.min() < momentum.max():
         right = axes.twinx()

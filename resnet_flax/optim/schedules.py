@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Schedule = Callable[[Any], jax.Array]  # optimiser step (int) -> float32 scalar
+Schedule = Callable[[Any], jax.Array]  # optimiser steps, int of any shape -> float32 of the same shape
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def constant(peak: float, config, span: Span) -> Schedule:
 def multistep(peak: float, config, span: Span) -> Schedule:
     """Times `factor` at each of `milestones` (epochs); torch's MultiStepLR."""
     milestones = jnp.array([span.units(epoch) for epoch in config.milestones], jnp.float32)
-    return span.over_steps(lambda t: peak * config.factor ** jnp.sum(t >= milestones))
+    return span.over_steps(lambda t: peak * config.factor ** jnp.sum(t[..., None] >= milestones, axis=-1))
 
 
 def step_decay(peak: float, config, span: Span) -> Schedule:
