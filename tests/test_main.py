@@ -1,7 +1,9 @@
 """The command line: what it prints, and one line for every mistake a user can make."""
 
 import ast
+import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +170,13 @@ def test_configs_change_nothing_but_what_they_say():
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         assert [name.name for node in imports for name in node.names] == ["recipe"], path
         assert ast.get_docstring(tree), path
+
+
+def test_readme_has_the_measured_accuracy_of_the_demo():
+    measured = json.loads((ROOT / "benchmarks" / "results" / "quickstart.json").read_text())["measurements"]
+    accuracies = [100 * row["test_accuracy"] for row in measured]
+    said = f"{statistics.mean(accuracies):.1f} % ± {statistics.stdev(accuracies):.1f} % on the test split"
+    assert f"{said} ({len(measured)} seeds)" in (ROOT / "README.md").read_text()
 
 
 def test_readme_has_the_counts_of_the_networks(capsys):
