@@ -58,11 +58,9 @@ def parse(argv: list[str]) -> tuple[str, list[Run], dict[str, Any]]:
     recipe = find_recipe(given(argv, "--config")[-1]) if given(argv, "--config") else None
     workdirs = given(argv, "--workdir") + (words if verb.words == "workdirs" else [])
     if not workdirs and not recipe:
-        run, recipe = (
-            "which run? Give --workdir=PATH",
-            "which recipe? Give --config=FILE, such as configs/quickstart.py",
-        )
-        raise UserError(run if verb.trained else recipe)
+        if verb.trained:
+            raise UserError("which run? Give --workdir=PATH")
+        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
     if len(workdirs) > 1 and verb.words != "workdirs":
         raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
     runs = []
