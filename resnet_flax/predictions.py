@@ -108,7 +108,7 @@ def wilson(correct: int, count: int, confidence: float = 0.95) -> tuple[float, f
 
 def mean(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     """The logarithm of the mean of probabilities, each given as its logarithm (n, classes) float32."""
-    return (np.logaddexp.reduce(log_probabilities) - np.log(len(log_probabilities))).astype(np.float32)
+    return (np.logaddexp.reduce(np.stack(log_probabilities)) - np.log(len(log_probabilities))).astype(np.float32)
 
 
 def save(predictions: Predictions, path: Path, **about: str | int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -57,7 +58,7 @@ class ResNet(nn.Module):
     final_norm: bool = False  # preact only: BatchNorm and activation after the last block
     kernel_init: str = "torch"
     num_classes: int = 10
-    dtype: jnp.dtype = jnp.float32  # of the convolutions; parameters, statistics and logits stay float32
+    dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits stay float32
     axis_name: str | None = None
 
     @nn.compact
