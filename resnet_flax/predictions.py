@@ -108,7 +108,9 @@ def wilson(correct: int, count: int, confidence: float = 0.95) -> tuple[float, f
 
 def mean(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
     """The logarithm of the mean of probabilities, each given as its logarithm (n, classes) float32."""
-    return (np.logaddexp.reduce(np.stack(log_probabilities)) - np.log(len(log_probabilities))).astype(np.float32)
+    stacked = np.stack(log_probabilities)
+    largest = stacked.max(0)  # taken out, so that nothing underflows
+    return largest + np.log(np.exp(stacked - largest).mean(0))
 
 
 def save(predictions: Predictions, path: Path, **about: str | int) -> None:
