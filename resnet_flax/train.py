@@ -1,6 +1,7 @@
 """Training, from a config to the results of a run."""
 
 import json
+import math
 import platform
 import signal
 import statistics
@@ -216,7 +217,8 @@ def fit(
             if finished or row is best_row(history, train.monitor) or len(history) % train.checkpoint_every == 0:
                 save()
             monitor.end_epoch(history, speed)
-            speeds.append(speed)
+            if not math.isnan(speed):  # nothing was left to train of an epoch resumed at its evaluation
+                speeds.append(speed)
     return history, speeds
 
 
