@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
                 dir="",  # where it lies; "" is TFDS_DATA_DIR, or TFDS's own default
                 train="train[:90%]",  # splits in the syntax of TFDS
                 validation="train[90%:]",  # "" for none: then the last epoch is the result
-                test="test",
+                test="test",  # "" for none: a run that only chooses, by validation, needs not look at it
                 classes=placeholder(tuple),  # the names of its classes; None is as the dataset has them
                 train_examples=0,  # keep only so many of the training split; 0 keeps all
                 feed="auto",  # "tfdata" on the host, "device" on the accelerator

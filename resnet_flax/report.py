@@ -33,7 +33,7 @@ def draw(config: FrozenConfigDict, workdir: Path) -> None:
     """Make the workdir's `report` for the epochs so far: PNG pictures, summary.txt and report.html.
 
     Raises UserError where no epoch is finished. What is said about single images is about the test split once the run
-    is finished, from the evaluation that training ended with, and before about the validation split.
+    is finished, from the evaluation that training ended with; before, and without a test split, about validation.
     """
     history = read_history(workdir)
     folder = workdir / "report"
@@ -127,7 +127,7 @@ def headline(config: FrozenConfigDict, history: Rows, results: dict) -> list[str
         f"{config.model.name} on {config.data.name}, {config.optimizer.name}, {config.schedule.name} schedule, {state}"
     )
     shown = {}
-    if results:
+    if "test_accuracy" in results:
         count = results["test_examples"]
         low, high = wilson(round(results["test_accuracy"] * count), count)
         shown["test accuracy"] = f"{results['test_accuracy']:.2%}"
@@ -223,7 +223,7 @@ def compare(runs: list[Run], folder: Path) -> None:
 def comparison_row(config: FrozenConfigDict, workdir: Path, history: Rows) -> list[str]:
     best, results = best_validation(history) or history[-1], read_results(workdir)
     interval = "-"
-    if results:
+    if "test_accuracy" in results:
         count = results["test_examples"]
         interval = " - ".join(map(share, wilson(round(results["test_accuracy"] * count), count)))
     parameters = models.count_parameters(models.build(config.model, len(config.data.classes)), IMAGE_SHAPE)

@@ -24,6 +24,7 @@ from resnet_flax.errors import Interrupted, NotFinite, UserError
 from resnet_flax.metrics import Monitor
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
+from resnet_flax.predictions import Predictions
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
 
 IN_FLIGHT = 4  # steps sent ahead of the one waited for: a device stays busy, and a signal is answered soon
@@ -119,8 +120,8 @@ class Run:
 def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     """Train what `config` says in `workdir`, from its newest checkpoint if it has one, and return the results.
 
-    The test split is evaluated once, at the end, with the state that was best on validation (the last one where
-    nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
+    The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
+    (the last one where nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
     """
     run = Run.from_config(config)
     claim(workdir, config)
@@ -141,13 +142,12 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
         state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
-        test = run.classifier.evaluate(state, run.data.test, stop.requested)
+        role, split = ("test", run.data.test) if run.data.test else ("validation", run.data.validation)
+        found = run.classifier.evaluate(state, split, stop.requested) if split else None
         if stop.signum:  # everything but this evaluation is saved
             raise Interrupted(stop.signum)
     results = {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_examples": len(test),
+        **(test_results(found) if found and role == "test" else {}),
         "chosen_epoch": chosen["epoch"],
         **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
         "epochs": len(history),
@@ -157,14 +157,26 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-    report.keep(report.Answers(test, "test", config.data.test, int(chosen["step"])), workdir)
+    results_file.parent.mkdir(exist_ok=True)
+    if found:
+        report.keep(report.Answers(found, role, config.data[role], int(chosen["step"])), workdir)
     results_file.write_text(json.dumps(results, indent=2) + "\n")
-    print(
-        f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f} ({len(test):,} examples, epoch {chosen['epoch']})",
-        flush=True,
-    )
+    print(conclusion(found, role, int(chosen["epoch"])), flush=True)
     report.draw(config, workdir)
     return results
+
+
+def test_results(found: Predictions) -> dict:
+    return {"test_accuracy": found.accuracy, "test_loss": found.loss, "test_examples": len(found)}
+
+
+def conclusion(found: Predictions | None, role: str, epoch: int) -> str:
+    """The last line about a run: what was `found` on the split `role` with the weights of `epoch`."""
+    if found is None:
+        return f"epoch {epoch}: nothing to evaluate on, config.data.validation and config.data.test are empty"
+    absent = "" if role == "test" else "; no test, config.data.test is empty"
+    accuracy = f"{role} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}"
+    return f"{accuracy} ({len(found):,} examples, epoch {epoch}){absent}"
 
 
 def claim(workdir: Path, config: configs.FrozenConfigDict) -> None:

@@ -212,6 +212,30 @@ def test_without_validation_the_last_epoch_is_the_result(tmp_path):
     assert "val_accuracy" not in results
 
 
+@pytest.mark.parametrize("held_out", ["train[90%:]", ""])
+def test_without_a_test_split_nothing_is_said_of_one(finished, tmp_path, held_out, capsys, monkeypatch):
+    """Choosing a recipe must not look at the test split: it is not even read."""
+    read = training.sources.read_split
+    names = []
+    monkeypatch.setattr(training.sources, "read_split", lambda *split: names.append(split[1]) or read(*split))
+    assert main([*SMALL, f"--config.data.validation={held_out}", "--config.data.test=", f"--workdir={tmp_path}"]) == 0
+    assert set(names) == {"train"}
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert not [name for name in results if name.startswith("test_")]
+    page, out = (tmp_path / "report" / "report.html").read_text(), capsys.readouterr().out
+    assert "test accuracy" not in page and "test split" not in page
+    assert ("On the validation split" in page) == bool(held_out)
+    if held_out:
+        assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+        assert f"validation accuracy {results['val_accuracy']:.2%}" in out
+        assert "no test, config.data.test is empty" in out
+            f"validation accuracy {results['val_accuracy']:.2%}" in out and "no test, config.data.test is empty" in out
+        )
+    else:
+        assert "epoch 3: nothing to evaluate on" in out
+    assert main(["report", str(finished), str(tmp_path), f"--output={tmp_path / 'both'}"]) == 0
+
+
 def test_pmap_trains_too(tmp_path):
     assert main([*SMALL, "--config.parallel=pmap", "--config.data.feed=device", f"--workdir={tmp_path}"]) == 0
 

@@ -33,11 +33,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits of a run; `validation` is None where nothing is held out."""
+    """The splits of a run; `validation` is None where nothing is held out, `test` where nothing is tested."""
 
     train: Split
     validation: Split | None
-    test: Split
+    test: Split | None
     classes: tuple[str, ...]
 
 
@@ -103,7 +103,7 @@ def load(config) -> Dataset:
     if config.train_examples:
         train = splits["train"]
         splits["train"] = Split(train.images[: config.train_examples], train.labels[: config.train_examples])
-    return Dataset(splits["train"], splits.get("validation"), splits["test"], source.classes)
+    return Dataset(splits["train"], splits.get("validation"), splits.get("test"), source.classes)
 
 
 def load_split(config, text: str) -> tuple[str, Split]:
