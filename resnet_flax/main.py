@@ -12,7 +12,8 @@ verbs
   predict        what the network takes your images for, as a CSV: predict photos/ cat.jpg images.npy --workdir=runs/A
                  --output=PATH; --submission writes ID,Labels; --checkpoint=best|newest|STEP
   import-torch   start a workdir from PyTorch weights: --file=PATH, a .safetensors or a state_dict in .pt
-  export         write the best (or only) weights of a workdir: --format=safetensors|torch, --output=PATH
+  export         write the best (or only) weights of a workdir: --format=safetensors|torch, or with stablehlo a program
+                 that needs jax alone; --output=PATH
 
 flags
   --config=FILE[:ARGUMENT]   a recipe, such as configs/preact.py, or configs/preact.py:full to train on all examples
@@ -43,7 +44,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb("resnet_flax.evaluate:evaluate", dict(split="test", checkpoint="best", tta=""), "workdirs", True),
     "predict": Verb("resnet_flax.predict:predict", dict(checkpoint="best", output="", submission=False), "files", True),
     "import-torch": Verb("resnet_flax.torch_weights:import_torch", dict(file="")),
-    "export": Verb("resnet_flax.torch_weights:export", dict(format="safetensors", output=""), trained=True),
+    "export": Verb("resnet_flax.export:export", dict(format="safetensors", output=""), trained=True),
 }
 
 Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir

@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.checkpoint import Checkpoint, Checkpoints
-from resnet_flax.classifier import blank, optimizer, restore
+from resnet_flax.classifier import blank, optimizer
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.steps import TrainState
 
@@ -133,8 +133,6 @@ def write_torch(tensors: Tensors, file: Path) -> None:
 
 
 READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch}
-# Format -> (the ending of its files, how to write one).
-WRITERS = {"safetensors": (".safetensors", safetensors.numpy.save_file), "torch": (".pt", write_torch)}
 
 
 def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
@@ -163,21 +161,3 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
         checkpoints.save(Checkpoint(0, tree | {"state": state}), None)
     print(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")
-
-
-def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) -> None:
-    """Write the weights of the best checkpoint of `workdir`, or of the newest where nothing is held out, for PyTorch.
-
-    `format` is one of WRITERS, `output` the file, "weights" in the workdir by default. Raises UserError where there is
-    no checkpoint.
-    """
-    ending, write = lookup("format", format, WRITERS)
-    path = Path(output) if output else workdir / f"weights{ending}"
-    checkpoint = restore(config, workdir)
-    state = checkpoint.tree["state"]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(to_torch({"params": state.params, "batch_stats": state.batch_stats}), path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from None
-    print(f"the state of step {checkpoint.step:,} exported to {path}")

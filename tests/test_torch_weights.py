@@ -13,9 +13,10 @@ from resnet_flax import torch_weights
 from resnet_flax.checkpoint import Checkpoint, Checkpoints
 from resnet_flax.config import complete, get_config
 from resnet_flax.errors import UserError
+from resnet_flax.export import export
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.steps import Totals
-from resnet_flax.torch_weights import export, from_torch, import_torch, to_torch
+from resnet_flax.torch_weights import from_torch, import_torch, to_torch
 from resnet_flax.train import Run
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
@@ -169,13 +170,6 @@ def test_a_file_of_another_network_leaves_no_run(tmp_path):
     with pytest.raises(UserError, match=r"wide.safetensors does not fit config.model 'tiny': of another shape: "):
         import_torch(tiny_config(), tmp_path / "run", str(file))
     assert not (tmp_path / "run").exists()
-
-
-def test_nothing_to_export(tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoints"):
-        export(tiny_config(), tmp_path, "safetensors", "")
-    with pytest.raises(UserError, match="unknown format 'onnx'"):
-        export(tiny_config(), tmp_path, "onnx", "")
 
 
 def test_without_torch_one_line_says_what_to_install(tmp_path, monkeypatch):
