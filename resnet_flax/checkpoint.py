@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from resnet_flax.errors import UserError
+from resnet_flax.text import say
 
 Row = dict[str, float]  # one epoch's results, column -> value
 
@@ -99,7 +100,7 @@ class Checkpoints:
                 return self.restore(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                print(f"checkpoint {step} is damaged and is skipped: {reason}", flush=True)
+                say(f"checkpoint {step} is damaged and is skipped: {reason}")
                 (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
                 self._manager.reload()
         if steps:

@@ -19,6 +19,7 @@ from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, local_rows
 from resnet_flax.predictions import Predictions
 from resnet_flax.steps import Totals, TrainState, eval_step, init_state
+from resnet_flax.text import say
 
 BATCH = 500
 IN_FLIGHT = 4  # batches sent ahead of the one waited for
@@ -105,5 +106,5 @@ def read(checkpoints: Checkpoints, steps: list[int], tree: dict) -> Checkpoint:
         try:
             return checkpoints.restore(step, tree)
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            print(f"checkpoint {step} cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}")
+            say(f"checkpoint {step} cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}")
     raise UserError(f"none of the checkpoints {steps} in {checkpoints.folder} is sound")

@@ -12,6 +12,7 @@ from resnet_flax.data import sources
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.predictions import Predictions, wilson
 from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
+from resnet_flax.text import say
 
 Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
 Row = tuple[str, Predictions]  # of a table: what it is called, and what it shows
@@ -60,8 +61,8 @@ def evaluate(runs: list[Run], split: str, checkpoint: str, tta: str) -> None:
     if chosen:
         suffix = f", {len(found[0])} views"
         rows += with_ensemble([name + suffix for name in names], [mean_of(views) for views in found], suffix)
-    print("\n" + as_text(SCORES_HEADER, score_rows(rows)))
-    print(f"{judged}\n" + as_text(CLASS_HEADER, class_rows(predicted, classes)), end="")
+    say("\n" + as_text(SCORES_HEADER, score_rows(rows)))
+    say(f"{judged}\n" + as_text(CLASS_HEADER, class_rows(predicted, classes)).rstrip())
 
 
 def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> list[Predictions]:
@@ -70,9 +71,9 @@ def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> list[
     text, examples = sources.load_split(config.data, split)
     found = restore(config, workdir, checkpoint)
     state = found.tree["state"]
-    print(f"{workdir}: {text} of {config.data.name}, checkpoint {checkpoint} (step {found.step:,})", flush=True)
+    say(f"{workdir}: {text} of {config.data.name}, checkpoint {checkpoint} (step {found.step:,})")
     if trained_on(config, text):
-        print(f"note: {workdir} was trained on {config.data.train}, so this says little about new images")
+        say(f"note: {workdir} was trained on {config.data.train}, so this says little about new images")
     classifier = Classifier(config, min(BATCH, len(examples)))
     shown = [examples.images]
     for view in views:

@@ -15,6 +15,7 @@ from resnet_flax.classifier import IMAGE_SHAPE, restore
 from resnet_flax.data.augment import Policy
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.steps import TrainState, eval_step
+from resnet_flax.text import say
 from resnet_flax.torch_weights import to_torch, write_torch
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -34,7 +35,7 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) ->
         write(config, checkpoint.tree["state"], path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}") from None
-    print(f"the state of step {checkpoint.step:,} exported to {path}")
+    say(f"the state of step {checkpoint.step:,} exported to {path}")
 
 
 def write_safetensors(config: FrozenConfigDict, state: TrainState, path: Path) -> None:

@@ -35,6 +35,7 @@ from resnet_flax import config as configs
 from resnet_flax.command_line import Verb, find_recipe, given, read_flags
 from resnet_flax.data.sources import cache_folder
 from resnet_flax.errors import Interrupted, UserError, lookup
+from resnet_flax.text import say
 
 VERBS: dict[str, Verb] = {
     "train": Verb("resnet_flax.train:train"),
@@ -85,10 +86,10 @@ def main(argv: list[str]) -> int:
         do = getattr(importlib.import_module(module), function)
         do(runs, **options) if VERBS[name].words == "workdirs" else do(*runs[0], **options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", sys.stderr)
         return error.exit_code
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        say(stop, sys.stderr)
         return stop.exit_code
     except KeyboardInterrupt:
         return 130

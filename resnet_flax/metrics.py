@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from resnet_flax.checkpoint import Row
 from resnet_flax.steps import Totals
+from resnet_flax.text import say
 
 # Only what follows from the config and the seed, so that an interrupted run leaves the same file.
 COLUMNS = (
@@ -110,7 +111,7 @@ class Monitor:
         """Record the last row of `history` everywhere."""
         row = history[-1]
         self.bar.close()
-        print(epoch_line(row, self.epochs, images_per_second), flush=True)
+        say(epoch_line(row, self.epochs, images_per_second))
         write_csv(history, self.workdir / "metrics.csv")
         for name, value in row.items():
             if name not in ("epoch", "step"):

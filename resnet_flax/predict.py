@@ -13,6 +13,7 @@ from tqdm import tqdm
 from resnet_flax.classifier import BATCH, IMAGE_SHAPE, Classifier, restore
 from resnet_flax.data.images import IMAGES, Images, find
 from resnet_flax.errors import UserError
+from resnet_flax.text import say
 
 MOST_LISTED = 20
 
@@ -49,8 +50,8 @@ def predict(
         unfinished.unlink(missing_ok=True)
     if images.changed:
         name, was = next(iter(images.changed.items()))
-        print(f"{len(images.changed):,} images made 32 x 32, RGB; the first, {name}, was {was}")
-    print(f"{count:,} images in {path}" if count else "nothing to write", flush=True)
+        say(f"{len(images.changed):,} images made 32 x 32, RGB; the first, {name}, was {was}")
+    say(f"{count:,} images in {path}" if count else "nothing to write")
     if images.unreadable:
         listed = [f"  {name}: {why}" for name, why in images.unreadable.items()]
         rest = [f"  and {len(listed) - MOST_LISTED:,} more"] if len(listed) > MOST_LISTED else []

@@ -9,6 +9,7 @@ from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
 from resnet_flax.errors import UserError
+from resnet_flax.text import say
 
 LARGEST = 50  # images or versions that still make a picture
 
@@ -45,4 +46,4 @@ def draw(config, workdir: Path, images: int, versions: int) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "preview.png"
     figure.savefig(path)
-    print(f"{str(policy)!r}\ndrawn into {path}")
+    say(f"{str(policy)!r}\ndrawn into {path}")

@@ -16,6 +16,7 @@ from resnet_flax.data import sources
 from resnet_flax.errors import UserError
 from resnet_flax.predictions import Predictions, wilson
 from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
+from resnet_flax.text import say
 
 Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
 Rows = list[dict[str, float]]
@@ -55,7 +56,7 @@ def draw(config: FrozenConfigDict, workdir: Path) -> None:
         page.folded("Config", page.preformatted(configs.to_json(config))),
     ]
     (folder / "report.html").write_text(page.page(workdir.absolute().name, parts), encoding="utf-8")
-    print(f"report: {folder}", flush=True)
+    say(f"report: {folder}")
 
 
 def read_history(workdir: Path) -> Rows:
@@ -172,7 +173,7 @@ def answers_sections(config: FrozenConfigDict, folder: Path, answers: Answers) -
     try:
         _, split = sources.load_split(config.data, answers.role)
     except UserError as absent:
-        print(f"no picture of mistakes: {absent}")
+        say(f"no picture of mistakes: {absent}")
     else:
         save(folder, "mistakes", pictures.mistakes(found, split.images, classes))
         shown = page.picture(folder / "mistakes.png", "The wrong answers given with most confidence", chart=False)
@@ -217,7 +218,7 @@ def compare(runs: list[Run], folder: Path) -> None:
         page.section("Training", page.pair(*figures)),
     ]
     (folder / "comparison.html").write_text(page.page(f"{len(runs)} runs compared", parts), encoding="utf-8")
-    print(f"{text}comparison: {folder}", flush=True)
+    say(f"{text}comparison: {folder}")
 
 
 def comparison_row(config: FrozenConfigDict, workdir: Path, history: Rows) -> list[str]:

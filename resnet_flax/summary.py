@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from resnet_flax import models
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.text import say
 
 IMAGE_SHAPE = (32, 32, 3)  # of every dataset there is
 
@@ -53,7 +54,7 @@ def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
 def show(config, workdir: Path) -> None:
     """Print the table of the config's network; raises UserError, after it, for a network over its budget."""
     model = models.build(config.model, len(config.data.classes))
-    print(table(model, IMAGE_SHAPE), end="")
+    say(table(model, IMAGE_SHAPE).rstrip())
     models.count_within_budget(model, config.model, IMAGE_SHAPE)
 
 

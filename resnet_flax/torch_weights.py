@@ -18,6 +18,7 @@ from resnet_flax.checkpoint import Checkpoint, Checkpoints
 from resnet_flax.classifier import blank, optimizer
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.steps import TrainState
+from resnet_flax.text import say
 
 Tensors = dict[str, np.ndarray]  # a state_dict: dotted name -> float32 array in PyTorch's layout
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
@@ -160,4 +161,4 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
         state = TrainState(tree["state"].step, params, variables["batch_stats"], optimizer(config).init(params))
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
         checkpoints.save(Checkpoint(0, tree | {"state": state}), None)
-    print(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")
+    say(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")

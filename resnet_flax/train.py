@@ -26,6 +26,7 @@ from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
 from resnet_flax.predictions import Predictions
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
+from resnet_flax.text import say
 
 IN_FLIGHT = 4  # steps sent ahead of the one waited for: a device stays busy, and a signal is answered soon
 ON_DEVICE_BYTES = 2**31  # "auto" keeps a larger split on the host
@@ -127,18 +128,17 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     claim(workdir, config)
     results_file = workdir / "report" / "results.json"
     if results_file.exists():
-        print(f"{workdir} is finished: {results_file}")
+        say(f"{workdir} is finished: {results_file}")
         return json.loads(results_file.read_text())
-    print(
+    say(
         f"{config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
-        f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}",
-        flush=True,
+        f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}"
     )
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         tree = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
         start = checkpoints.restore_newest(tree) or Checkpoint(0, tree)
         if start.step:
-            print(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})", flush=True)
+            say(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
         state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
@@ -161,7 +161,7 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     if found:
         report.keep(report.Answers(found, role, config.data[role], int(chosen["step"])), workdir)
     results_file.write_text(json.dumps(results, indent=2) + "\n")
-    print(conclusion(found, role, int(chosen["epoch"])), flush=True)
+    say(conclusion(found, role, int(chosen["epoch"])))
     report.draw(config, workdir)
     return results
 

@@ -1,0 +1,25 @@
+"""What is said to a user. Names of files and classes and messages of libraries may hold what a terminal would obey."""
+
+import sys
+from typing import TextIO
+
+JOINERS = "\u200c\u200d"  # hold Persian words and emoji together, and do nothing else
+
+
+def printable(text: object, longest: int = 0) -> str:
+    """`text` in one line: what a terminal obeys or hides is escaped, such as \\x1b or \\u202e.
+
+    With `longest`, what is longer is cut to so many characters, the last of which is an ellipsis.
+    """
+    whole = str(text)
+    cut = whole[:longest] if longest else whole
+    safe = "".join(c if c.isprintable() or c in JOINERS else repr(c)[1:-1] for c in cut)
+    return safe if not longest or len(whole) <= longest >= len(safe) else safe[: longest - 1] + "\u2026"
+
+
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print lines, made printable, at once."""
+    file = file or sys.stdout
+    lines = "\n".join(map(printable, str(text).split("\n")))
+    encoding = file.encoding or "utf-8"
+    print(lines.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
