@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from benchmarks import record
-from resnet_flax.data import device, tfdata
+from resnet_flax.data import tfdata
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
+from resnet_flax.data.device import Resident
 from resnet_flax.data.sources import Split
 from resnet_flax.parallel import Jit
 
@@ -29,6 +30,16 @@ RECIPES = ("preact", "resnet_443", "resnet_2322", "resnet18_w42", "resnet_353")
 def policies() -> dict[str, str]:
     """The policies of the recipes, by recipe."""
     return {name: importlib.import_module(f"configs.{name}").get_config().data.policy for name in RECIPES}
+
+
+def device_batches(stream: Stream) -> Iterator[dict]:
+    """The batches of the feed that lies on the devices, made one by one."""
+    feed = Resident(stream, Jit())
+    batch = jax.jit(feed.batch)
+    for epoch in itertools.count():
+        order = feed.order(epoch)
+        for position in range(stream.steps_per_epoch):
+            yield batch(*feed.arrays, order, epoch, position)
 
 
 def speed(feed: Iterator) -> float:
@@ -51,7 +62,7 @@ def main() -> None:
     for name, policy in policies().items():
         stream = Stream(split, Policy(policy), BATCH, seed=0, concat_original=False)
         feeds[name, policy, "tfdata"] = tfdata.batches(stream, 0)
-        feeds[name, policy, "jit"] = device.batches(stream, 0, Jit())
+        feeds[name, policy, "jit"] = device_batches(stream)
     for feed in feeds.values():
         next(feed)  # traces and compiles
     measured: dict[tuple, list[float]] = {key: [] for key in feeds}

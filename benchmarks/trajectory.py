@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,6 +25,7 @@ import torch
 from benchmarks import record
 from benchmarks.fidelity import reference, schedules
 from resnet_flax.config import FrozenConfigDict, complete
+from resnet_flax.data import tfdata
 from resnet_flax.models import architecture
 from resnet_flax.steps import Totals
 from resnet_flax.torch_weights import Tensors, to_torch
@@ -53,7 +53,7 @@ def configure(changes: dict) -> FrozenConfigDict:
 
 def ours(run: Run, batches: list[dict]) -> np.ndarray:
     """The loss of each batch, before its step."""
-    state, step, losses = run.fresh_state(), run.train_step(), []
+    state, step, losses = run.fresh_state(), run.parallel.compile(run.step(), sharded=(2,)), []
     for batch in batches:
         state, totals = step(state, run.parallel.replicate(Totals.zero()), run.parallel.shard(batch))
         losses.append(totals.means()[0])
@@ -98,7 +98,7 @@ def measure(label: str) -> dict:
     """The three curves of a setting and how far they are apart."""
     config = configure(SETTINGS[label])
     run = Run.from_config(config)
-    batches = [jax.tree.map(np.array, batch) for batch in itertools.islice(run.training_batches(0), STEPS)]
+    batches = list(itertools.islice(tfdata.batches(run.stream, 0), STEPS))
     state, draw = run.fresh_state(), np.random.default_rng(0)
     weights = to_torch({"params": state.params, "batch_stats": state.batch_stats})
     rounded = {

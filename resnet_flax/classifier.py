@@ -22,6 +22,7 @@ from resnet_flax.steps import Totals, TrainState, eval_step, init_state
 from resnet_flax.text import say
 
 BATCH = 500
+ON_DEVICE_BYTES = 2**31  # more images than that stay on the host
 IN_FLIGHT = 4  # batches sent ahead of the one waited for
 IMAGE_SHAPE = (32, 32, 3)
 
@@ -34,7 +35,10 @@ class Classifier:
         axis_name = self.parallel.axis_name
         model = models.build(config.model, len(config.data.classes), axis_name)
         normalize = partial(Policy(config.data.policy).plain, jnp)
-        self.step = self.parallel.compile(partial(eval_step, model=model, normalize=normalize, axis_name=axis_name))
+        step = partial(eval_step, model=model, normalize=normalize, axis_name=axis_name)
+        self.step = self.parallel.compile(step, sharded=(1,))
+        self.steps = self.parallel.compile(partial(map_batches, step), sharded=(1,))
+        self.held: tuple[np.ndarray, dict] | None = None  # images, and the same on the devices
         self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
 
     def __call__(
@@ -44,7 +48,7 @@ class Classifier:
         outputs: list[jax.Array] = []
         in_flight: deque[jax.Array] = deque()
         for batch in self._batches(images):
-            outputs.append(self.step(state.params, state.batch_stats, batch))
+            outputs.append(self.step(state.variables, batch))
             in_flight.append(outputs[-1])
             if len(in_flight) > IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
@@ -54,21 +58,40 @@ class Classifier:
 
     def evaluate(self, state: TrainState, split: Split, stopped: Callable[[], bool] = lambda: False) -> Predictions:
         """What the network says about every example of `split`, or about the first of them once `stopped()`."""
-        log_probabilities = self(state, split.images, stopped)
+        if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
+            log_probabilities = self(state, split.images, stopped)
+        else:
+            log_probabilities = self.at_once(state, split.images)
         return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
 
+    def at_once(self, state: TrainState, images: np.ndarray) -> np.ndarray:
+        """As a call, in one dispatch: the images go to the devices whole, and stay there until others come."""
+        if self.held is None or self.held[0] is not images:
+            batches = np.stack([local_rows(rows) for rows in self._padded(images)])
+            self.held = images, self.parallel.shard({"image": batches}, axis=1)
+        outputs = np.asarray(self.steps(state.variables, self.held[1]))
+        return outputs.reshape(-1, outputs.shape[-1])[: len(images)]
+
     def _batches(self, images: np.ndarray) -> Iterator[dict]:
+        return (self.parallel.shard({"image": local_rows(rows)}) for rows in self._padded(images))
+
+    def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """The images in order, the last batch padded with black ones."""
         for start in range(0, len(images), self.rows):
             rows = images[start : start + self.rows]
-            padded = np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])
-            yield self.parallel.shard({"image": local_rows(padded)})
+            yield np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])
+
+
+def map_batches(step: Callable, variables, batches: dict[str, jax.Array]) -> jax.Array:
+    """The outputs (n, batch, classes) of `step` for each of n `batches`, whose arrays have a leading axis of them."""
+    return jax.lax.map(partial(step, variables), batches)
 
 
 def blank(config: FrozenConfigDict) -> dict:
     """What a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
     model = models.build(config.model, len(config.data.classes))
-    shapes = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, IMAGE_SHAPE))
+    averaged = config.train.ema_decay > 0
+    shapes = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, IMAGE_SHAPE, averaged))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return PARALLEL[config.parallel]().replicate({"state": state, "totals": Totals.zero()})
 

@@ -88,6 +88,7 @@ def get_config() -> ConfigDict:
                 epochs=10,
                 batch_size=128,
                 label_smoothing=0.0,
+                ema_decay=0.0,  # answer with a moving average of the weights that decays by so much a step; 0 for none
                 checkpoint_every=1,  # epochs
                 monitor="val_accuracy",  # what the best checkpoint is best at, or "val_loss"
                 patience=0,  # stop after so many epochs without a new best; 0 never stops early
@@ -149,6 +150,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.epochs": (lambda v: v > 0, "positive"),
     "train.batch_size": (lambda v: v > 0, "positive"),
     "train.label_smoothing": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    "train.ema_decay": (lambda v: 0 <= v < 1, "0 (off), or above 0 and below 1"),
     "train.checkpoint_every": (lambda v: v > 0, "a positive number of epochs"),
     "train.patience": (lambda v: v >= 0, "0 (off) or a positive number of epochs"),
     "train.min_delta": (lambda v: v >= 0, "0 or positive"),

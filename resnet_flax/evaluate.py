@@ -1,6 +1,7 @@
 """How good trained networks are on a split: accuracy with an interval, loss, and a table of the classes."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,21 +53,32 @@ def evaluate(runs: list[Run], split: str, checkpoint: str, tta: str) -> None:
     chosen = [lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name]
     classes = runs[0][0].data.classes
     found = [judge(run, split, checkpoint, chosen) for run in runs]
-    for (config, workdir), views in zip(runs, found, strict=True):
-        if config.data.classes != classes or not np.array_equal(views[0].labels, found[0][0].labels):
+    for (config, workdir), judged in zip(runs, found, strict=True):
+        if config.data.classes != classes or not np.array_equal(judged.views[0].labels, found[0].views[0].labels):
             raise UserError(f"{workdir} has other classes or images than {runs[0][1]}: no ensemble of the two")
     names = [str(workdir) for _, workdir in runs]
-    rows = with_ensemble(names, [views[0] for views in found])
-    judged, predicted = rows[-1]
+    rows = with_ensemble(names, [judged.views[0] for judged in found])
+    name, predicted = rows[-1]
     if chosen:
-        suffix = f", {len(found[0])} views"
-        rows += with_ensemble([name + suffix for name in names], [mean_of(views) for views in found], suffix)
+        suffix = f", {len(found[0].views)} views"
+        rows += with_ensemble([name + suffix for name in names], [mean_of(judged.views) for judged in found], suffix)
+    rows += [
+        (f"{run}, unaveraged", judged.unaveraged) for run, judged in zip(names, found, strict=True) if judged.unaveraged
+    ]
     say("\n" + as_text(SCORES_HEADER, score_rows(rows)))
-    say(f"{judged}\n" + as_text(CLASS_HEADER, class_rows(predicted, classes)).rstrip())
+    say(f"{name}\n" + as_text(CLASS_HEADER, class_rows(predicted, classes)).rstrip())
 
 
-def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> list[Predictions]:
+@dataclass(frozen=True)
+class Judged:
     """What a run's network says about a split: about the images as they are, then about each further view of them."""
+
+    views: list[Predictions]
+    unaveraged: Predictions | None  # what the trained weights say where the network answers with an average of them
+
+
+def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> Judged:
+    """What a run's network says about a split and some views of it."""
     config, workdir = run
     text, examples = sources.load_split(config.data, split)
     found = restore(config, workdir, checkpoint)
@@ -78,7 +90,10 @@ def judge(run: Run, split: str, checkpoint: str, views: Sequence[View]) -> list[
     shown = [examples.images]
     for view in views:
         shown = view(shown)
-    return [classifier.evaluate(state, sources.Split(images, examples.labels)) for images in shown]
+    return Judged(
+        [classifier.evaluate(state, sources.Split(images, examples.labels)) for images in shown],
+        classifier.evaluate(state.trained, examples) if state.average else None,
+    )
 
 
 def mean_of(found: Sequence[Predictions]) -> Predictions:

@@ -39,11 +39,11 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) ->
 
 
 def write_safetensors(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
-    safetensors.numpy.save_file(to_torch({"params": state.params, "batch_stats": state.batch_stats}), path)
+    safetensors.numpy.save_file(to_torch(state.variables), path)
 
 
 def write_state_dict(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
-    write_torch(to_torch({"params": state.params, "batch_stats": state.batch_stats}), path)
+    write_torch(to_torch(state.variables), path)
 
 
 def write_stablehlo(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
@@ -63,10 +63,10 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     if config.model.compute_dtype == "auto":  # what is best here says nothing about where the program will run
         model = model.clone(dtype=jnp.float32)
     answer = partial(eval_step, model=model, normalize=partial(Policy(config.data.policy).plain, jnp))
-    params, batch_stats = jax.tree.map(np.asarray, (state.params, state.batch_stats))
+    variables = jax.tree.map(np.asarray, state.variables)
 
     def probabilities(images: jax.Array) -> jax.Array:
-        return jnp.exp(answer(params, batch_stats, {"image": images}))
+        return jnp.exp(answer(variables, {"image": images}))
 
     shape = jax.export.symbolic_shape("n, " + ", ".join(map(str, IMAGE_SHAPE)))
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))

@@ -25,13 +25,15 @@ COLUMNS = (
     "val_loss",
     "val_accuracy",
 )
+OF_AVERAGES = ("unaveraged_val_loss", "unaveraged_val_accuracy")  # columns of a run that averages its weights
 
 
 def write_csv(history: list[Row], path: Path) -> None:
     """All finished epochs as a table, replaced as a whole so that it is never half written."""
     unfinished = path.with_suffix(".tmp")
     with open(unfinished, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        columns = COLUMNS + (OF_AVERAGES if history and OF_AVERAGES[0] in history[0] else ())
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(history)
         file.flush()
@@ -88,9 +90,13 @@ class Monitor:
         """From now on images are counted."""
         self.started, self.shown = time.perf_counter(), -math.inf
 
+    def steps_per_second(self, step: int) -> float:
+        """Since the clock started, where the first `step` steps of the epoch are done."""
+        return (step - self.first_step) / (time.perf_counter() - self.started)
+
     def rate(self, step: int) -> float:
         """Images a second since the clock started, where the first `step` steps of the epoch are done."""
-        return (step - self.first_step) * self.batch_size / (time.perf_counter() - self.started)
+        return self.steps_per_second(step) * self.batch_size
 
     def due(self) -> bool:
         """Whether it is time to look at the totals: that takes longer than a fast step, so only now and then."""

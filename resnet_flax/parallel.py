@@ -5,6 +5,7 @@ loss see the whole batch. `Pmap` runs the same step once a device, with the sums
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Protocol
 
 import chex
@@ -24,14 +25,17 @@ class Parallel(Protocol):
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         """The same arrays on every device."""
 
-    def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """This process's rows of a batch, spread over its devices."""
+    def shard(self, batch: dict[str, Any], axis: int = 0) -> dict[str, Any]:
+        """This process's rows of a batch, spread over its devices; the rows of each array lie along `axis`."""
 
-    def compile(self, step: Callable, donate: tuple[int, ...] = ()) -> Callable:
-        """A step (replicated, replicated, batch) -> replicated, compiled; arguments in `donate` are used up."""
+    def compile(self, step: Callable, sharded: tuple[int, ...], donate: tuple[int, ...] = ()) -> Callable:
+        """A step whose arguments and results are on every device, compiled.
 
-    def compile_batch(self, make: Callable) -> Callable:
-        """A function (replicated, ...) -> batch, compiled; its rows come out spread over the devices."""
+        Those arguments in `sharded` are spread over the devices instead; those in `donate` are used up.
+        """
+
+    def compile_order(self, make: Callable) -> Callable:
+        """A function of replicated arguments -> (steps, batch), compiled; its columns are spread over the devices."""
 
 
 class Jit:
@@ -40,21 +44,24 @@ class Jit:
     def __init__(self) -> None:
         self.mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.sharded = NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    def sharded(self, axis: int) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
 
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         return jax.device_put(tree, self.replicated)
 
-    def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def shard(self, batch: dict[str, Any], axis: int = 0) -> dict[str, Any]:
         if jax.process_count() == 1:
-            return jax.device_put(batch, self.sharded)
-        return {name: jax.make_array_from_process_local_data(self.sharded, rows) for name, rows in batch.items()}
+            return jax.device_put(batch, self.sharded(axis))
+        place = self.sharded(axis)
+        return {name: jax.make_array_from_process_local_data(place, rows) for name, rows in batch.items()}
 
-    def compile(self, step: Callable, donate: tuple[int, ...] = ()) -> Callable:
+    def compile(self, step: Callable, sharded: tuple[int, ...], donate: tuple[int, ...] = ()) -> Callable:
         return jax.jit(step, donate_argnums=donate, out_shardings=self.replicated)
 
-    def compile_batch(self, make: Callable) -> Callable:
-        return jax.jit(make, out_shardings=self.sharded)
+    def compile_order(self, make: Callable) -> Callable:
+        return jax.jit(make, out_shardings=self.sharded(1))
 
 
 class Pmap:
@@ -63,15 +70,26 @@ class Pmap:
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
         return jax.device_put(tree)
 
-    def shard(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {name: rows.reshape(jax.local_device_count(), -1, *rows.shape[1:]) for name, rows in batch.items()}
+    def shard(self, batch: dict[str, Any], axis: int = 0) -> dict[str, Any]:
+        return {name: self._split(rows, axis) for name, rows in batch.items()}
 
-    def compile(self, step: Callable, donate: tuple[int, ...] = ()) -> Callable:
-        # The state goes in and out as one copy; pmap spreads and collects it.
-        return jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
+    def compile(self, step: Callable, sharded: tuple[int, ...], donate: tuple[int, ...] = ()) -> Callable:
+        # What is on every device goes in and out as one copy; pmap spreads and collects it.
+        @cache
+        def mapped(arguments: int) -> Callable:
+            axes = tuple(0 if index in sharded else None for index in range(arguments))
+            return jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=None)
 
-    def compile_batch(self, make: Callable) -> Callable:
-        return jax.jit(lambda *args: self.shard(make(*args)))
+        return lambda *arguments: mapped(len(arguments))(*arguments)
+
+    def compile_order(self, make: Callable) -> Callable:
+        return jax.jit(lambda *arguments: self._split(local_rows(make(*arguments), axis=1), axis=1))
+
+    def _split(self, rows, axis: int):
+        """`axis` cut into a leading axis of devices and what is left for each."""
+        shape, devices = rows.shape, jax.local_device_count()
+        parts = rows.reshape(*shape[:axis], devices, shape[axis] // devices, *shape[axis + 1 :])
+        return parts.swapaxes(0, axis) if axis else parts
 
 
 PARALLEL: dict[str, Callable[[], Any]] = {"jit": Jit, "pmap": Pmap}

@@ -13,14 +13,30 @@ from flax import struct
 Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3) and, in training, "label" (batch,) int32
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All that training changes. Random numbers need no state: they follow from the seed and the step."""
 
     step: jax.Array  # () int32, optimiser steps done
     params: chex.ArrayTree
     batch_stats: chex.ArrayTree
     opt_state: chex.ArrayTree
+    average: chex.ArrayTree  # the moving average of params and batch_stats, {} where none is kept
+
+    @classmethod
+    def start(cls, params, batch_stats, optimizer: optax.GradientTransformation, averaged: bool) -> "TrainState":
+        """The state before the first step, with an average of the weights if `averaged`."""
+        average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if averaged else {}
+        return cls(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
+
+    @property
+    def variables(self) -> chex.ArrayTree:
+        """The params and batch_stats that the network answers with: their average where one is kept."""
+        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def trained(self) -> "TrainState":
+        """This state, answering with the weights that are trained even where it has an average of them."""
+        return self.replace(average={})
 
 
 @struct.dataclass
@@ -43,11 +59,12 @@ class Totals:
         return float(self.loss) / count, int(self.correct) / count
 
 
-def init_state(model: nn.Module, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple) -> TrainState:
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple, averaged: bool = False
+) -> TrainState:
     """A fresh state for images of `image_shape` (height, width, 3)."""
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    return TrainState.start(variables["params"], variables.get("batch_stats", {}), optimizer, averaged)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
@@ -69,9 +86,10 @@ def train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     label_smoothing: float = 0.0,
+    ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Totals]:
-    """One optimiser step on the mean loss of the batch.
+    """One optimiser step on the mean loss of the batch, and then one of the weights' average if the state has one.
 
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
     """
@@ -99,15 +117,28 @@ def train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     finite = jnp.isfinite(sums[0]) & jnp.isfinite(optax.tree.norm(gradients))
     first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)
+    params = optax.apply_updates(state.params, updates)
+    state = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
+    if state.average:
+        state = state.replace(average=moved_average(state.average, state.trained.variables, ema_decay, state.step))
     return (
-        TrainState(state.step + 1, optax.apply_updates(state.params, updates), batch_stats, opt_state),
+        state,
         Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], first_bad),
     )
 
 
+def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:
+    """decay x average + (1 - decay) x new, at step `step` (from 1) of such steps.
+
+    The first ones decay faster, by step / (9 + step) if that is less, so that the random start is soon forgotten
+    (tf.train.ExponentialMovingAverage with num_updates).
+    """
+    keep = jnp.minimum(decay, step / (9.0 + step))
+    return jax.tree.map(lambda old, now: now + keep * (old - now), average, new)
+
+
 def eval_step(
-    params: chex.ArrayTree,
-    batch_stats: chex.ArrayTree,
+    variables: chex.ArrayTree,
     batch: Batch,
     *,
     model: nn.Module,
@@ -119,7 +150,6 @@ def eval_step(
     Images come as uint8; `normalize` makes them what the network was trained on. Under a mapped axis `axis_name` every
     device gets the rows of all.
     """
-    variables = {"params": params, "batch_stats": batch_stats}
     logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
     log_probabilities = jax.nn.log_softmax(logits)
     if axis_name is not None:

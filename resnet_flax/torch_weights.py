@@ -158,7 +158,8 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
         if checkpoints.steps():
             raise UserError(f"{workdir} holds a run already: choose another --workdir")
         params = jax.tree.map(jnp.asarray, variables["params"])
-        state = TrainState(tree["state"].step, params, variables["batch_stats"], optimizer(config).init(params))
+        averaged = config.train.ema_decay > 0
+        state = TrainState.start(params, variables["batch_stats"], optimizer(config), averaged)
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
         checkpoints.save(Checkpoint(0, tree | {"state": state}), None)
     say(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")

@@ -6,7 +6,6 @@ import platform
 import signal
 import statistics
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,10 @@ from pathlib import Path
 import jax
 
 from resnet_flax import config as configs
-from resnet_flax import models, report
+from resnet_flax import loop, models, report
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row, best_row
-from resnet_flax.classifier import Classifier
-from resnet_flax.data import device, sources, tfdata
+from resnet_flax.classifier import ON_DEVICE_BYTES, Classifier
+from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
 from resnet_flax.errors import Interrupted, NotFinite, UserError
@@ -28,8 +27,8 @@ from resnet_flax.predictions import Predictions
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
 from resnet_flax.text import say
 
-IN_FLIGHT = 4  # steps sent ahead of the one waited for: a device stays busy, and a signal is answered soon
-ON_DEVICE_BYTES = 2**31  # "auto" keeps a larger split on the host
+IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
+DISPATCH_SECONDS = 0.1  # what a dispatch of many steps is to take
 
 
 class StopRequest:
@@ -91,31 +90,31 @@ class Run:
 
     def fresh_state(self) -> TrainState:
         """The state before the first step, on all devices. Optimising this program costs more than it saves."""
-        init = partial(init_state, self.model, self.optimizer, self.config.seed, self.data.train.images.shape[1:])
+        image_shape, averaged = self.data.train.images.shape[1:], self.config.train.ema_decay > 0
+        init = partial(init_state, self.model, self.optimizer, self.config.seed, image_shape, averaged)
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return self.parallel.replicate(jax.jit(init, compiler_options=quick)())
 
-    def train_step(self):
-        """(state, totals, batch) -> (state, totals), compiled; the state given to it is used up."""
-        step = partial(
+    def step(self) -> loop.Step:
+        """One training step of this run, (state, totals, batch) -> (state, totals), not compiled."""
+        return partial(
             train_step,
             model=self.model,
             optimizer=self.optimizer,
             seed=self.config.seed,
             label_smoothing=self.config.train.label_smoothing,
+            ema_decay=self.config.train.ema_decay,
             axis_name=self.parallel.axis_name,
         )
-        return self.parallel.compile(step, donate=(0,))
 
-    def training_batches(self, first_step: int) -> Iterator[dict]:
-        """Batches from a step on, ready on the devices."""
+    def advance(self, first_step: int) -> loop.Advance:
+        """What does the training steps from `first_step` on, compiled."""
         feed = self.config.data.feed
         if feed == "auto":
             fits = jax.default_backend() != "cpu" and self.data.train.images.nbytes < ON_DEVICE_BYTES
             feed = "device" if fits else "tfdata"
-        if feed == "device":
-            return device.batches(self.stream, first_step, self.parallel)
-        return map(self.parallel.shard, tfdata.batches(self.stream, first_step))
+        start = loop.resident if feed == "device" else loop.host_fed
+        return start(self.step(), self.stream, first_step, self.parallel)
 
 
 def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
@@ -141,13 +140,21 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
             say(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
+        if len(history) < config.train.epochs:
+            print(
+                f"stopped early after epoch {len(history)}: no better {config.train.monitor} in "
+                f"{config.train.patience} epochs; epoch {chosen['epoch']} is restored"
+            )
         state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
         role, split = ("test", run.data.test) if run.data.test else ("validation", run.data.validation)
         found = run.classifier.evaluate(state, split, stop.requested) if split else None
+        unaveraged = run.data.test if state.average else None
+        trained = run.classifier.evaluate(state.trained, unaveraged, stop.requested) if unaveraged else None
         if stop.signum:  # everything but this evaluation is saved
             raise Interrupted(stop.signum)
     results = {
         **(test_results(found) if found and role == "test" else {}),
+        **({"unaveraged_test_accuracy": trained.accuracy, "unaveraged_test_loss": trained.loss} if trained else {}),
         "chosen_epoch": chosen["epoch"],
         **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
         "epochs": len(history),
@@ -196,9 +203,8 @@ def fit(
 ) -> tuple[list[Row], list[float]]:
     """Train from `start` to the end; return a row for each epoch, and the images a second of those trained here."""
     train, steps = run.config.train, run.stream.steps_per_epoch
-    step_fn = run.train_step()
     state, totals, history = start.tree["state"], start.tree["totals"], start.history
-    batches = run.training_batches(start.step)
+    advance = run.advance(start.step)
     speeds = []
 
     def save() -> None:
@@ -215,14 +221,11 @@ def fit(
     with Monitor(workdir, train.epochs, steps, train.batch_size, history) as monitor:
         while len(history) < train.epochs and not out_of_patience(history, train):
             epoch = len(history)
-            state, totals = train_epoch(run, step_fn, epoch, state, totals, batches, monitor, stop)
+            state, totals = train_epoch(run, advance, epoch, state, totals, monitor, stop)
             leave_if_asked()
             speed = monitor.rate(steps)
-            row = training_row(run, epoch, totals)
-            if run.data.validation:
-                validation = run.classifier.evaluate(state, run.data.validation, stop.requested)
-                row["val_loss"], row["val_accuracy"] = validation.loss, validation.accuracy
-                leave_if_asked()
+            row = training_row(run, epoch, totals) | validation_row(run, state, stop)
+            leave_if_asked()
             history = [*history, row]
             totals = run.parallel.replicate(Totals.zero())
             finished = len(history) == train.epochs or out_of_patience(history, train)
@@ -235,32 +238,27 @@ def fit(
 
 
 def train_epoch(
-    run: Run,
-    step_fn,
-    epoch: int,
-    state: TrainState,
-    totals: Totals,
-    batches: Iterator[dict],
-    monitor: Monitor,
-    stop: StopRequest,
+    run: Run, advance: loop.Advance, epoch: int, state: TrainState, totals: Totals, monitor: Monitor, stop: StopRequest
 ) -> tuple[TrainState, Totals]:
     """Train from where `state` is to the end of `epoch` (from 0), or until a stop is requested."""
     steps = run.stream.steps_per_epoch
-    first = int(state.step) - epoch * steps
+    sent = first = int(state.step) - epoch * steps
+    most = 1
     monitor.start_epoch(epoch, first)
-    in_flight: deque[Totals] = deque()
-    for step in range(first, steps):
-        state, totals = step_fn(state, totals, next(batches))
-        if step == first:
+    in_flight: deque[tuple[int, Totals]] = deque()
+    while sent < steps and not stop.signum:
+        state, totals, taken = advance(state, totals, most)
+        if sent == first:
             monitor.start_clock()  # compiling is over
-        in_flight.append(totals)
+        sent += taken
+        in_flight.append((sent, totals))
         if len(in_flight) > IN_FLIGHT:
-            done = jax.block_until_ready(in_flight.popleft())
+            done, sums = in_flight.popleft()
+            jax.block_until_ready(sums)
+            most = max(1, int(monitor.steps_per_second(done) * DISPATCH_SECONDS))
             if monitor.due():
-                refuse_nonfinite(run, done)
-                monitor.show(step + 1 - IN_FLIGHT, done, float(run.learning_rate(epoch * steps + step)))
-        if stop.signum:
-            break
+                refuse_nonfinite(run, sums)
+                monitor.show(done, sums, float(run.learning_rate(epoch * steps + done - 1)))
     jax.block_until_ready(totals)
     return state, totals
 
@@ -277,6 +275,18 @@ def training_row(run: Run, epoch: int, totals: Totals) -> Row:
         "train_loss": loss,
         "train_accuracy": accuracy,
     }
+
+
+def validation_row(run: Run, state: TrainState, stop: StopRequest) -> Row:
+    """What the validation split says about `state`, {} without one; of an average also about the weights averaged."""
+    if not run.data.validation:
+        return {}
+    found = run.classifier.evaluate(state, run.data.validation, stop.requested)
+    row: Row = {"val_loss": found.loss, "val_accuracy": found.accuracy}
+    if state.average:
+        trained = run.classifier.evaluate(state.trained, run.data.validation, stop.requested)
+        row |= {"unaveraged_val_loss": trained.loss, "unaveraged_val_accuracy": trained.accuracy}
+    return row
 
 
 def out_of_patience(history: list[Row], train) -> bool:

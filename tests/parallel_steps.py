@@ -27,7 +27,7 @@ def main(way: str, out: str) -> None:
     state = parallel.replicate(init_state(model, optimizer, 0, (16, 16, 3)))
     totals = parallel.replicate(Totals.zero())
     arguments = dict(model=model, optimizer=optimizer, seed=0, axis_name=parallel.axis_name)
-    step = parallel.compile(partial(train_step, **arguments), donate=(0,))
+    step = parallel.compile(partial(train_step, **arguments), sharded=(2,), donate=(0,))
     rng = np.random.default_rng(0)
     batches = [
         {
@@ -40,8 +40,9 @@ def main(way: str, out: str) -> None:
         # Devices see batches of different contrast, so that statistics of one device alone would differ.
         batch["image"] *= np.linspace(0.5, 2, 32, dtype=np.float32)[:, None, None, None]
         state, totals = step(state, totals, parallel.shard(batch))
-    evaluate = parallel.compile(partial(eval_step, model=model, normalize=lambda x: x, axis_name=parallel.axis_name))
-    evaluated = evaluate(state.params, state.batch_stats, parallel.shard({"image": batch["image"]}))
+    evaluation = partial(eval_step, model=model, normalize=lambda x: x, axis_name=parallel.axis_name)
+    evaluate = parallel.compile(evaluation, sharded=(1,))
+    evaluated = evaluate(state.variables, parallel.shard({"image": batch["image"]}))
     leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
     np.savez(out, *[np.asarray(leaf) for leaf in leaves], devices=jax.device_count())
 

@@ -117,3 +117,12 @@ def test_mistakes(small_runs, words, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_one_dispatch_over_images_on_the_device_gives_the_same(small_runs):
+    complete = config.complete(config.read(small_runs[0]))
+    _, examples = sources.load_split(complete.data, "test")
+    state = classifier.restore(complete, small_runs[0]).tree["state"]
+    judge = classifier.Classifier(complete, 50)  # the last of 360 images is in a batch with padding
+    for _ in range(2):  # the second time the images are there
+        np.testing.assert_allclose(judge.at_once(state, examples.images), judge(state, examples.images), atol=1e-5)

@@ -86,6 +86,6 @@ def test_evaluation_gives_log_probabilities_of_normalised_images():
     images = np.random.default_rng(1).integers(0, 256, (11, *SHAPE), np.uint8)
     normalize = partial(jnp.asarray, dtype=jnp.float32)
     logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, normalize(images), train=False)
-    given = eval_step(state.params, state.batch_stats, {"image": images}, model=model, normalize=normalize)
+    given = eval_step(state.variables, {"image": images}, model=model, normalize=normalize)
     np.testing.assert_allclose(given, jax.nn.log_softmax(logits), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.exp(given).sum(1), 1, rtol=1e-5)

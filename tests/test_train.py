@@ -132,19 +132,19 @@ def test_stopped_run_goes_on_to_the_same_end(finished, tmp_path, signum, code):
 
 def test_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
     """At step 11 of 8 a epoch, exactly: a signal from outside cannot aim so well."""
-    steps = training.Run.train_step
+    start_advance = training.Run.advance
 
-    def stopping_step(self):
-        step = steps(self)
+    def stopping_advance(self, first_step):
+        advance = start_advance(self, first_step)
 
-        def counted(state, totals, batch):
+        def counted(state, totals, most):
             if int(state.step) == 10:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return step(state, totals, batch)
+            return advance(state, totals, most)
 
         return counted
 
-    monkeypatch.setattr(training.Run, "train_step", stopping_step)
+    monkeypatch.setattr(training.Run, "advance", stopping_advance)
     assert main([*SMALL, f"--workdir={tmp_path}"]) == 143
     monkeypatch.undo()
     step, history, _ = newest(tmp_path)
@@ -243,3 +243,27 @@ def test_network_learns_the_digits(tmp_path):
     words = [SMALL[0], "--config.model.widths=(8,16,16)", "--config.train.epochs=6", "--config.train.batch_size=32"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     assert json.loads((tmp_path / "report" / "results.json").read_text())["test_accuracy"] > 0.8
+
+
+def test_averaged_weights_answer_and_the_trained_ones_are_scored_beside_them(tmp_path, capsys):
+    words = [*SMALL, "--config.train.ema_decay=0.9", "--config.data.feed=device"]
+    assert main([*words, f"--workdir={tmp_path}"]) == 0
+    results = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert results["test_loss"] != results["unaveraged_test_loss"]
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["unaveraged_val_loss"] != row["val_loss"] for row in rows)
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^{tmp_path} .* {results['test_loss']:.4f} ", out, re.MULTILINE)
+    assert re.search(rf"^{tmp_path}, unaveraged .* {results['unaveraged_test_loss']:.4f} ", out, re.MULTILINE)
+
+
+def test_early_stop_says_which_epoch_is_restored(tmp_path, capsys):
+    words = [*SMALL, "--config.train.patience=1", "--config.train.min_delta=2.0"]
+    assert main([*words, f"--workdir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "epoch 2/3" in out and "epoch 3/3" not in out
+    chosen = json.loads((tmp_path / "report" / "results.json").read_text())["chosen_epoch"]
+    assert f"stopped early after epoch 2: no better val_accuracy in 1 epochs; epoch {chosen} is restored" in out

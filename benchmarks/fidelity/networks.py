@@ -109,7 +109,7 @@ def ours(
     @jax.jit
     def step(variables, signs):
         params, stats = variables["params"], variables["batch_stats"]
-        state = TrainState(jnp.zeros((), jnp.int32), params, stats, optimizer.init(params))
+        state = TrainState.start(params, stats, optimizer, averaged=False)
         batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
         given = dict(model=model, optimizer=optimizer, seed=0, label_smoothing=smoothing)
         with training_alike(signs):

@@ -1,6 +1,4 @@
-"""The accelerator's feed: the whole split lies there, and batches are gathered and augmented there."""
-
-from collections.abc import Iterator
+"""The accelerator's feed: the whole split lies there, and batches are drawn, gathered and augmented there."""
 
 import jax
 import jax.numpy as jnp
@@ -10,19 +8,22 @@ from resnet_flax.data.batches import Stream
 from resnet_flax.parallel import Parallel
 
 
-def batches(stream: Stream, first_step: int, parallel: Parallel) -> Iterator[dict[str, jax.Array]]:
-    """The batches of the stream from step `first_step` on, spread over all devices; only a position is sent there."""
-    images, labels = parallel.replicate((np.asarray(stream.split.images), stream.split.labels))
-    order_of = jax.jit(lambda epoch: stream.order(jnp, epoch))
+class Resident:
+    """The split of a stream on all devices, and what makes its batches inside a compiled program.
 
-    @parallel.compile_batch
-    def batch(images, labels, order, epoch, position):
-        index = jax.lax.dynamic_slice_in_dim(order, position * stream.batch_size, stream.batch_size)
-        return stream.batch(jnp, images, labels, epoch, index)
+    `arrays` are the images (n, H, W, 3) uint8 and the labels (n,) int32. `order(epoch)` says which examples each step
+    of an epoch takes: (steps, batch) int32, every device its own columns of it.
+    """
 
-    epoch, start = divmod(first_step, stream.steps_per_epoch)
-    while True:
-        order = order_of(epoch)
-        for position in range(start, stream.steps_per_epoch):
-            yield batch(images, labels, order, epoch, position)
-        epoch, start = epoch + 1, 0
+    def __init__(self, stream: Stream, parallel: Parallel):
+        self.stream = stream
+        self.arrays = parallel.replicate((np.asarray(stream.split.images), stream.split.labels))
+        self.order = parallel.compile_order(self._order)
+
+    def _order(self, epoch) -> jax.Array:
+        shape = self.stream.steps_per_epoch, self.stream.batch_size
+        return self.stream.order(jnp, epoch)[: shape[0] * shape[1]].reshape(shape)
+
+    def batch(self, images, labels, order, epoch, position) -> dict[str, jax.Array]:
+        """The batch at step `position` of an epoch, as Stream.batch returns it; to be traced."""
+        return self.stream.batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))
