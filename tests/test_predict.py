@@ -100,10 +100,57 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(small_runs, tmp_p
     for why in ("b.png: cannot identify", "c.png: Image size (900000000 pixels)", "d.png: ", "e.npy: holds float64"):
         assert why in captured.err
     assert "g.pkl: tries to import posix.system" in captured.err
-    assert "f.npy: Object arrays cannot be loaded" in captured.err
+    assert "f.npy: has an array of Python objects" in captured.err
     assert captured.err.startswith("error: 6 files could not be read:\n")
     assert not list(tmp_path.glob("*.tmp"))
     assert not Path("pwned").exists()
+
+
+def test_batches_of_cifar_and_arrays_are_numbered(small_runs, tmp_path):
+    images = np.asarray(examples(small_runs[0]).images[:3])
+    planes = images.transpose(0, 3, 1, 2).reshape(3, 3072)
+    batch = tmp_path / "data_batch_1"
+    batch.write_bytes(pickle.dumps({b"data": planes, b"labels": [0, 1, 2], b"batch_label": b"training batch 1"}, 2))
+    np.save(tmp_path / "some.npy", images)
+    output, labels = tmp_path / "out.csv", []
+    for file in (batch, tmp_path / "some.npy"):
+        words = ["predict", str(file), f"--workdir={small_runs[0]}", f"--output={output}"]
+        assert main(words) == 0
+        assert [row["file"] for row in rows(output)] == [f"{file}[{index}]" for index in range(3)]
+        assert main([*words, "--submission"]) == 0
+        assert [row["ID"] for row in rows(output)] == ["0", "1", "2"]
+        labels.append([row["Labels"] for row in rows(output)])
+    assert labels[0] == labels[1]
+
+
+def test_names_of_files_and_ids_are_data(small_runs, tmp_path, capsys, monkeypatch):
+    """Whatever a file is called: it is in the CSV as it is, unless as a formula, and steers no terminal."""
+    monkeypatch.chdir(tmp_path)
+    names = ["=cmd|'x'!A1.png", "-1+2.png", "@SUM(A1).png", 'a,b\n"c".png', "\x1b[2J\u202e.png", "\U0001f408.png"]
+    for name in names:
+        Image.new("RGB", (32, 32)).save(name, "png")
+    Path(os.fsdecode(b"\xff.png")).write_bytes(Path(names[0]).read_bytes())
+    Path("\x1b[2J\nfake.png").write_bytes(b"damaged")
+    assert main(["predict", ".", f"--workdir={small_runs[0]}", "--output=out.csv"]) == 1
+    escaped = ["'" + name if name[0] in "=-@" else name for name in names]
+    assert sorted(row["file"] for row in rows(Path("out.csv"))) == sorted([*escaped, "\\udcff.png"])
+    captured = capsys.readouterr()
+    assert "\n  \\x1b[2J\\nfake.png: cannot identify image file" in captured.err
+    assert "\x1b" not in captured.out + captured.err
+    ids = ["=1+1", "-12", "+3.5", "7"]
+    Path("ids.pkl").write_bytes(pickle.dumps({"data": np.zeros((4, 32, 32, 3), np.uint8), "ids": ids}))
+    assert main(["predict", "ids.pkl", "--submission", f"--workdir={small_runs[0]}", "--output=out.csv"]) == 0
+    assert [row["ID"] for row in rows(Path("out.csv"))] == ["'=1+1", "-12", "+3.5", "7"]
+
+
+def test_formats_that_start_programs_are_refused(tmp_path):
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(path, "eps")
+    images = Images([path, tmp_path], (32, 32))
+    assert list(images) == []
+    assert "cannot identify image file" in images.unreadable[str(path)]
+    assert images.unreadable[str(tmp_path)] == "is no file"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
@@ -113,7 +160,7 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr", "LA") else "image.png")
     image.save(path)
     images = Images([path], (32, 32))
-    ((name, pixels),) = images
+    ((name, _, pixels),) = images
     assert (name, pixels.shape, pixels.dtype) == (str(path), (32, 32, 3), np.uint8)
     assert pixels.min() >= 250
     assert (images.unreadable, len(images.changed)) == ({}, 1)

@@ -4,15 +4,27 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from resnet_flax.data import pickles
 from resnet_flax.errors import UserError
+from resnet_flax.files import read_npy, read_npz
+from resnet_flax.text import printable
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
 PICKLES = (".pkl", ".pickle", ".p")
+
+
+class Named(NamedTuple):
+    """An image (height, width, 3) uint8: where it comes from, and what a submission calls it."""
+
+    name: str
+    id: str
+    pixels: np.ndarray
 
 
 @dataclass
@@ -27,25 +39,31 @@ class Images:
     unreadable: dict[str, str] = field(default_factory=dict)  # file -> why
     changed: dict[str, str] = field(default_factory=dict)  # image -> what it was like
 
-    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, image (height, width, 3) uint8) of everything that can be read."""
+    def __iter__(self) -> Iterator[Named]:
+        """Everything that can be read."""
         for file in self.files:
             try:
                 yield from self._read(file)
             except Exception as error:  # decoders of images raise nearly anything
-                self.unreadable[str(file)] = (str(error) or type(error).__name__).splitlines()[0]
+                self.unreadable[str(file)] = printable((str(error) or type(error).__name__).split("\n")[0], 200)
 
-    def _read(self, file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    def _read(self, file: Path) -> Iterator[Named]:
+        if not file.is_file():
+            raise ValueError("is no file")
+        ids, ending = None, file.suffix.lower()
         if is_pickle(file):
-            names, arrays = read_pickle(file)
-        elif file.suffix.lower() in (".npy", ".npz"):
-            arrays = read_numpy(file)
-            names = [f"{file}[{index}]" for index in range(len(arrays))]
+            ids, arrays = read_pickle(file)
+        elif ending == ".npy":
+            arrays = as_images(read_npy(file))
+        elif ending == ".npz":
+            arrays = the_images(read_npz(file))
         else:
-            yield str(file), self._fit(str(file), open_image(file))
+            yield Named(str(file), file.stem, self._fit(str(file), open_image(file)))
             return
-        for name, array in zip(names, arrays, strict=True):
-            yield name, self._fit(name, Image.fromarray(array))
+        for index, array in enumerate(arrays):
+            id = str(index) if ids is None else ids[index]
+            name = f"{file}[{id}]"
+            yield Named(name, id, self._fit(name, Image.fromarray(array)))
 
     def _fit(self, name: str, image: Image.Image) -> np.ndarray:
         height, width = self.size
@@ -53,7 +71,9 @@ class Images:
             self.changed[name] = f"{image.width} x {image.height}, {image.mode}"
             if image.mode.startswith("I;16"):  # Pillow would cut off, not scale
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert("RGBA" if "transparency" in image.info else image.mode).convert("RGB")
+            if "transparency" in image.info:
+                image = image.convert("RGBA")
+            image = image.convert("RGB") if image.mode != "RGB" else image
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(image)
 
@@ -80,7 +100,10 @@ def find(words: list[str]) -> list[Path]:
 def is_pickle(file: Path) -> bool:
     """By its ending or, with an ending that says nothing, by its first byte; CIFAR's own batches have no ending."""
     ending = file.suffix.lower()
-    return ending in PICKLES or (ending not in (".npy", ".npz", *IMAGES) and file.read_bytes()[:1] in (b"\x80", b"("))
+    if ending in PICKLES or ending in (".npy", ".npz", *IMAGES):
+        return ending in PICKLES
+    with open(file, "rb") as content:
+        return content.read(1) in (b"\x80", b"(")
 
 
 def open_image(file: Path) -> Image.Image:
@@ -88,44 +111,53 @@ def open_image(file: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             image.load()
             return ImageOps.exif_transpose(image)
 
 
-def read_numpy(file: Path) -> np.ndarray:
-    """The images (n, H, W, 3) or (n, H, W) of an .npy, or of the one array of them in an .npz."""
-    content = np.load(file, allow_pickle=False)
-    if isinstance(content, np.ndarray):
-        return as_images(content)
-    with content:
-        fitting = [name for name in content.files if content[name].dtype == np.uint8 and content[name].ndim >= 3]
-        if len(fitting) != 1:
-            raise ValueError(f"must hold one uint8 array of images, and holds {len(fitting)} of {content.files}")
-        return as_images(content[fitting[0]])
+def the_images(arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """The images in the one array of them among several."""
+    fitting = [array for array in arrays.values() if array.dtype == np.uint8 and array.ndim >= 3]
+    if len(fitting) != 1:
+        raise ValueError(f"must hold one uint8 array of images, and holds {len(fitting)} of {list(arrays)}")
+    return as_images(fitting[0])
 
 
-def read_pickle(file: Path) -> tuple[list[str], np.ndarray]:
-    """The ids and images of a pickle {b"data": ..., b"ids": ...}; without ids they are numbered from 0."""
+def read_pickle(file: Path) -> tuple[list[str] | None, np.ndarray]:
+    """The ids and images of a pickle {b"data": ..., b"ids": ...}, or {b"data": ..., b"labels": ...} of CIFAR.
+
+    None for the ids where it has none.
+    """
     content = pickles.load(file)
     if not isinstance(content, dict):
         raise ValueError("must hold a dict with data, and perhaps ids")
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
-    if "data" not in named:
-        raise ValueError(f"has no data, only {', '.join(map(str, named))}")
-    images = as_images(np.asarray(named["data"]))
-    ids = named.get("ids", range(len(images)))
-    if len(ids) != len(images):
-        raise ValueError(f"has {len(images)} images and {len(ids)} ids")
-    return [one.decode("latin1") if isinstance(one, bytes) else str(one) for one in ids], images
+    if not isinstance(named.get("data"), np.ndarray):
+        raise ValueError(f"has no array called data, only {', '.join(named)}")
+    images, ids = as_images(named["data"]), named.get("ids")
+    if ids is None:
+        return None, images
+    if not isinstance(ids, list | tuple | np.ndarray) or len(ids) != len(images):
+        raise ValueError(f"has {len(images)} images, and its ids are not as many")
+    return [as_id(one) for one in ids], images
+
+
+def as_id(value: object) -> str:
+    """A number or text as text."""
+    if not isinstance(value, str | bytes | int | float | np.generic):
+        raise ValueError("has ids that are neither numbers nor text")
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
 def as_images(array: np.ndarray) -> np.ndarray:
     """(n, H, W, 3), or (n, H, W) for grey, of an array of images; a row of CIFAR's (n, 3072) is three planes."""
     if array.dtype != np.uint8:
         raise ValueError(f"holds {array.dtype}: images are uint8, from 0 to 255")
+    if not array.size:
+        raise ValueError(f"has shape {array.shape}: there is no image in it")
     if array.ndim == 2 and array.shape[1] == 3072:
-        return np.ascontiguousarray(array.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        return array.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     if array.ndim == 4 and array.shape[-1] == 1:
         return array[..., 0]
     if array.ndim == 3 and array.shape[-1] in (3, 4):

@@ -1,0 +1,82 @@
+"""Files that anybody may have written: nothing in them is run, and none takes more memory than is foreseen."""
+
+import io
+import json
+import math
+import mmap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LONGEST = 2**23  # bytes of a text
+LARGEST = 2**29  # bytes that an archive may unpack to; an .npy, which is mapped, may have any size
+HEADER = 2**14  # bytes in which an .npy says what it holds; NumPy itself allows 10,000
+# Version of an .npy -> how its header is read; the third is for structures.
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_text(path: Path) -> str:
+    """The content of a text in UTF-8; ValueError where it is none, or has more than LONGEST bytes."""
+    with open(path, "rb") as file:
+        content = file.read(LONGEST + 1)
+    if len(content) > LONGEST:
+        raise ValueError(f"has more than {LONGEST:,} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("is no text in UTF-8") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError where it is none."""
+    try:
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array in an .npy, memory-mapped and read-only; ValueError where it is damaged or holds objects."""
+    with open(path, "rb") as file:
+        return array_of(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an .npz by name, read-only; ValueError where it is damaged, holds objects or is a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            size = sum(member.file_size for member in members)
+            if size > LARGEST:
+                raise ValueError(f"unpacks to {size:,} bytes, more than {LARGEST:,}: write it as .npy")
+            contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
+        return {name: array_of(memoryview(content)) for name, content in contents.items()}
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of a damaged archive, many kinds
+        raise ValueError(f"is damaged: {error}") from None
+
+
+def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """What is in a member, and no more of it than it says that it has."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without a limit
+        raise ValueError("is compressed in a way that NumPy does not write")
+    with archive.open(member) as file:
+        return file.read(member.file_size)
+
+
+def array_of(content: memoryview) -> np.ndarray:
+    """The array that the bytes of an .npy describe, without a copy; ValueError where they do not fit it."""
+    file = io.BytesIO(content[:HEADER])
+    try:
+        shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+    except Exception as error:  # NumPy takes a header for Python, and parses that of Python 2 too
+        raise ValueError(f"is no array of NumPy: {error}") from None
+    if dtype.hasobject:
+        raise ValueError("has an array of Python objects")
+    start, count = file.tell(), math.prod(shape)
+    if dtype.itemsize * count != len(content) - start or min(shape, default=0) < 0:
+        raise ValueError(f"has an array of {shape} x {dtype} in {len(content) - start:,} bytes")
+    return np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if fortran else "C")

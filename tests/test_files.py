@@ -1,0 +1,113 @@
+"""Files of anybody: what NumPy and json write is read, and nothing that is damaged, huge or a program."""
+
+import io
+import json
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_flax import files
+
+ARRAYS = [
+    np.arange(6, dtype=np.uint8).reshape(2, 3),
+    np.asfortranarray(np.arange(6, dtype=">i4").reshape(2, 3)),
+    np.zeros((0, 32, 32, 3), np.uint8),
+    np.array("text"),
+    np.array([1.5, np.nan]),
+]
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def zipped(members: dict[str, bytes], kind: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_are_read_as_numpy_reads_them(tmp_path, save):
+    save(tmp_path / "all.npz", *ARRAYS)
+    read = files.read_npz(tmp_path / "all.npz")
+    for index, array in enumerate(ARRAYS):
+        np.save(tmp_path / "one.npy", array)
+        for found in (files.read_npy(tmp_path / "one.npy"), read[f"arr_{index}"]):
+            np.testing.assert_array_equal(found, array)
+            assert found.dtype == array.dtype
+
+
+WHOLE = npy(ARRAYS[0])
+BAD_ARRAYS = {
+    "is empty": b"",
+    "claims 10**15 bytes": WHOLE.replace(b"(2, 3), }" + b" " * 13, b"(1000000000000000,), }"),
+    "has a negative size": WHOLE.replace(b"(2, 3), }  ", b"(-2, -3), }"),
+    "is cut": WHOLE[:-1],
+    "is too long": WHOLE + b"x",
+    "has objects": WHOLE.replace(b"'|u1'", b"'|O' "),
+    "has a header that is no header": WHOLE.replace(b"{'descr'", b"(((((((("),
+    "is of another version": WHOLE.replace(b"NUMPY\x01", b"NUMPY\x03"),
+}
+
+
+@pytest.mark.parametrize("content", BAD_ARRAYS.values(), ids=list(BAD_ARRAYS))
+def test_an_array_that_is_none(tmp_path, content):
+    assert content != WHOLE
+    (tmp_path / "bad.npy").write_bytes(content)
+    (tmp_path / "bad.npz").write_bytes(zipped({"bad.npy": content}))
+    for read in (lambda: files.read_npy(tmp_path / "bad.npy"), lambda: files.read_npz(tmp_path / "bad.npz")):
+        with pytest.raises(ValueError, match=r"\w+"):
+            read()
+
+
+def lying(size: int) -> bytes:
+    """An archive with a member of a million bytes that says that it has `size`."""
+    content = bytearray(zipped({"a.npy": b"\0" * 10**6}))
+    for signature, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        struct.pack_into("<I", content, content.index(signature) + at, size)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (lying(2**31), "unpacks to 2,147,483,648 bytes, more than 536,870,912: write it as .npy"),
+        (lying(10), "is damaged: Bad CRC-32|the magic string is not correct"),
+        (zipped({"a.npy": WHOLE}, zipfile.ZIP_LZMA), "compressed in a way that NumPy does not write"),
+        (zipped({"a.npy": WHOLE})[:-30], "is damaged: File is not a zip file"),
+        (zipped({"../../a.npy": b"x"}), "magic string"),
+    ],
+)
+def test_an_archive_that_is_none(tmp_path, content, why):
+    path = tmp_path / "bad.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=why):
+        files.read_npz(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"[" * 10**6, "nested too deep"),
+        (b"1" * 5000, "limit"),
+        (b"\xff", "no text in UTF-8"),
+        (b" " * (files.LONGEST + 1), "has more than 8,388,608 bytes"),
+        (b"{", "Expecting"),
+    ],
+)
+def test_a_text_that_is_none(tmp_path, content, why):
+    path: Path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=why):
+        files.read_json(path)
+    path.write_text(json.dumps({"a": [1, "\x1b"]}))
+    assert files.read_json(path) == {"a": [1, "\x1b"]}
