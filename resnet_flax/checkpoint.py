@@ -1,8 +1,14 @@
 """Checkpoints of a whole run with Orbax: which are kept, and what is restored when one is damaged."""
 
+import contextlib
+import itertools
 import json
 import logging
+import re
+import shutil
+import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from resnet_flax.errors import UserError
+from resnet_flax.errors import UserError, reason
 from resnet_flax.text import say
+from resnet_flax.workdir import replacing
 
 Row = dict[str, float]  # one epoch's results, column -> value
 
@@ -30,51 +37,66 @@ class Checkpoint:
     history: list[Row] = field(default_factory=list)
 
 
-class KeepSteps(PreservationPolicy):
-    """Delete every checkpoint whose step is not in `steps`.
+class KeepNewestAndBest(PreservationPolicy):
+    """Keep the two newest checkpoints, as one of them may turn out to be damaged, and that of the step `best`.
 
     Which one is best follows from the history, so Orbax need not keep metrics of its own, whose files can be damaged.
     """
 
-    def __init__(self) -> None:
-        self.steps: set[int] = set()
+    best: int | None = None
 
     def should_preserve(self, checkpoints, *, context):
-        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+        newest = [checkpoint.step for checkpoint in checkpoints[-2:]]
+        return [checkpoint.step in (*newest, self.best) for checkpoint in checkpoints]
 
 
 class Checkpoints:
     """The checkpoints in a folder. A context manager, which waits for the last save."""
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's narration
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's narration, and errors that it raises as well
         self.folder = folder.absolute()  # Orbax refuses relative paths
-        self._kept = KeepSteps()
+        self._kept = KeepNewestAndBest()
         self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(preservation_policy=self._kept)
+            self.folder,
+            options=ocp.CheckpointManagerOptions(preservation_policy=self._kept, lightweight_initialize=True),
         )
 
     def __enter__(self) -> "Checkpoints":
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._show_unraisable
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        try:
+            with self._saving():
+                self._manager.close()
+        finally:
+            sys.unraisablehook = self._unraisable
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, newest first, sound or not."""
-        return sorted((int(path.name) for path in self.folder.iterdir() if path.name.isdigit()), reverse=True)
+        """The steps that something is there for, newest first, sound or not."""
+        names = [path.name for path in self.folder.iterdir()]
+        return sorted((int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)), reverse=True)
 
     def save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Write in the background, and delete all others but `best_step`. The arrays may change once this returns.
+        """Write in the background, and then delete all others but the newest before and that of `best_step`.
 
-        A step that is there already is left as it is: the same run has the same content at the same step.
+        The arrays may change once this returns. Those of a step that is there already are left as they are, as the same
+        run has the same arrays at the same step; its history may have grown since. Raises UserError where this
+        checkpoint, or the one before, cannot be written: whatever was saved before it is still there.
         """
-        self._kept.steps = {checkpoint.step} if best_step is None else {checkpoint.step, best_step}
+        self._kept.best = best_step
         record = {"history": checkpoint.history, "checksum": checksum(checkpoint)}
-        self._manager.save(
-            checkpoint.step,
-            args=ocp.args.Composite(tree=ocp.args.StandardSave(checkpoint.tree), record=ocp.args.JsonSave(record)),
-        )
+        with self._saving():
+            self._manager.wait_until_finished()
+            if checkpoint.step in self.steps():
+                self._replace_record(checkpoint.step, record)
+                return
+            self._manager.save(
+                checkpoint.step,
+                args=ocp.args.Composite(tree=ocp.args.StandardSave(checkpoint.tree), record=ocp.args.JsonSave(record)),
+                force=True,  # Orbax's own decision goes by the names of the folders alone
+            )
 
     def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
         """The checkpoint of a step, on the devices that `like` is on. If damaged, raises any exception."""
@@ -89,23 +111,65 @@ class Checkpoints:
         return checkpoint
 
     def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """The newest sound checkpoint, None if there is none at all. Damaged ones are renamed, and a line says so.
+        """The newest sound checkpoint, None if there is none at all. Newer ones are renamed, and a line says so.
 
-        Raises UserError when all of several are damaged: starting from scratch would silently lose the run.
+        Raises UserError when none of several is sound, and leaves them as they are: starting from scratch would
+        silently lose the run. What a process killed while it saved has left is deleted.
         """
-        self._manager.wait_until_finished()
-        steps = self.steps()
-        for step in steps:
+        with self._saving():
+            self._manager.wait_until_finished()
+        self._delete_unfinished()
+        damaged: list[int] = []
+        for step in self.steps():
             try:
-                return self.restore(step, like)
+                found = self.restore(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-                say(f"checkpoint {step} is damaged and is skipped: {reason}")
-                (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
-                self._manager.reload()
-        if steps:
+                say(f"checkpoint {step} is damaged and is skipped: {reason(error)}")
+                damaged.append(step)
+            else:
+                self._set_aside(damaged)
+                return found
+        if damaged:
             raise UserError(f"no checkpoint in {self.folder} is sound: choose another --workdir to start from scratch")
         return None
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Makes a UserError of whatever fails, here or in the background since the last time."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            self._delete_unfinished()
+            raise UserError(
+                f"no checkpoint could be written to {self.folder}: {reason(error)}; those before are kept, and the "
+                "same command goes on from there"
+            ) from error
+
+    def _show_unraisable(self, unraisable) -> None:
+        """After a first error TensorStore goes on answering to Orbax's event loop, which is closed by then."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._unraisable(unraisable)
+
+    def _replace_record(self, step: int, record: dict) -> None:
+        """Orbax never writes a step twice."""
+        if jax.process_index() == 0:
+            with replacing(self.folder / str(step) / "record" / "metadata") as file:
+                json.dump(record, file)
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Rename checkpoints so that their place can be written again."""
+        if jax.process_index() == 0:
+            for step in steps:
+                names = (f"{step}.damaged{number or ''}" for number in itertools.count())
+                free = next(self.folder / name for name in names if not (self.folder / name).exists())
+                (self.folder / str(step)).rename(free)
+        if steps:
+            self._manager.reload()
+
+    def _delete_unfinished(self) -> None:
+        if jax.process_index() == 0:
+            for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def best_row(history: list[Row], monitor: str) -> Row | None:

@@ -14,7 +14,7 @@ from resnet_flax import models
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, best_row
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.sources import Split
-from resnet_flax.errors import UserError, nearest
+from resnet_flax.errors import UserError, nearest, reason
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, local_rows
 from resnet_flax.predictions import Predictions
@@ -129,5 +129,5 @@ def read(checkpoints: Checkpoints, steps: list[int], tree: dict) -> Checkpoint:
         try:
             return checkpoints.restore(step, tree)
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            say(f"checkpoint {step} cannot be read: {(str(error) or type(error).__name__).splitlines()[0][:200]}")
+            say(f"checkpoint {step} cannot be read: {reason(error)}")
     raise UserError(f"none of the checkpoints {steps} in {checkpoints.folder} is sound")

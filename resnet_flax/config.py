@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
-from resnet_flax.errors import UserError, lookup, nearest
+from resnet_flax.errors import Damaged, UserError, lookup, nearest, reason
 from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.blocks import BLOCKS
 from resnet_flax.models.resnet import ACTIVATIONS, KERNEL_INITS
@@ -258,7 +258,12 @@ def read(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else ""))
     config = get_config()
     try:
-        fields = flatten(json.loads(path.read_text()))
+        stored = json.loads(path.read_text())
+    except ValueError as error:
+        again = "the command that the run was started with writes it again"
+        raise Damaged(f"{path} is damaged ({reason(error)}): {again}") from None
+    try:
+        fields = flatten(stored)
         for field in fields:
             lookup("field", field, flatten(config.to_dict()))
         config.update_from_flattened_dict({k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -1,14 +1,26 @@
 """Errors that a user can cause: one line that says what was wrong and what would be right."""
 
 import difflib
+import errno
+import os
 import signal
+import sys
 from collections.abc import Iterable
+
+from resnet_flax.text import say
+
+# What can be wrong with a disk or a folder: full, a limit reached, not to be written.
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class UserError(Exception):
     """A mistake in the config, the command line, the data or the workdir; `main` prints it without a traceback."""
 
     exit_code = 1
+
+
+class Damaged(UserError):
+    """A file is not what was written there."""
 
 
 class NotFinite(UserError):
@@ -37,3 +49,21 @@ def lookup(kind: str, name: object, registry: dict):
     if isinstance(name, str) and name in registry:
         return registry[name]
     raise UserError(f"unknown {kind} {name!r}: {nearest(name, registry)}")
+
+
+def reason(error: BaseException) -> str:
+    """Why a library failed, in a few words: what the system said, or else the first line of what it says itself."""
+    text = str(error).strip() or type(error).__name__
+    said = [os.strerror(code) for code in STORAGE if os.strerror(code) in text]
+    return said[0] if said else text.splitlines()[0][:200]
+
+
+def tell(error: Exception) -> int:
+    """Print what a user can do something about as one line, and return the exit code; raise anything else again."""
+    if isinstance(error, OSError) and error.errno in STORAGE:
+        place = f": {error.filename}" if error.filename else ""
+        error = UserError(f"{error.strerror}{place}")
+    if not isinstance(error, UserError | Interrupted):
+        raise error
+    say(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
+    return error.exit_code

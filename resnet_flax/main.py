@@ -34,8 +34,7 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import config as configs
 from resnet_flax.command_line import Verb, find_recipe, given, read_flags
 from resnet_flax.data.sources import cache_folder
-from resnet_flax.errors import Interrupted, UserError, lookup
-from resnet_flax.text import say
+from resnet_flax.errors import UserError, lookup, tell
 
 VERBS: dict[str, Verb] = {
     "train": Verb("resnet_flax.train:train"),
@@ -85,12 +84,8 @@ def main(argv: list[str]) -> int:
         module, function = VERBS[name].function.split(":")
         do = getattr(importlib.import_module(module), function)
         do(runs, **options) if VERBS[name].words == "workdirs" else do(*runs[0], **options)
-    except UserError as error:
-        say(f"error: {error}", sys.stderr)
-        return error.exit_code
-    except Interrupted as stop:
-        say(stop, sys.stderr)
-        return stop.exit_code
+    except Exception as error:
+        return tell(error)
     except KeyboardInterrupt:
         return 130
     return 0

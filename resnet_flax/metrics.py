@@ -2,17 +2,19 @@
 
 import csv
 import math
-import os
 import sys
 import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from resnet_flax.checkpoint import Row
 from resnet_flax.steps import Totals
 from resnet_flax.text import say
+from resnet_flax.workdir import replacing
 
 # Only what follows from the config and the seed, so that an interrupted run leaves the same file.
 COLUMNS = (
@@ -30,15 +32,11 @@ OF_AVERAGES = ("unaveraged_val_loss", "unaveraged_val_accuracy")  # columns of a
 
 def write_csv(history: list[Row], path: Path) -> None:
     """All finished epochs as a table, replaced as a whole so that it is never half written."""
-    unfinished = path.with_suffix(".tmp")
-    with open(unfinished, "w", newline="") as file:
+    with replacing(path) as file:
         columns = COLUMNS + (OF_AVERAGES if history and OF_AVERAGES[0] in history[0] else ())
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(history)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def duration(seconds: float) -> str:
@@ -56,21 +54,43 @@ def epoch_line(row: Row, epochs: int, images_per_second: float) -> str:
     return line if math.isnan(images_per_second) else line + f"  {images_per_second:,.0f} img/s"
 
 
+class Events:
+    """TensorBoard's file, written at once.
+
+    tensorboardX's SummaryWriter has a thread for it. A full disk ends that, and the run would wait for it for ever.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        """What other files say about `first_step` and later is taken back."""
+        self.writer = EventsWriter(str(workdir / "events"))
+        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(step, summary=Summary(value=values))
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def _write(self, step: int, **content) -> None:
+        self.writer.write_event(Event(wall_time=time.time(), step=step, **content))
+        self.writer.flush()
+
+
 class Monitor:
     """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
 
     def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int, history: list[Row]):
         self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
         self.live = sys.stdout.isatty()
-        # Events of steps after the restored one are taken back.
-        self.writer = SummaryWriter(str(workdir), purge_step=int(history[-1]["step"]) + 1 if history else 0)
+        self.events = Events(workdir, int(history[-1]["step"]) + 1 if history else 0)
         write_csv(history, workdir / "metrics.csv")
 
     def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.writer.close()
+        self.events.close()
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """`epoch` counts from 0; `first_step` is where in it the run goes on."""
@@ -119,8 +139,5 @@ class Monitor:
         self.bar.close()
         say(epoch_line(row, self.epochs, images_per_second))
         write_csv(history, self.workdir / "metrics.csv")
-        for name, value in row.items():
-            if name not in ("epoch", "step"):
-                self.writer.add_scalar(name, value, int(row["step"]))
-        self.writer.add_scalar("images_per_second", images_per_second, int(row["step"]))
-        self.writer.flush()
+        scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        self.events.add(int(row["step"]), scalars | {"images_per_second": images_per_second})

@@ -1,5 +1,7 @@
 """What a network says about labelled images, and every number that follows from it."""
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,6 +9,9 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+
+from resnet_flax.errors import Damaged, reason
+from resnet_flax.workdir import replacing
 
 CALIBRATION_BINS = 15
 
@@ -115,8 +120,7 @@ def mean(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
 
 def save(predictions: Predictions, path: Path, **about: str | int) -> None:
     """Write an .npz with probabilities, log_probabilities, labels, and what else is said `about` them."""
-    unfinished = path.with_suffix(".tmp")
-    with open(unfinished, "wb") as file:
+    with replacing(path, "wb") as file:
         np.savez(
             file,
             probabilities=predictions.probabilities,
@@ -124,11 +128,14 @@ def save(predictions: Predictions, path: Path, **about: str | int) -> None:
             labels=predictions.labels,
             **about,  # type: ignore[arg-type]
         )
-    unfinished.replace(path)
 
 
 def load(path: Path) -> tuple[Predictions, dict]:
     """The predictions that `save` wrote, and what it was told about them."""
-    with np.load(path, allow_pickle=False) as arrays:
-        about = {name: arrays[name].item() for name in arrays.files if arrays[name].ndim == 0}
-        return Predictions(arrays["log_probabilities"], arrays["labels"]), about
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            about = {name: arrays[name].item() for name in arrays.files if arrays[name].ndim == 0}
+            return Predictions(arrays["log_probabilities"], arrays["labels"]), about
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        again = f"without {path.with_name('results.json')} the training command writes both again"
+        raise Damaged(f"{path} is damaged ({reason(error)}): {again}") from None

@@ -13,7 +13,7 @@ from resnet_flax import models, pictures, predictions, summary
 from resnet_flax import report_page as page
 from resnet_flax.classifier import IMAGE_SHAPE, Classifier, restore
 from resnet_flax.data import sources
-from resnet_flax.errors import UserError
+from resnet_flax.errors import UserError, reason
 from resnet_flax.predictions import Predictions, wilson
 from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
 from resnet_flax.text import say
@@ -36,7 +36,7 @@ def draw(config: FrozenConfigDict, workdir: Path) -> None:
     Raises UserError where no epoch is finished. What is said about single images is about the test split once the run
     is finished, from the evaluation that training ended with; before, and without a test split, about validation.
     """
-    history = read_history(workdir)
+    history = read_history(config, workdir)
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     results = read_results(workdir)
@@ -59,22 +59,48 @@ def draw(config: FrozenConfigDict, workdir: Path) -> None:
     say(f"report: {folder}")
 
 
-def read_history(workdir: Path) -> Rows:
-    """The rows of a workdir's metrics.csv, at least one; a column without validation is left out."""
+def read_history(config: FrozenConfigDict, workdir: Path) -> Rows:
+    """The rows of a workdir's metrics.csv, at least one; a column without validation is left out.
+
+    Where that file is damaged, those of the newest checkpoint, which has them too.
+    """
     path = workdir / "metrics.csv"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no {path.name} in it")
-    with open(path, newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    try:
+        rows = read_csv(path)
+    except (ValueError, csv.Error) as error:
+        say(f"{path} is damaged ({reason(error)}): its rows are taken from the newest checkpoint")
+        rows = restore(config, workdir, "newest").history
     if not rows:
         raise UserError(f"{workdir} has no finished epoch to report on yet")
     return rows
 
 
+def read_csv(path: Path) -> Rows:
+    """The rows of a table of numbers without its empty cells; ValueError or csv.Error where it is damaged."""
+    with open(path, newline="") as file:
+        text = file.read()
+    if not text.endswith("\n"):
+        raise ValueError("its last line is not complete")
+    names, *lines = csv.reader(text.splitlines())
+    return [{name: float(cell) for name, cell in zip(names, line, strict=True) if cell} for line in lines]
+
+
 def read_results(workdir: Path) -> dict:
-    """The results of a finished run, {} of one that is not."""
+    """The results of a finished run, {} of one that is not or whose file is damaged."""
     path = workdir / "report" / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        say(f"{path} is damaged ({reason(error)}): training again from the last checkpoint writes it again")
+        return {}
+
+
+def is_drawn(workdir: Path) -> bool:
+    """Whether there is a report of the results that `workdir` holds."""
+    drawn, results = (workdir / "report" / name for name in ("report.html", "results.json"))
+    return drawn.exists() and drawn.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def save(folder: Path, name: str, figure: Figure) -> None:
@@ -201,7 +227,7 @@ def epoch_rows(history: Rows) -> list[list[str]]:
 
 def compare(runs: list[Run], folder: Path) -> None:
     """Print a table of several runs, best validation accuracy first, and draw their curves over each other."""
-    histories = {str(workdir): read_history(workdir) for _, workdir in runs}
+    histories = {str(workdir): read_history(config, workdir) for config, workdir in runs}
     ranked = sorted(
         runs, key=lambda run: -(best_validation(histories[str(run[1])]) or {"val_accuracy": -1})["val_accuracy"]
     )

@@ -3,7 +3,6 @@
 import json
 import math
 import platform
-import signal
 import statistics
 from collections import deque
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from resnet_flax import config as configs
 from resnet_flax import loop, models, report
@@ -25,33 +25,12 @@ from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
 from resnet_flax.predictions import Predictions
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
+from resnet_flax.stopping import StopRequest
 from resnet_flax.text import say
+from resnet_flax.workdir import claim, hold, replacing
 
 IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
 DISPATCH_SECONDS = 0.1  # what a dispatch of many steps is to take
-
-
-class StopRequest:
-    """SIGTERM and Ctrl-C, noted and answered between two steps; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.signum = 0
-
-    def __enter__(self) -> "StopRequest":
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for signum, handler in self.previous.items():
-            signal.signal(signum, handler)
-
-    def requested(self) -> bool:
-        return self.signum != 0
-
-    def _note(self, signum: int, frame: object) -> None:
-        if self.signum and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signum = signum
 
 
 @dataclass
@@ -124,11 +103,25 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     (the last one where nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
     """
     run = Run.from_config(config)
-    claim(workdir, config)
-    results_file = workdir / "report" / "results.json"
-    if results_file.exists():
-        say(f"{workdir} is finished: {results_file}")
-        return json.loads(results_file.read_text())
+    with hold(workdir):
+        claim(workdir, config)
+        results_file = workdir / "report" / "results.json"
+        results = report.read_results(workdir)
+        if results:
+            say(f"{workdir} is finished: {results_file}")
+        else:
+            results = train_to_end(run, workdir)
+            results_file.parent.mkdir(exist_ok=True)
+            with replacing(results_file) as file:
+                json.dump(results, file, indent=2)
+        if not report.is_drawn(workdir):
+            report.draw(config, workdir)
+    return results
+
+
+def train_to_end(run: Run, workdir: Path) -> dict:
+    """Train, from the newest checkpoint if there is one, and evaluate; return the results."""
+    config = run.config
     say(
         f"{config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -138,6 +131,8 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         start = checkpoints.restore_newest(tree) or Checkpoint(0, tree)
         if start.step:
             say(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
+        elif (workdir / "metrics.csv").exists():
+            say("the run was ended before its first checkpoint was saved: it starts again")
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
         if len(history) < config.train.epochs:
@@ -152,7 +147,10 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         trained = run.classifier.evaluate(state.trained, unaveraged, stop.requested) if unaveraged else None
         if stop.signum:  # everything but this evaluation is saved
             raise Interrupted(stop.signum)
-    results = {
+    if found:
+        report.keep(report.Answers(found, role, config.data[role], int(chosen["step"])), workdir)
+    say(conclusion(found, role, int(chosen["epoch"])))
+    return {
         **(test_results(found) if found and role == "test" else {}),
         **({"unaveraged_test_accuracy": trained.accuracy, "unaveraged_test_loss": trained.loss} if trained else {}),
         "chosen_epoch": chosen["epoch"],
@@ -164,13 +162,6 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-    results_file.parent.mkdir(exist_ok=True)
-    if found:
-        report.keep(report.Answers(found, role, config.data[role], int(chosen["step"])), workdir)
-    results_file.write_text(json.dumps(results, indent=2) + "\n")
-    say(conclusion(found, role, int(chosen["epoch"])))
-    report.draw(config, workdir)
-    return results
 
 
 def test_results(found: Predictions) -> dict:
@@ -186,18 +177,6 @@ def conclusion(found: Predictions | None, role: str, epoch: int) -> str:
     return f"{accuracy} ({len(found):,} examples, epoch {epoch}){absent}"
 
 
-def claim(workdir: Path, config: configs.FrozenConfigDict) -> None:
-    """Make `workdir` and leave the config in it, or raise UserError if it holds a run of another config."""
-    path = workdir / "config.json"
-    text = configs.to_json(config)
-    if path.exists():
-        changed = configs.differences(configs.complete(configs.read(workdir)).to_dict(), config.to_dict())
-        if changed:
-            raise UserError(f"{workdir} holds a run of another config ({'; '.join(changed)}): choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
 def fit(
     run: Run, workdir: Path, start: Checkpoint, checkpoints: Checkpoints, stop: StopRequest
 ) -> tuple[list[Row], list[float]]:
@@ -208,6 +187,7 @@ def fit(
     speeds = []
 
     def save() -> None:
+        refuse_nonfinite(run, totals, state)
         best = best_row(history, train.monitor)
         tree = {"state": state, "totals": totals}
         checkpoints.save(Checkpoint(int(state.step), tree, history), int(best["step"]) if best else None)
@@ -226,8 +206,9 @@ def fit(
             speed = monitor.rate(steps)
             row = training_row(run, epoch, totals) | validation_row(run, state, stop)
             leave_if_asked()
+            if not all(map(math.isfinite, row.values())):
+                raise not_finite(run, int(state.step) - 1, "the validation loss")
             history = [*history, row]
-            totals = run.parallel.replicate(Totals.zero())
             finished = len(history) == train.epochs or out_of_patience(history, train)
             if finished or row is best_row(history, train.monitor) or len(history) % train.checkpoint_every == 0:
                 save()
@@ -247,7 +228,10 @@ def train_epoch(
     monitor.start_epoch(epoch, first)
     in_flight: deque[tuple[int, Totals]] = deque()
     while sent < steps and not stop.signum:
+        if sent == 0:  # and not before: a run has one state and one sum at a step, however often it stops there
+            totals = run.parallel.replicate(Totals.zero())
         state, totals, taken = advance(state, totals, most)
+        stop.nothing_to_save = False
         if sent == first:
             monitor.start_clock()  # compiling is over
         sent += taken
@@ -300,12 +284,22 @@ def out_of_patience(history: list[Row], train) -> bool:
     return (-gain if train.monitor.endswith("loss") else gain) <= train.min_delta
 
 
-def refuse_nonfinite(run: Run, totals: Totals) -> None:
-    """Raise NotFinite if a step so far had a loss or gradient that is not a finite number."""
+def refuse_nonfinite(run: Run, totals: Totals, state: TrainState | None = None) -> None:
+    """Raise NotFinite if a step so far had a loss or gradient, or left a `state`, with what is no finite number."""
     step = int(totals.nonfinite_step)
     if step >= 0:
-        raise NotFinite(
-            f"the loss or a gradient is not finite at step {step}, epoch {step // run.stream.steps_per_epoch + 1}, "
-            f"learning rate {float(run.learning_rate(step)):.3g}; the epochs before are kept. A lower "
-            "--config.optimizer.learning_rate or a --config.optimizer.clip_norm may help"
-        )
+        raise not_finite(run, step, "the loss or a gradient")
+    if state is not None and not all(np.isfinite(leaf).all() for leaf in jax.device_get(jax.tree.leaves(state))):
+        raise not_finite(run, int(state.step) - 1, "a weight")
+
+
+def not_finite(run: Run, step: int, what: str) -> NotFinite:
+    """What is said about a step (from 0) after which `what` is no finite number."""
+    epoch, position = divmod(step, run.stream.steps_per_epoch)
+    examples = run.stream.order(np, epoch).reshape(-1) % len(run.data.train)
+    batch = examples[position * run.stream.batch_size :][: run.stream.batch_size]
+    return NotFinite(
+        f"{what} is not finite at step {step}, epoch {epoch + 1}, learning rate {float(run.learning_rate(step)):.3g}; "
+        "the epochs before are kept. A lower --config.optimizer.learning_rate or a --config.optimizer.clip_norm may "
+        f"help. Its batch was the training examples {', '.join(map(str, batch))}"
+    )

@@ -96,7 +96,8 @@ def test_while_it_trains_it_is_about_validation(small_runs, tmp_path):
     assert main(["report", f"--workdir={workdir}"]) == 0
     found, about = predictions.load(workdir / "report" / "predictions.npz")
     assert (about["role"], about["split"], len(found)) == ("validation", "train[90%:]", 144)
-    best = max(row["val_accuracy"] for row in report.read_history(workdir))
+    config = configs.complete(configs.read(workdir))
+    best = max(row["val_accuracy"] for row in report.read_history(config, workdir))
     assert found.accuracy == pytest.approx(best)
     text = Tags((workdir / "report" / "report.html").read_text()).text
     assert "On the validation split" in text
