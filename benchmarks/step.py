@@ -1,88 +1,146 @@
 """One training step beside PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32]
 
-The same networks in float32, plain SGD with momentum, the batch in memory; PyTorch runs in eager mode, channels last.
-The two take turns in one process and so share the machine's noise; medians and their ratio are kept.
+The same networks and plain SGD with momentum, the batch on the device. The variants take turns in one process and so
+share the machine's noise. Ours run as training runs them: on a CPU one step a dispatch, elsewhere as a loop in the
+compiled program. Float32 is what each framework makes of it by default, TF32 in the convolutions of an NVIDIA GPU.
 """
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the other half of a GPU's memory is PyTorch's
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
 
 from benchmarks import record
-from benchmarks.fidelity import reference
 from resnet_flax import models
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.steps import Totals, init_state, train_step
 
-STEPS = 3
+NETWORKS = ("preact", "resnet_large", "resnet_353")
+Program = Callable[[int], None]  # does so many steps and waits for them
 
 
-def jax_step(name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
-    """A function that does STEPS steps of ours and waits for them."""
-    model = ResNet(**models.architecture(name))
+def ours(name: str, images: np.ndarray, labels: np.ndarray, dtype: str) -> Program:
+    model = ResNet(**models.architecture(name), dtype=jnp.dtype(dtype))
     optimizer = optax.sgd(0.01, momentum=0.9)
-    step = jax.jit(partial(train_step, model=model, optimizer=optimizer, seed=0), donate_argnums=0)
-    batch = jax.device_put({"image": images, "label": labels})
-    state = init_state(model, optimizer, 0, images.shape[1:])
+    step = partial(train_step, model=model, optimizer=optimizer, seed=0)
+    looped = jax.default_backend() != "cpu"
 
-    def run() -> None:
+    def steps(state, totals, batch, count):
+        return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, batch), (state, totals))
+
+    compiled = jax.jit(steps, donate_argnums=0) if looped else jax.jit(step, donate_argnums=0)
+    batch = jax.device_put({"image": images, "label": labels})
+    state = jax.jit(partial(init_state, model, optimizer, 0, images.shape[1:]))()
+
+    def run(count: int) -> None:
         nonlocal state
         totals = Totals.zero()
-        for _ in range(STEPS):
-            state, totals = step(state, totals, batch)
+        if looped:
+            state, totals = compiled(state, totals, batch, count)
+        else:
+            for _ in range(count):
+                state, totals = compiled(state, totals, batch)
         jax.block_until_ready(totals)
 
     return run
 
 
-def torch_step(name: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
-    """A function that does STEPS steps of PyTorch's."""
-    module = reference.ResNet(**models.architecture(name)).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2)).to(memory_format=torch.channels_last)
-    y = torch.from_numpy(labels).long()
+def theirs(name: str, images: np.ndarray, labels: np.ndarray, dtype: str, channels_last=False, compiled=False):
+    import torch
 
-    def run() -> None:
-        for _ in range(STEPS):
+    from benchmarks.fidelity import reference
+
+    torch.backends.cudnn.benchmark = True
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module = reference.ResNet(**models.architecture(name)).to(device, memory_format=layout).train()
+    forward = torch.compile(module) if compiled else module
+    optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
+    x = reference.channels_first(images).to(device, memory_format=layout)
+    y = torch.from_numpy(labels).long().to(device)
+
+    def run(count: int) -> None:
+        for _ in range(count):
             optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(module(x), y).backward()
+            with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+                loss = torch.nn.functional.cross_entropy(forward(x), y)
+            loss.backward()
             optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return run
 
 
+# Variant -> (images, labels) and a network's name -> Program.
+VARIANTS: dict[str, Callable[..., Program]] = {
+    "jax float32": partial(ours, dtype="float32"),
+    "torch float32": partial(theirs, dtype="float32"),
+    "torch float32 channels_last": partial(theirs, dtype="float32", channels_last=True),
+    "jax bfloat16": partial(ours, dtype="bfloat16"),
+    "torch bfloat16": partial(theirs, dtype="bfloat16", channels_last=True),
+    "torch bfloat16 compiled": partial(theirs, dtype="bfloat16", channels_last=True, compiled=True),
+}
+
+
+def warm(variants: Iterable[str], name: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
+    """The programs of those variants that this machine can run, compiled; a line says why another cannot."""
+    programs = {}
+    for variant in variants:
+        try:
+            program = VARIANTS[variant](name, images, labels)
+            program(2)
+        except Exception as error:  # PyTorch missing, or a compiler of its; what they raise are of many kinds
+            print(f"{name}: no {variant}, {type(error).__name__}: {(str(error) or ' ').splitlines()[0]}", flush=True)
+        else:
+            programs[variant] = program
+    return programs
+
+
+def speeds(programs: dict[str, Program], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """The images a second of each program in each of `rounds`, which take about `seconds` a program."""
+
+    def timed(program: Program, count: int) -> float:
+        started = time.perf_counter()
+        program(count)
+        return time.perf_counter() - started
+
+    counts = {variant: max(2, int(seconds / timed(program, 2) * 2)) for variant, program in programs.items()}
+    measured: dict[str, list[float]] = {variant: [] for variant in programs}
+    for _ in range(rounds):
+        for variant, program in programs.items():
+            measured[variant].append(counts[variant] * batch / timed(program, counts[variant]))
+    return measured
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="preact,resnet_large,resnet_353")
+    parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a variant in a round")
+    record.add_arguments(parser)
     arguments = parser.parse_args()
+    journal = record.Journal("step", arguments.output, arguments.again)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(arguments.batch, 32, 32, 3)).astype(np.float32)
     labels = rng.integers(0, 10, arguments.batch, np.int32)
-    rows = []
     for name in arguments.networks.split(","):
-        runs = {"jax": jax_step(name, images, labels), "torch": torch_step(name, images, labels)}
-        for run in runs.values():
-            run()  # compiles
-        speeds: dict[str, list[float]] = {framework: [] for framework in runs}
-        for _ in range(arguments.rounds):
-            for framework, run in runs.items():
-                started = time.perf_counter()
-                run()
-                speeds[framework].append(STEPS * arguments.batch / (time.perf_counter() - started))
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(*speeds.values(), strict=True))
-        row = {f"{framework}_images_per_second": round(statistics.median(s), 1) for framework, s in speeds.items()}
-        rows.append({"network": name, "batch": arguments.batch, **row, "ratio": round(ratio, 3)})
-        print(rows[-1], flush=True)
-    print(record.write("step", rows))
+        cases = {v: {"network": name, "batch": arguments.batch, "variant": v} for v in arguments.variants.split(",")}
+        programs = warm([v for v, case in cases.items() if not journal.has(case)], name, images, labels)
+        for variant, rates in speeds(programs, arguments.batch, arguments.rounds, arguments.seconds).items():
+            median = round(statistics.median(rates), 1)
+            journal.add(cases[variant], {"images_per_second": median, "rounds": [round(rate, 1) for rate in rates]})
 
 
 if __name__ == "__main__":

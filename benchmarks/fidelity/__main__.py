@@ -5,7 +5,6 @@ Leaves with exit code 1 if a row does not hold. Keeps the table in benchmarks/re
 golden files under tests/golden anew; without it they must be what PyTorch makes of them now.
 """
 
-import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.fidelity import Row, augmentation, networks, optimizers, relative, schedules
-from benchmarks.record import RESULTS, circumstances
+from benchmarks.record import RESULTS, circumstances, processor
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 MODULES = {"networks": networks, "optimizers": optimizers, "schedules": schedules, "augmentation": augmentation}
@@ -45,18 +44,9 @@ def heading() -> str:
     made = circumstances()
     versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
     return (
-        f"# Fidelity\n\n`python -m benchmarks.fidelity` on {made['date']}, commit {made['commit']}, {cpu()}, "
+        f"# Fidelity\n\n`python -m benchmarks.fidelity` on {made['date']}, commit {made['commit']}, {processor()}, "
         f"Python {made['python']}, {versions}.\n"
     )
-
-
-def cpu() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> int:
