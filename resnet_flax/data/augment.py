@@ -31,14 +31,17 @@ LONGEST = 1000  # characters of a policy
 # The operations: (np, images, draws, arguments) -> images.
 
 
-def crop(np: Any, images: Array, draws: Draws, pad: int) -> Array:
-    """Pads by `pad` pixels of 0 on every side and cuts a random window of the old size (RandomCrop)."""
-    return pixels.shift(np, images, pad - draws.integers(2 * pad + 1), pad - draws.integers(2 * pad + 1))
+def crop(np: Any, images: Array, draws: Draws, pad: int, mode: str) -> Array:
+    """Pads by `pad` pixels on every side and cuts a random window of the old size (RandomCrop). The pixels are 0
+    ("constant"), or the image mirrored at its border ("reflect")."""
+    down, right = (pad - draws.integers(2 * pad + 1) for _ in range(2))
+    return pixels.shift(np, images, down, right, reflect=mode == "reflect")
 
 
-def flip(np: Any, images: Array, draws: Draws) -> Array:
-    """Left and right exchanged with probability a half (RandomHorizontalFlip)."""
-    return pixels.mirror(np, images, draws.chance(0.5))
+def flip(np: Any, images: Array, draws: Draws, when: str) -> Array:
+    """Left and right exchanged: with probability a half ("random", RandomHorizontalFlip), or every other time that the
+    example is seen, a half of the examples at first ("alternating"; Jordan, 2024, arXiv:2404.00498)."""
+    return pixels.mirror(np, images, draws.turns if when == "alternating" else draws.chance(0.5))
 
 
 def rotate(np: Any, images: Array, draws: Draws, degrees: float, interpolation: str) -> Array:
@@ -211,8 +214,8 @@ def _ordered(*names: str) -> Callable[..., str]:
 STRENGTH = Number(0, 10)
 
 OPS = {
-    "crop": Op(crop, {"pad": Number(0, 64, whole=True)}),
-    "flip": Op(flip),
+    "crop": Op(crop, {"pad": Number(0, 64, whole=True), "mode": Word(("constant", "reflect"), "constant")}),
+    "flip": Op(flip, {"when": Word(("random", "alternating"), "random")}),
     "rotate": Op(rotate, {"degrees": Number(0, 180), "interpolation": INTERPOLATION}),
     "translate": Op(translate, {"fraction": Number(0, 1)}),
     "affine": Op(
@@ -316,17 +319,17 @@ class Policy:
             for part in Part(text, 0).split("|"):
                 self._read(part)
 
-    def __call__(self, np: Any, images: Array, keys: Array) -> Array:
-        """Augmented images: uint8 (B, H, W, 3) and `draws.keys` uint32 (B,) -> float32 (B, H, W, 3).
+    def __call__(self, np: Any, images: Array, keys: Array, turns: Array) -> Array:
+        """Augmented images: uint8 (B, H, W, 3), `draws.keys` (B,) and `draws.turns` (B,) -> float32 (B, H, W, 3).
 
         With jax.numpy, call it inside jit. TensorFlow's graphs do not fuse, so there it compiles itself.
         """
         if hasattr(np, "jit"):
-            return np.jit(lambda images, keys: self._apply(np, images, keys))(images, keys)
-        return self._apply(np, images, keys)
+            return np.jit(lambda *batch: self._apply(np, *batch))(images, keys, turns)
+        return self._apply(np, images, keys, turns)
 
-    def _apply(self, np: Any, images: Array, keys: Array) -> Array:
-        draws = Draws(np, keys)
+    def _apply(self, np: Any, images: Array, keys: Array, turns: Array) -> Array:
+        draws = Draws(np, keys, turns)
         for step in self.before:
             images = pixels.settled(np, step.op.apply(np, images, draws, **step.arguments))
         images = self.plain(np, images)

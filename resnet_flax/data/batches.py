@@ -41,7 +41,8 @@ class Stream:
         """
         example = index % len(self.split)
         plain = np.take(images, example, axis=0)
-        image = self.policy(np, plain, draws.keys(np, self.seed, epoch, index))
+        keys, turns = draws.keys(np, self.seed, epoch, index), draws.turns(np, self.seed, epoch, index)
+        image = self.policy(np, plain, keys, turns)
         if self.concat_original:
             original = (index >= len(self.split))[:, None, None, None]
             image = np.where(original, self.policy.plain(np, plain), image)

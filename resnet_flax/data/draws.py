@@ -16,6 +16,7 @@ Array = Any  # numpy.ndarray, jax.Array or tf.Tensor, as `np` makes them
 
 GOLDEN = numpy.uint32(0x9E3779B9)
 ORDER = numpy.uint32(0x5BD1E995)  # keeps the order of an epoch apart from the draws of its examples
+TURN = numpy.uint32(0x27D4EB2F)  # keeps whose turn it is in the first epoch apart from both
 
 
 def _uint32(np: Any, number: Any) -> Array:
@@ -50,15 +51,23 @@ def epoch_order(np: Any, seed: Any, epoch: Any, n: int) -> Array:
     return np.asarray(np.argsort(_mix(np, np.bitwise_xor(hashed, ORDER)), stable=True), np.int32)
 
 
+def turns(np: Any, seed: Any, epoch: Any, index: Any) -> Array:
+    """bool (B,): true in every other epoch of each example, and in epoch 0 with probability a half."""
+    first = np.right_shift(_mix(np, np.bitwise_xor(keys(np, seed, 0, index), TURN)), numpy.uint32(31))
+    return np.bitwise_and(first + _uint32(np, epoch), numpy.uint32(1)) == numpy.uint32(1)
+
+
 class Draws:
     """Draws for B examples with the given `keys` (uint32 (B,)); each call takes the next stream of every example.
 
-    The count of streams is static: it depends on the calls made, never on values drawn.
+    The count of streams is static: it depends on the calls made, never on values drawn. `turns` (bool (B,)) are no
+    draws of this epoch: they alternate.
     """
 
-    def __init__(self, np: Any, keys: Array) -> None:
+    def __init__(self, np: Any, keys: Array, turns: Array) -> None:
         self.np = np
         self.keys = keys
+        self.turns = turns
         self.stream = 0
 
     def _bits(self, bits: int) -> Array:

@@ -75,12 +75,22 @@ def pick(np: Any, images: Array, rows: Array, columns: Array) -> Array:
     return np.reshape(np.take_along_axis(table, place, 1), (batch, height, width, channels))
 
 
-def shift(np: Any, images: Array, down: Array, right: Array) -> Array:
-    """Moves each image by whole pixels (int32 (B,)); what comes in from outside is 0."""
+def shift(np: Any, images: Array, down: Array, right: Array, reflect: bool = False) -> Array:
+    """Moves each image by whole pixels (int32 (B,)); outside is 0, or with `reflect` the image again,
+    mirrored about its outermost pixels as numpy.pad's "reflect"."""
     _, height, width, _ = np.shape(images)
     rows = np.arange(height, dtype=np.int32)[None, :, None] - per_image(np, down)[..., 0]
     columns = np.arange(width, dtype=np.int32)[None, None, :] - per_image(np, right)[..., 0]
+    if reflect:
+        rows, columns = mirrored(np, rows, height), mirrored(np, columns, width)
     return pick(np, images, rows, columns)
+
+
+def mirrored(np: Any, place: Array, size: int) -> Array:
+    """int32 places along an axis of `size` > 1 as they go back and forth in it: -1 is 1, and `size` is size - 2."""
+    period = 2 * (size - 1)
+    place = place % period
+    return np.where(place < size, place, period - place)
 
 
 def mirror(np: Any, images: Array, chosen: Array) -> Array:

@@ -31,16 +31,18 @@ def images():
     return np.clip(coarse + random.integers(-20, 20, coarse.shape), 0, 255).astype(np.uint8)
 
 
-def keys(n, epoch=0):
-    return draws.keys(np, 0, epoch, np.arange(n))
+def chance(n, epoch=0):
+    """What a policy asks for beside images: the keys and the turns of `n` examples."""
+    return draws.keys(np, 0, epoch, np.arange(n)), draws.turns(np, 0, epoch, np.arange(n))
 
 
 # What each operation does to one image, on whole batches with drawn parameters.
 
 
-def test_crop_cuts_a_window_out_of_the_padded_image(images):
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    cropped = np.rint(Policy("crop(4)")(np, images, keys(32)) * 255)
+@pytest.mark.parametrize(("text", "mode"), [("crop(4)", "constant"), ("crop(4,reflect)", "reflect")])
+def test_crop_cuts_a_window_out_of_the_padded_image(images, text, mode):
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), mode)
+    cropped = np.rint(Policy(text)(np, images, *chance(32)) * 255)
     places = []
     for image, source in zip(cropped, padded, strict=True):
         windows = [(y, x) for y in range(9) for x in range(9) if np.all(source[y : y + 32, x : x + 32] == image)]
@@ -51,10 +53,26 @@ def test_crop_cuts_a_window_out_of_the_padded_image(images):
 
 def test_flip_mirrors_half_of_the_images(images):
     many = np.concatenate([images] * 20)
-    flipped = np.rint(Policy("flip")(np, many, keys(640)) * 255)
+    flipped = np.rint(Policy("flip")(np, many, *chance(640)) * 255)
     mirrored = np.all(flipped == many[:, :, ::-1], axis=(1, 2, 3))
     assert np.all(mirrored | np.all(flipped == many, axis=(1, 2, 3)))
     assert 0.44 < np.mean(mirrored) < 0.56
+
+
+def test_reflection_goes_on_however_far():
+    line = np.arange(5, dtype=np.int32)
+    np.testing.assert_array_equal(pixels.mirrored(np, np.arange(-17, 5 + 17), 5), np.pad(line, 17, "reflect"))
+
+
+def test_alternating_flip_mirrors_each_image_every_other_epoch(images):
+    many = np.concatenate([images] * 20)
+    epochs = [np.rint(Policy("flip(alternating)")(np, many, *chance(640, epoch)) * 255) for epoch in range(4)]
+    mirrored = [np.all(flipped == many[:, :, ::-1], axis=(1, 2, 3)) for flipped in epochs]
+    for flipped, which in zip(epochs, mirrored, strict=True):
+        np.testing.assert_array_equal(flipped, np.where(which[:, None, None, None], many[:, :, ::-1], many))
+    assert 0.44 < np.mean(mirrored[0]) < 0.56
+    assert np.all(mirrored[0] != mirrored[1])
+    assert np.all(mirrored[0] == mirrored[2]) and np.all(mirrored[1] == mirrored[3])
 
 
 def golden():
@@ -114,7 +132,7 @@ def test_color_jitter_draws_factors_and_orders(monkeypatch):
     drawn = []
     monkeypatch.setattr(pixels, "adjust", lambda np, images, kind, factor: drawn.append((kind, factor)) or images)
     n = 10_000
-    Policy("color_jitter(0.2,0.4,0.6)")(np, np.zeros((n, 1, 1, 3), np.uint8), keys(n))
+    Policy("color_jitter(0.2,0.4,0.6)")(np, np.zeros((n, 1, 1, 3), np.uint8), *chance(n))
     kinds, factors = (np.stack(column, 1) for column in zip(*drawn, strict=True))
     assert stats.chisquare(np.unique(kinds, axis=0, return_counts=True)[1]).pvalue > 1e-3 and kinds.shape == (n, 3)
     for kind, strength in enumerate((0.2, 0.4, 0.6)):
@@ -126,7 +144,7 @@ def test_random_erasing_draws_areas_ratios_and_places(monkeypatch):
     boxes = []
     monkeypatch.setattr(pixels, "erase", lambda np, images, *box: boxes.append(box) or images)
     n = 10_000
-    Policy("random_erasing(0.2,0.02,0.1,value=1)")(np, np.zeros((n, 32, 32, 3), np.uint8), keys(n))
+    Policy("random_erasing(0.2,0.02,0.1,value=1)")(np, np.zeros((n, 32, 32, 3), np.uint8), *chance(n))
     top, left, height, width, value = boxes[0]
     hit = height > 0
     assert value == 1 and stats.binomtest(int(hit.sum()), n, 0.2).pvalue > 1e-3
@@ -140,7 +158,7 @@ def test_random_erasing_draws_areas_ratios_and_places(monkeypatch):
 @pytest.mark.parametrize(("text", "expected"), [("random_erasing(1,0.3,0.3,value=1)", 0.3), ("cutout(8)", None)])
 def test_erasing_acts_on_normalised_images(images, text, expected):
     policy = Policy("normalize(half)|" + text)
-    plain, erased = policy.plain(np, images), policy(np, images, keys(len(images)))
+    plain, erased = policy.plain(np, images), policy(np, images, *chance(len(images)))
     changed = np.any(erased != plain, axis=3)
     assert np.all(erased[changed] == (1 if expected else 0))
     if expected:
@@ -152,7 +170,7 @@ def test_erasing_acts_on_normalised_images(images, text, expected):
 @pytest.mark.parametrize(("text", "share"), [("sharpness(2,0.2)", 0.2), ("sharpness(2,1)", 1.0), ("sharpness(2,0)", 0)])
 def test_sharpness_has_its_probability(images, text, share):
     many = np.concatenate([images] * 20)
-    changed = np.any(Policy(text)(np, many, keys(640)) != Policy(text).plain(np, many), axis=(1, 2, 3))
+    changed = np.any(Policy(text)(np, many, *chance(640)) != Policy(text).plain(np, many), axis=(1, 2, 3))
     assert abs(changed.mean() - share) < 0.05
 
 
@@ -160,14 +178,14 @@ def test_rotation_angles_are_uniform(monkeypatch):
     angles = []
     original = pixels.affine_matrix
     monkeypatch.setattr(pixels, "affine_matrix", lambda *args: angles.append(args[2]) or original(*args))
-    Policy("rotate(15)")(np, np.zeros((10_000, 2, 2, 3), np.uint8), keys(10_000))
+    Policy("rotate(15)")(np, np.zeros((10_000, 2, 2, 3), np.uint8), *chance(10_000))
     assert stats.kstest(angles[0], stats.uniform(-15, 30).cdf).pvalue > 1e-3
 
 
 def test_translate_moves_by_whole_pixels_up_to_the_fraction(monkeypatch):
     moves = []
     monkeypatch.setattr(pixels, "shift", lambda np, images, down, right: moves.append((down, right)) or images)
-    Policy("translate(0.1)")(np, np.zeros((10_000, 32, 32, 3), np.uint8), keys(10_000))
+    Policy("translate(0.1)")(np, np.zeros((10_000, 32, 32, 3), np.uint8), *chance(10_000))
     # round(U(-3.2, 3.2)): the outermost are rarer.
     expected = np.array([0.7, 1, 1, 1, 1, 1, 0.7]) / 6.4 * 10_000
     for move in moves[0]:
@@ -206,23 +224,24 @@ POLICIES = [
     "random_erasing(0.5,0.02,0.1,value=1)",
     "random_erasing(1,0.2,1,value=1)",
     "cutout(8)",
+    "crop(2,reflect)|flip(alternating)",
     *RECIPES.values(),
 ]
 
 
-def everywhere(text, images, keys):
+def everywhere(text, images):
     tf_numpy = pytest.importorskip("resnet_flax.data.tf_numpy")
-    policy = Policy(text)
+    policy, batch = Policy(text), (images, *chance(len(images)))
     return {
-        "numpy": policy(np, images, keys),
-        "jax": jax.jit(lambda *batch: policy(jnp, *batch))(images, keys),
-        "tensorflow": policy(tf_numpy, images, keys),
+        "numpy": policy(np, *batch),
+        "jax": jax.jit(lambda *batch: policy(jnp, *batch))(*batch),
+        "tensorflow": policy(tf_numpy, *batch),
     }
 
 
 @pytest.mark.parametrize("text", POLICIES)
 def test_numpy_jax_and_tensorflow_give_the_same_images(images, text):
-    results = everywhere(text, images, keys(len(images)))
+    results = everywhere(text, images)
     for result in results.values():
         assert result.dtype == np.float32 and result.shape == images.shape
         # Angles, blends of a bilinear pixel and hues are real numbers: one rounding may go the other way.
@@ -236,9 +255,9 @@ def exact(text):
 
 @pytest.mark.parametrize("text", [*RECIPES.values(), "trivial_augment|random_erasing(1)"])
 def test_an_image_does_not_depend_on_its_batch(images, text):
-    policy = Policy(text)
-    whole = policy(np, images, keys(len(images)))
-    np.testing.assert_allclose(policy(np, images[5:9], keys(len(images))[5:9]), whole[5:9], atol=1e-6)
+    policy, batch = Policy(text), (images, *chance(len(images)))
+    some = policy(np, *(part[5:9] for part in batch))
+    np.testing.assert_allclose(some, policy(np, *batch)[5:9], atol=1e-6)
 
 
 # The text of a policy.
@@ -262,6 +281,7 @@ def test_recipes_keep_their_order(text):
         ("flip", "flip"),
         (" crop( 4 ) | flip() |normalize( half )", "crop(4)|flip|normalize(half)"),
         ("crop(pad=4.0)", "crop(4)"),
+        ("flip(random)|crop(4,constant)|crop(2,reflect)", "flip|crop(4)|crop(2,reflect)"),
         ("rotate(interpolation=bilinear, degrees=15)", "rotate(15,bilinear)"),
         ("rotate(15,nearest)|sharpness(2)", "rotate(15)|sharpness(2)"),
         ("color_jitter(.1,.1,.1,.05)", "color_jitter(0.1,0.1,0.1,0.05)"),
@@ -288,14 +308,15 @@ MARK = "^"
         ("crop(4)|", "", "name(argument,...)"),
         ("crop(4)flip", "crop(4)flip", "name(argument,...)"),
         ("flip|crop(4))", "4)", "whole number from 0 to 64"),
-        ("flip|crop", "crop", "pad is missing: write crop(pad)"),
-        ("flip|crop(4,5)", "crop(4,5)", "too many arguments: write crop(pad)"),
+        ("flip|crop", "crop", "pad is missing: write crop(pad,mode=constant)"),
+        ("flip|crop(4,5)", "5", "mode must be constant or reflect"),
+        ("flip|crop(4,reflect,5)", "crop(4,reflect,5)", "too many arguments: write crop(pad,mode=constant)"),
         ("flip|crop(1.5)", "1.5", "whole number from 0 to 64"),
         ("flip|crop(-1)", "-1", "whole number from 0 to 64"),
         ("flip|crop(nan)", "nan", "whole number from 0 to 64"),
         ("flip|crop(1e999)", "1e999", "whole number from 0 to 64"),
         ("flip|crop(four)", "four", "whole number from 0 to 64"),
-        ("flip|crop(padding=4)", "padding", "write crop(pad)"),
+        ("flip|crop(padding=4)", "padding", "write crop(pad,mode=constant)"),
         ("flip|crop(pad=4, pad=5)", "pad=5", "crop has pad twice"),
         ("normalize(half)|crop(4)", "crop(4)", "put it before normalize"),
         ("normalize(half)|normalize(half)", "normalize(half)", "normalize stands once"),

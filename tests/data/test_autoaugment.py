@@ -58,7 +58,7 @@ def drawn_rows(monkeypatch, policy, *arguments):
         return images
 
     monkeypatch.setattr(autoaugment, "apply", spy)
-    policy(np, np.zeros((N, *SIZE, 0), np.uint8), draws.Draws(np, draws.keys(np, 0, 0, np.arange(N))), *arguments)
+    policy(np, np.zeros((N, *SIZE, 0), np.uint8), draws.Draws(np, draws.keys(np, 0, 0, np.arange(N)), None), *arguments)
     return applied
 
 

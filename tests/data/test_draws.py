@@ -13,7 +13,11 @@ SIGNIFICANCE = 1e-3  # seeds are fixed: a test passes always or never
 
 
 def fresh(seed=0, epoch=0, n=N):
-    return draws.Draws(np, draws.keys(np, seed, epoch, np.arange(n)))
+    return of(np, seed, epoch, np.arange(n))
+
+
+def of(namespace, seed, epoch, index):
+    return draws.Draws(namespace, *(draw(namespace, seed, epoch, index) for draw in (draws.keys, draws.turns)))
 
 
 def p_of_counts(values, cells):
@@ -62,6 +66,7 @@ def test_permutations_are_equally_likely():
 def correlated(a, b):
     """p-value of independence of two samples of [0, 1): a chi-square test on an 8 by 8 table."""
     table = np.histogram2d(a, b, bins=8, range=[[0, 1], [0, 1]])[0]
+    table = table[table.any(1)][:, table.any(0)]
     return stats.chi2_contingency(table).pvalue
 
 
@@ -81,9 +86,17 @@ def test_keys_differ_within_an_epoch_and_between_epochs():
     assert np.mean(first == second) < 1e-3
 
 
+def test_turns_alternate_from_a_drawn_one_on():
+    turns = [draws.turns(np, 5, epoch, np.arange(N)) for epoch in range(3)]
+    assert stats.binomtest(int(turns[0].sum()), N, 0.5).pvalue > SIGNIFICANCE
+    assert np.all(turns[0] != turns[1]) and np.all(turns[0] == turns[2])
+    for other in (fresh(seed=5).uniform(), draws.turns(np, 6, 0, np.arange(N)), np.roll(turns[0], 1)):
+        assert correlated(turns[0] * 0.9, other * 0.9) > SIGNIFICANCE
+
+
 def test_the_draws_of_an_example_do_not_depend_on_its_batch():
     index = np.array([7, 3, 9000])
-    alone = draws.Draws(np, draws.keys(np, 0, 0, index)).uniform()
+    alone = of(np, 0, 0, index).uniform()
     assert np.array_equal(alone, fresh().uniform()[index])
 
 
@@ -108,9 +121,10 @@ def test_order_and_draws_of_an_epoch_are_independent():
 
 
 def everything(namespace, seed, epoch, index):
-    stream = draws.Draws(namespace, draws.keys(namespace, seed, epoch, index))
+    stream = of(namespace, seed, epoch, index)
     return (
         stream.keys,
+        stream.turns,
         stream.uniform(),
         stream.uniform(-15, 15),
         stream.uniform(0.02, 0.1),
