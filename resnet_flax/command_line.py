@@ -1,15 +1,20 @@
-"""Reading a command line: what a verb is, which recipe it names, and the flags with the config they set."""
+"""Reading a command line: what a verb is, the recipe it names, and the flags with the config they set."""
 
+import importlib.machinery
+import re
 import sys
+import traceback
+import types
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from resnet_flax import config as configs
 from resnet_flax.errors import UserError, nearest
+from resnet_flax.text import printable, shown
 
 
 @dataclass(frozen=True)
@@ -31,37 +36,59 @@ def given(argv: list[str], flag: str) -> list[str]:
     return [word.removeprefix(f"{flag}=") for word in argv if word.startswith(f"{flag}=")]
 
 
-def find_recipe(value: str) -> str:
-    """The name of the run that --config=`value` describes; UserError where there is no such file."""
-    file, _, argument = value.partition(":")
+def name_of_run(recipe: str) -> str:
+    """What a run of FILE:ARGUMENT is called by default."""
+    file, _, argument = recipe.partition(":")
+    return Path(file).stem + (f"-{argument}" if argument else "")
+
+
+def load_recipe(recipe: str) -> ConfigDict:
+    """The config that get_config(ARGUMENT) returns in FILE, for a `recipe` FILE or FILE:ARGUMENT.
+
+    Raises UserError where there is no such file, and says in which line of it something went wrong.
+    """
+    file, colon, argument = recipe.partition(":")
     path = Path(file)
     if not path.is_file():
         names = [str(other) for other in path.parent.glob("*.py")] or [str(p) for p in Path("configs").glob("*.py")]
-        raise UserError(f"there is no config file {file!r}: {nearest(file, names)}")
-    return path.stem + (f"-{argument}" if argument else "")
+        raise UserError(f"there is no config file {shown(file)}: {nearest(file, names)}")
+    loader = importlib.machinery.SourceFileLoader("recipe", file)
+    module = types.ModuleType(loader.name)
+    module.__file__ = file
+    try:
+        loader.exec_module(module)
+        config = module.get_config(*[argument] if colon else [])
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [0])[-1]
+        place = f"{file}, line {line}" if line else file
+        raise UserError(f"{place}: {type(error).__name__}: {printable(error, 300)}") from None
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+        raise UserError(f"{file}: get_config must return a ConfigDict, not {shown(config)}")
+    return config
 
 
-def read_flags(argv: list[str], own: dict[str, Any], stored: ConfigDict | None) -> flags.FlagValues:
-    """All flags of a command line, a verb's `own` (name -> default) too; what it sets is set in the recipe's config, or
-    in a `stored` one. Raises UserError for a mistake.
+def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flags.FlagValues:
+    """All flags of a command line, a verb's `own` (name -> default) too; what it sets of `config` is set there.
+
+    Raises UserError for a mistake.
     """
+    fields = configs.field_types()
+    for word in argv:
+        named = re.match(r"--?(?:no)?config\.([^=]*)", word)
+        if named and named[1] not in fields:
+            raise UserError(f"unknown field config.{printable(named[1], 80)}: {nearest(named[1], fields)}")
     values = flags.FlagValues()
-    if stored is None:
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    else:
-        argv = [word for word in argv if not word.startswith("--config=")]
-        config_flags.DEFINE_config_dict("config", stored, flag_values=values, sys_argv=argv)
+    argv = [word for word in argv if not word.startswith("--config=")]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     flags.DEFINE_multi_string("workdir", [], "", flag_values=values)
     kinds: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, str: flags.DEFINE_string}
     for name, default in own.items():
         kinds[type(default)](name, default, "", flag_values=values)
     try:
         values([sys.argv[0], *argv])
-    except AttributeError:  # how a ConfigDict refuses an unknown field
-        fields = configs.flatten(configs.get_config().to_dict())
-        named = [word.removeprefix("--config.").partition("=")[0] for word in argv if word.startswith("--config.")]
-        unknown = next(name for name in named if name not in fields)
-        raise UserError(f"unknown field config.{unknown}: {nearest(unknown, fields)}") from None
-    except flags.Error as error:  # with a traceback in it where the recipe itself raised
-        raise UserError(str(error).strip().splitlines()[-1].split("UserError: ")[-1]) from None
+    except flags.Error as error:
+        raise UserError(printable(error, 300)) from None
     return values

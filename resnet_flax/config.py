@@ -5,21 +5,27 @@ A recipe in `configs/` starts from `get_config()` and sets what its report says.
 """
 
 import json
-from collections.abc import Callable, Iterator
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import placeholder
+from ml_collections.config_flags import config_path
 
 from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
 from resnet_flax.errors import Damaged, UserError, lookup, nearest, reason
+from resnet_flax.files import read_json
 from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.blocks import BLOCKS
 from resnet_flax.models.resnet import ACTIVATIONS, KERNEL_INITS
 from resnet_flax.optim.optimizers import OPTIMIZERS
 from resnet_flax.optim.schedules import SCHEDULES
+from resnet_flax.text import shown
 
 
 def get_config() -> ConfigDict:
@@ -119,12 +125,40 @@ def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDic
     return config, tuple(next((word for word in words if word in options), options[0]) for options in choices)
 
 
-# Field -> what it must be, as a test and in words. Wrong types are refused by the config itself.
+# What the values of a type are called.
+TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
+LARGEST = 2**31 - 1  # integer: steps and seeds are int32
+
+
+def positive_integers(values: tuple) -> bool:
+    return all(type(value) is int and 0 < value <= LARGEST for value in values)
+
+
+def is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+# Field -> what it must be, as a test and in words. Numbers are tested as the float32 that they become.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda v: 0 <= v < 2**31, "an integer from 0 to 2**31 - 1"),
+    "seed": (lambda v: v >= 0, "an integer from 0 to 2**31 - 1"),
+    "data.dir": (is_path, "a path"),
+    "data.train": (lambda v: v.strip() != "", "a split, such as train or train[:90%]"),
+    "data.classes": (
+        lambda v: all(isinstance(name, str) and name for name in v) and len(set(v)) == len(v) > 1,
+        "two or more names, all different",
+    ),
     "data.train_examples": (lambda v: v >= 0, "0 (all) or positive"),
-    "model.blocks": (lambda v: len(v) > 0 and all(isinstance(n, int) and n > 0 for n in v), "positive integers"),
-    "model.widths": (lambda v: len(v) > 0 and all(isinstance(n, int) and n > 0 for n in v), "positive integers"),
+    "model.blocks": (
+        lambda v: positive_integers(v) and 1 <= len(v) <= 8 and max(v) <= 200,
+        "positive integers, at most 200 for each of at most 8 stages",
+    ),
+    "model.widths": (
+        lambda v: positive_integers(v) and 1 <= len(v) <= 8 and max(v) <= 8192,
+        "positive integers, at most 8,192 for each of at most 8 stages",
+    ),
     "model.stem_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "model.block_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "model.max_params": (lambda v: v >= 0, "0 (no limit) or positive"),
@@ -136,6 +170,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.b1": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "optimizer.b2": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "optimizer.eps": (lambda v: v > 0, "positive"),
+    "schedule.milestones": (
+        lambda v: positive_integers(v) and list(v) == sorted(set(v)),
+        "whole epochs in ascending order",
+    ),
     "schedule.factor": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "schedule.every": (lambda v: v > 0, "a positive number of epochs"),
     "schedule.end_factor": (lambda v: 0 <= v <= 1, "from 0 to 1"),
@@ -177,73 +215,128 @@ NAMES: dict[str, tuple[str, dict]] = {
 def complete(config: ConfigDict) -> FrozenConfigDict:
     """`config` checked, with the architecture of its network filled in and nothing left to change.
 
-    Raises UserError with one line for each mistake.
+    Raises UserError with a line for each mistake: in the fields there are and their types, then in the value of each,
+    then in how they fit together.
     """
     config = config.copy_and_resolve_references()
-    lookup("model", config.model.name, NETWORKS)
-    for field, value in architecture(config.model.name).items():
-        if config.model[field] is None:
-            config.model[field] = value
+    values = flatten(config.to_dict())
+    refuse(misfits(values))
+    refuse(f"config.{field} is missing" for field in field_types() if field not in values)
+    if config.model.name in NETWORKS:
+        for field, value in architecture(config.model.name).items():
+            if config.model[field] is None:
+                config.model[field] = value
     if config.data.classes is None and config.data.name in sources.SOURCES:
         config.data.classes = sources.SOURCES[config.data.name].classes
-    mistakes = list(find_mistakes(config))
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+    refuse(mistakes(config))
+    refuse(contradictions(config))
     return FrozenConfigDict(config)
 
 
-def find_mistakes(config: ConfigDict) -> Iterator[str]:
-    """A line for each field of a completed `config` that is out of range or does not fit the others."""
+def refuse(lines: Iterable[str]) -> None:
+    """Raise UserError if there are any."""
+    if text := "\n".join(lines):
+        raise UserError(text)
+
+
+def misfits(values: dict[str, Any]) -> Iterator[str]:
+    """A line for each field of a flat config that there is not, or whose value is of another type than the default."""
+    types = field_types()
+    for field, value in values.items():
+        if field not in types:
+            yield f"unknown field config.{field}: {nearest(field, types)}"
+            continue
+        kind, optional = types[field]
+        fits = isinstance(value, (kind, int) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+        if not fits and not (optional and value is None):
+            yield f"config.{field} must be {TYPES[kind]}, not {shown(value)}"
+
+
+def field_types() -> dict[str, tuple[type, bool]]:
+    """Field -> (its type, whether None may stand for what the network or the dataset has)."""
+    config = get_config()
     values = flatten(config.to_dict())
-    for field, (kind, registry) in NAMES.items():
-        try:
-            lookup(kind, values[field], registry)
-        except UserError as mistake:
-            yield f"config.{field}: {mistake}"
-    for field, (allowed, words) in RULES.items():
-        if not allowed(values[field]):
-            yield f"config.{field} must be {words}, not {values[field]!r}"
+    return {field: (config_path.get_type(field, config), value is None) for field, value in values.items()}
+
+
+def mistakes(config: ConfigDict) -> Iterator[str]:
+    """A line for each value of a `config` with the right fields that is not allowed, whatever the others are."""
+    values = {field: value for field, value in flatten(config.to_dict()).items() if value is not None}
+    for field, value in values.items():
+        if field in NAMES:
+            try:
+                lookup(NAMES[field][0], value, NAMES[field][1])
+            except UserError as mistake:
+                yield f"config.{field}: {mistake}"
+        if field in RULES:
+            allowed, words = RULES[field]
+            number = in_float32(value) if isinstance(value, float) else value
+            fits = abs(number) <= LARGEST if isinstance(number, int) else True
+            fits = math.isfinite(number) if isinstance(number, float) else fits
+            if not fits or not allowed(number):
+                yield f"config.{field} must be {words}, not {shown(value)}"
     try:
         Policy(config.data.policy)
     except UserError as mistake:
         yield f"config.data.policy: {mistake}"
+
+
+def in_float32(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def contradictions(config: ConfigDict) -> Iterator[str]:
+    """A line for each pair of values, right by themselves, that cannot be had together."""
     model, optimizer, schedule, train = config.model, config.optimizer, config.schedule, config.train
-    without_momentum = optimizer.name == "sgd" and optimizer.momentum == 0
-    if optimizer.nesterov and (without_momentum or optimizer.dampening):
-        yield "config.optimizer.nesterov needs a momentum and no dampening, as in PyTorch"
-    known = len(sources.SOURCES[config.data.name].classes) if config.data.name in sources.SOURCES else 0
-    if known and len(config.data.classes) != known:
+    known = len(sources.SOURCES[config.data.name].classes)
+    if len(config.data.classes) != known:
         yield f"config.data.classes must be {known} names, one for each class of {config.data.name}"
     if len(model.blocks) != len(model.widths):
         yield (
             f"config.model.blocks {tuple(model.blocks)} and config.model.widths {tuple(model.widths)} "
             "must be of one length, one entry a stage"
         )
-    if schedule.name == "multistep":
-        late = [m for m in schedule.milestones if not 0 < m < train.epochs]
-        if late or not schedule.milestones:
-            yield (
-                f"config.schedule.milestones must be epochs between 0 and config.train.epochs {train.epochs}, "
-                f"not {tuple(schedule.milestones)}"
-            )
+    if model.final_norm and model.block != "preact":
+        yield f"config.model.final_norm is for preact blocks, and config.model.block is {model.block}"
+    without_momentum = optimizer.name == "adagrad" or (optimizer.name == "sgd" and optimizer.momentum == 0)
+    if optimizer.nesterov and (optimizer.name != "sgd" or without_momentum or optimizer.dampening):
+        yield "config.optimizer.nesterov needs sgd with a momentum and no dampening, as in PyTorch"
+    if schedule.name == "multistep" and not (schedule.milestones and schedule.milestones[-1] < train.epochs):
+        yield (
+            f"config.schedule.milestones must be epochs between 0 and config.train.epochs {train.epochs}, "
+            f"not {shown(tuple(schedule.milestones))}"
+        )
+    if schedule.name == "warmup_cosine" and schedule.warmup > train.epochs:
+        yield f"config.schedule.warmup {schedule.warmup} is longer than config.train.epochs {train.epochs}"
     if schedule.name == "onecycle":
-        turn = schedule.rise * train.epochs
-        if schedule.per == "epoch" and not 1 < turn < train.epochs:
+        if schedule.per == "epoch" and not 1 < schedule.rise * train.epochs < train.epochs:
             yield (
                 f"config.schedule.rise {schedule.rise} of config.train.epochs {train.epochs} is no whole epoch: "
                 f"take at least {int(1 / schedule.rise) + 1} epochs, or config.schedule.per=step"
             )
-        if schedule.cycle_momentum and (optimizer.name == "adagrad" or without_momentum):
+        if schedule.three_phase and schedule.rise > 0.5:
+            yield f"config.schedule.three_phase needs config.schedule.rise to be at most 0.5, not {schedule.rise}"
+        if schedule.cycle_momentum and without_momentum:
             yield "config.schedule.cycle_momentum cycles a momentum, and the optimizer has none: set it to False"
-    if train.patience and not config.data.validation:
-        yield "config.train.patience needs a validation split, and config.data.validation is empty"
+        if schedule.cycle_momentum and schedule.min_momentum > schedule.max_momentum:
+            yield (
+                f"config.schedule.min_momentum {schedule.min_momentum} is more than "
+                f"config.schedule.max_momentum {schedule.max_momentum}"
+            )
+    if not config.data.validation:
+        if train.patience:
+            yield "config.train.patience needs a validation split, and config.data.validation is empty"
+        if train.monitor != get_config().train.monitor:
+            yield f"config.train.monitor {train.monitor} needs a validation split, and config.data.validation is empty"
 
 
 def flatten(nested: dict, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        nests = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nests else {f"{prefix}{key}": value}
     return flat
 
 
@@ -258,17 +351,18 @@ def read(workdir: Path) -> ConfigDict:
         raise UserError(f"{workdir} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else ""))
     config = get_config()
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
     except ValueError as error:
         again = "the command that the run was started with writes it again"
         raise Damaged(f"{path} is damaged ({reason(error)}): {again}") from None
     try:
-        fields = flatten(stored)
-        for field in fields:
-            lookup("field", field, flatten(config.to_dict()))
-        config.update_from_flattened_dict({k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-    except (UserError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no config of this version: {str(error).splitlines()[0]}") from None
+        if not isinstance(stored, dict):
+            raise UserError(f"it holds {shown(stored)}, and no fields")
+        values = {field: tuple(v) if isinstance(v, list) else v for field, v in flatten(stored).items()}
+        refuse(misfits(values))
+        config.update_from_flattened_dict(values)
+    except (UserError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path} is no config of this version: {error}") from None
     return config
 
 
@@ -280,4 +374,5 @@ def to_json(config: FrozenConfigDict) -> str:
 def differences(old: dict, new: dict) -> list[str]:
     """ "field: old -> new" for every field in which two configs read from JSON differ."""
     a, b = flatten(old), flatten(new)
-    return [f"config.{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+    changed = sorted(field for field in a.keys() | b.keys() if a.get(field) != b.get(field))
+    return [f"config.{field}: {shown(a.get(field))} -> {shown(b.get(field))}" for field in changed]

@@ -7,10 +7,12 @@ import signal
 import sys
 from collections.abc import Iterable
 
-from resnet_flax.text import say
+from resnet_flax.text import say, shown
 
 # What can be wrong with a disk or a folder: full, a limit reached, not to be written.
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+LONGEST = 100  # characters of a name that are compared
+MOST_NAMED = 100  # names that a hint lists
 
 
 class UserError(Exception):
@@ -40,15 +42,16 @@ class Interrupted(Exception):
 def nearest(name: object, choices: Iterable[str]) -> str:
     """A hint to put behind an unknown `name`: the closest of `choices`, or all of them when none is close."""
     names = sorted(choices)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names)}"
+    close = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
+    rest = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:MOST_NAMED])}{rest}"
 
 
 def lookup(kind: str, name: object, registry: dict):
     """`registry[name]`, or a UserError that names the `kind` of thing looked for and the nearest valid name."""
     if isinstance(name, str) and name in registry:
         return registry[name]
-    raise UserError(f"unknown {kind} {name!r}: {nearest(name, registry)}")
+    raise UserError(f"unknown {kind} {shown(name)}: {nearest(name, registry)}")
 
 
 def reason(error: BaseException) -> str:

@@ -32,7 +32,7 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import config as configs
-from resnet_flax.command_line import Verb, find_recipe, given, read_flags
+from resnet_flax.command_line import Verb, given, load_recipe, name_of_run, read_flags
 from resnet_flax.data.sources import cache_folder
 from resnet_flax.errors import UserError, lookup, tell
 
@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> tuple[str, list[Run], dict[str, Any]]:
     verb = lookup("verb", name, VERBS)
     if words and not verb.words:
         raise UserError(f"one verb at a time, and a flag's value behind '=': what is {words[0]!r}?")
-    recipe = find_recipe(given(argv, "--config")[-1]) if given(argv, "--config") else None
+    recipe = given(argv, "--config")[-1] if given(argv, "--config") else ""
     workdirs = given(argv, "--workdir") + (words if verb.words == "workdirs" else [])
     if not workdirs and not recipe:
         if verb.trained:
@@ -65,8 +65,9 @@ def parse(argv: list[str]) -> tuple[str, list[Run], dict[str, Any]]:
     if len(workdirs) > 1 and verb.words != "workdirs":
         raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
     runs = []
-    for workdir in map(Path, workdirs or [f"runs/{recipe}"]):
-        values = read_flags(argv, verb.flags, configs.read(workdir) if verb.trained or not recipe else None)
+    for workdir in map(Path, workdirs or [f"runs/{name_of_run(recipe)}"]):
+        config = configs.read(workdir) if verb.trained or not recipe else load_recipe(recipe)
+        values = read_flags(argv, verb.flags, config)
         runs.append((configs.complete(values.config), workdir))
     options = {flag: values[flag].value for flag in verb.flags}
     return name, runs, options | ({"files": words} if verb.words == "files" else {})

@@ -17,6 +17,11 @@ def printable(text: object, longest: int = 0) -> str:
     return safe if not longest or len(whole) <= longest >= len(safe) else safe[: longest - 1] + "\u2026"
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, or the beginning of it."""
+    return printable(repr(value), 300)
+
+
 def say(text: object, file: TextIO | None = None) -> None:
     """Print lines, made printable, at once."""
     file = file or sys.stdout

@@ -136,7 +136,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
         history, speeds = fit(run, workdir, start, checkpoints, stop)
         chosen = best_row(history, config.train.monitor) or history[-1]
         if len(history) < config.train.epochs:
-            print(
+            say(
                 f"stopped early after epoch {len(history)}: no better {config.train.monitor} in "
                 f"{config.train.patience} epochs; epoch {chosen['epoch']} is restored"
             )

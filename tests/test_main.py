@@ -79,14 +79,14 @@ MISTAKES = [
     ([QUICKSTART, "--config.data.train=train[:99999]"], "is examples 0 to 99999 of 1437"),
     ([QUICKSTART, "--config.data.validation=train[5%:]"], "share examples"),
     ([QUICKSTART, "--config.model.blocks=(1,1)"], "must be of one length"),
-    ([QUICKSTART, "--config.model.widths=(8,0,8)"], "config.model.widths must be positive integers, not (8, 0, 8)"),
+    ([QUICKSTART, "--config.model.widths=(8,0,8)"], "for each of at most 8 stages, not (8, 0, 8)"),
     ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs must be positive, not 0"),
     ([QUICKSTART, "--config.train.batch_size=-3"], "config.train.batch_size must be positive, not -3"),
     ([QUICKSTART, "--config.train.batch_size=5000"], "is more than an epoch's 1293"),
     ([QUICKSTART, "--config.schedule.name=multistep"], "config.schedule.milestones must be epochs between"),
     ([QUICKSTART, "--config.model.max_params=1000"], "has 78,042 parameters, more than config.model.max_params 1,000"),
     ([QUICKSTART, "--config.data.validation=", "--config.train.patience=2"], "needs a validation split"),
-    ([QUICKSTART, "--config.optimizer.nesterov", "--config.optimizer.dampening=0.1"], "nesterov needs a momentum"),
+    ([QUICKSTART, "--config.optimizer.nesterov", "--config.optimizer.dampening=0.1"], "nesterov needs sgd"),
     ([QUICKSTART, "--config.optimizer.momentum=0.0"], "cycle_momentum cycles a momentum"),
     (["export", QUICKSTART], "/run holds no run"),
     (["import-torch", QUICKSTART, "--file=nothing.pt"], "there is no file 'nothing.pt'"),
@@ -121,7 +121,7 @@ def test_verbs_on_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monkey
     (tmp_path / "runs" / "preact" / "config.json").write_text('{"model": {"nam": "preact"}}')
     assert run("evaluate", "runs/preact") == 1
     assert (
-        "runs/preact/config.json is no config of this version: unknown field 'model.nam': did you mean 'model.name'?"
+        "preact/config.json is no config of this version: unknown field config.model.nam: did you mean 'model.name'?"
         in capsys.readouterr().err
     )
 

@@ -99,6 +99,7 @@ def load(config) -> Dataset:
     spans = {role: config[role] for role in ("train", "validation", "test") if config[role]}
     slices = {role: parse_split(text, folder) for role, text in spans.items()}
     refuse_shared_examples(slices, spans)
+    refuse_exchanged(slices, spans)
     splits = {role: read_split(folder, name, part) for role, (name, part) in slices.items()}
     if config.train_examples:
         train = splits["train"]
@@ -224,6 +225,16 @@ def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str
                 raise UserError(
                     f"config.data.{first} {texts[first]!r} and config.data.{second} {texts[second]!r} share examples"
                 )
+
+
+def refuse_exchanged(slices: dict[str, tuple[str, range]], texts: dict[str, str]) -> None:
+    """Raise UserError where more is held out to choose by than is there to train on."""
+    held_out, trained_on = (len(slices[role][1]) if role in slices else 0 for role in ("validation", "train"))
+    if held_out > trained_on:
+        raise UserError(
+            f"config.data.validation {texts['validation']!r} has {held_out:,} examples, "
+            f"more than the {trained_on:,} of config.data.train {texts['train']!r}: exchange them"
+        )
 
 
 def read_split(folder: Path, name: str, part: range) -> Split:

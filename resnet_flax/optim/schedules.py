@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from resnet_flax.errors import UserError
+
 Schedule = Callable[[Any], jax.Array]  # optimiser steps, int of any shape -> float32 of the same shape
 
 
@@ -22,6 +24,12 @@ class Span:
     epochs: int
     steps_per_epoch: int
     per: str  # "epoch" or "step"
+
+    def __post_init__(self) -> None:
+        if self.epochs * self.steps_per_epoch >= 2**31:  # steps are counted in int32
+            raise UserError(
+                f"{self.epochs:,} epochs of {self.steps_per_epoch:,} steps are more than the limit of 2**31 - 1"
+            )
 
     def units(self, epochs: float) -> float:
         """So many epochs, in this unit."""
@@ -92,9 +100,15 @@ def warmup_cosine(peak: float, config, span: Span) -> Schedule:
 def onecycle_curve(config, span: Span, low: float, high: float, end: float) -> Schedule:
     """low -> high -> end, the turn after the fraction `rise` of all steps; torch's OneCycleLR.
 
-    With `three_phase` the way down is low -> high -> low, as long as the way up, and then low -> end.
+    With `three_phase` the way down is low -> high -> low, as long as the way up, and then low -> end. Raises UserError
+    for a run too short for any of this.
     """
     turn, last = config.rise * span.total - 1, span.total - 1
+    if not 0 < turn < last:
+        few = f"{span.total:,} {span.per}s"
+        raise UserError(
+            f"config.schedule.rise {config.rise} of {few} has nothing before or behind the peak: train longer"
+        )
     knots = [(0.0, low), (turn, high), *([(2 * turn, low)] if config.three_phase else []), (last, end)]
 
     def curve(t: jax.Array) -> jax.Array:
