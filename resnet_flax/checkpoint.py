@@ -9,7 +9,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import chex
@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from resnet_flax.errors import UserError, reason
+from resnet_flax.processes import from_first, is_first
 from resnet_flax.text import say
 from resnet_flax.workdir import replacing
 
@@ -51,16 +52,25 @@ class KeepNewestAndBest(PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints in a folder. A context manager, which waits for the last save."""
+    """The checkpoints in a folder. A context manager, which waits for the last save.
+
+    Several processes call everything alike; the first reads and writes for all, as they hold the same.
+    """
 
     def __init__(self, folder: Path):
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's narration, and errors that it raises as well
         self.folder = folder.absolute()  # Orbax refuses relative paths
+        if not is_first():
+            return
         self._kept = KeepNewestAndBest()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(preservation_policy=self._kept, lightweight_initialize=True),
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._kept,
+            lightweight_initialize=True,
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
         )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         self._unraisable, sys.unraisablehook = sys.unraisablehook, self._show_unraisable
@@ -68,8 +78,9 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         try:
-            with self._saving():
-                self._manager.close()
+            if is_first():
+                with self._saving():
+                    self._manager.close()
         finally:
             sys.unraisablehook = self._unraisable
 
@@ -85,22 +96,47 @@ class Checkpoints:
         run has the same arrays at the same step; its history may have grown since. Raises UserError where this
         checkpoint, or the one before, cannot be written: whatever was saved before it is still there.
         """
-        self._kept.best = best_step
-        record = {"history": checkpoint.history, "checksum": checksum(checkpoint)}
-        with self._saving():
-            self._manager.wait_until_finished()
-            if checkpoint.step in self.steps():
-                self._replace_record(checkpoint.step, record)
-                return
-            self._manager.save(
-                checkpoint.step,
-                args=ocp.args.Composite(tree=ocp.args.StandardSave(checkpoint.tree), record=ocp.args.JsonSave(record)),
-                force=True,  # Orbax's own decision goes by the names of the folders alone
-            )
+        from_first(lambda: self._save(checkpoint, best_step))
+
+    def wait(self) -> None:
+        """Until the last save is complete, or a UserError."""
+        from_first(self._wait)
 
     def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
         """The checkpoint of a step, on the devices that `like` is on. If damaged, raises any exception."""
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        return place(from_first(lambda: self._restore(step, like)), like)
+
+    def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
+        """The newest sound checkpoint, None if there is none at all. Newer ones are renamed, and a line says so.
+
+        Raises UserError when none of several is sound, and leaves them as they are: starting from scratch would
+        silently lose the run. What a process killed while it saved has left is deleted.
+        """
+        found = from_first(lambda: self._restore_newest(like))
+        return found and place(found, like)
+
+    def _save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
+        self._kept.best = best_step
+        host = replace(checkpoint, tree=jax.device_get(checkpoint.tree))
+        record = {"history": host.history, "checksum": checksum(host)}
+        with self._saving():
+            self._manager.wait_until_finished()
+            if host.step in self.steps():
+                self._replace_record(host.step, record)
+                return
+            self._manager.save(
+                host.step,
+                args=ocp.args.Composite(tree=ocp.args.StandardSave(host.tree), record=ocp.args.JsonSave(record)),
+                force=True,  # Orbax's own decision goes by the names of the folders alone
+            )
+
+    def _wait(self) -> None:
+        with self._saving():
+            self._manager.wait_until_finished()
+
+    def _restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
+        """As NumPy arrays."""
+        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(tree=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()),
@@ -110,19 +146,14 @@ class Checkpoints:
             raise ValueError("its content does not match its checksum")
         return checkpoint
 
-    def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """The newest sound checkpoint, None if there is none at all. Newer ones are renamed, and a line says so.
-
-        Raises UserError when none of several is sound, and leaves them as they are: starting from scratch would
-        silently lose the run. What a process killed while it saved has left is deleted.
-        """
-        with self._saving():
-            self._manager.wait_until_finished()
+    def _restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
+        """As NumPy arrays."""
+        self._wait()
         self._delete_unfinished()
         damaged: list[int] = []
         for step in self.steps():
             try:
-                found = self.restore(step, like)
+                found = self._restore(step, like)
             except Exception as error:  # Orbax and TensorStore raise many kinds
                 say(f"checkpoint {step} is damaged and is skipped: {reason(error)}")
                 damaged.append(step)
@@ -152,24 +183,30 @@ class Checkpoints:
 
     def _replace_record(self, step: int, record: dict) -> None:
         """Orbax never writes a step twice."""
-        if jax.process_index() == 0:
-            with replacing(self.folder / str(step) / "record" / "metadata") as file:
-                json.dump(record, file)
+        with replacing(self.folder / str(step) / "record" / "metadata") as file:
+            json.dump(record, file)
 
     def _set_aside(self, steps: list[int]) -> None:
         """Rename checkpoints so that their place can be written again."""
-        if jax.process_index() == 0:
-            for step in steps:
-                names = (f"{step}.damaged{number or ''}" for number in itertools.count())
-                free = next(self.folder / name for name in names if not (self.folder / name).exists())
-                (self.folder / str(step)).rename(free)
+        for step in steps:
+            names = (f"{step}.damaged{number or ''}" for number in itertools.count())
+            free = next(self.folder / name for name in names if not (self.folder / name).exists())
+            (self.folder / str(step)).rename(free)
         if steps:
             self._manager.reload()
 
     def _delete_unfinished(self) -> None:
-        if jax.process_index() == 0:
-            for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def place(checkpoint: Checkpoint, like: chex.ArrayTree) -> Checkpoint:
+    """A checkpoint of NumPy arrays, the same in all processes, on the devices that `like` is on."""
+
+    def put(host: np.ndarray, leaf: jax.Array) -> jax.Array:
+        return jax.make_array_from_process_local_data(leaf.sharding, host)
+
+    return replace(checkpoint, tree=jax.tree.map(put, checkpoint.tree, like))
 
 
 def best_row(history: list[Row], monitor: str) -> Row | None:
@@ -184,5 +221,5 @@ def checksum(checkpoint: Checkpoint) -> int:
     """CRC-32 of all arrays and of the history. Orbax itself notices no flipped byte."""
     crc = zlib.crc32(json.dumps(checkpoint.history).encode())
     for leaf in jax.tree.leaves(checkpoint.tree):
-        crc = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).data, crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
     return crc

@@ -12,6 +12,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from resnet_flax.checkpoint import Row
+from resnet_flax.processes import is_first
 from resnet_flax.steps import Totals
 from resnet_flax.text import say
 from resnet_flax.workdir import replacing
@@ -83,14 +84,16 @@ class Monitor:
     def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int, history: list[Row]):
         self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
         self.live = sys.stdout.isatty()
-        self.events = Events(workdir, int(history[-1]["step"]) + 1 if history else 0)
-        write_csv(history, workdir / "metrics.csv")
+        if is_first():
+            self.events = Events(workdir, int(history[-1]["step"]) + 1 if history else 0)
+            write_csv(history, workdir / "metrics.csv")
 
     def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.events.close()
+        if is_first():
+            self.events.close()
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """`epoch` counts from 0; `first_step` is where in it the run goes on."""
@@ -134,7 +137,7 @@ class Monitor:
         )
 
     def end_epoch(self, history: list[Row], images_per_second: float) -> None:
-        """Record the last row of `history` everywhere."""
+        """Record the last row of `history` everywhere; for the first of several processes."""
         row = history[-1]
         self.bar.close()
         say(epoch_line(row, self.epochs, images_per_second))

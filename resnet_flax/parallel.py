@@ -5,14 +5,16 @@ loss see the whole batch. `Pmap` runs the same step once a device, with the sums
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import chex
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from resnet_flax.errors import UserError
+from resnet_flax.processes import device_mesh
 
 AXIS = "data"
 
@@ -42,14 +44,17 @@ class Jit:
     axis_name = None
 
     def __init__(self) -> None:
-        self.mesh = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+        self.mesh = device_mesh(AXIS)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
 
     def sharded(self, axis: int) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
 
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        return jax.device_put(tree, self.replicated)
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.replicated)
+        place = partial(jax.make_array_from_process_local_data, self.replicated)
+        return jax.tree.map(lambda leaf: place(np.asarray(leaf)), tree)
 
     def shard(self, batch: dict[str, Any], axis: int = 0) -> dict[str, Any]:
         if jax.process_count() == 1:

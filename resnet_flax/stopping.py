@@ -5,20 +5,25 @@ import signal
 import sys
 import threading
 
+import jax
+
 from resnet_flax.errors import Interrupted
+from resnet_flax.processes import largest
 from resnet_flax.text import say
 
 
 class StopRequest:
     """SIGTERM and Ctrl-C, noted and answered between two steps; a second Ctrl-C stops at once.
 
+    Of several processes each has what it `noted` itself, and acts on `signum`, which all know.
+
     Python handles a signal between two of its own instructions, so not while XLA compiles, which may take a minute. As
     long as there is `nothing_to_save`, a thread that the system wakes answers instead, and ends the process.
     """
 
     def __init__(self) -> None:
-        self.signum = 0
-        self.nothing_to_save = True
+        self.signum = self.noted = 0
+        self.nothing_to_save = jax.process_count() == 1  # of several none leaves alone
 
     def __enter__(self) -> "StopRequest":
         self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -37,10 +42,16 @@ class StopRequest:
     def requested(self) -> bool:
         return self.signum != 0
 
+    def ask_all(self) -> None:
+        """Tell the other processes, which all do the same, and hear of them."""
+        self.signum = int(largest(self.noted)[0])
+
     def _note(self, signum: int, frame: object) -> None:
-        if self.signum and signum == signal.SIGINT:
+        if self.noted and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signum = signum
+        self.noted = signum
+        if jax.process_count() == 1:
+            self.signum = signum
 
     def _answer(self, reader: int) -> None:
         with open(reader, "rb", buffering=0) as signals:

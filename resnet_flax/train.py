@@ -5,6 +5,7 @@ import math
 import platform
 import statistics
 from collections import deque
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from resnet_flax import config as configs
-from resnet_flax import loop, models, report
+from resnet_flax import loop, models, processes, report
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row, best_row
 from resnet_flax.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.data import sources
@@ -24,6 +25,7 @@ from resnet_flax.metrics import Monitor
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
 from resnet_flax.predictions import Predictions
+from resnet_flax.processes import from_first, largest
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
 from resnet_flax.stopping import StopRequest
 from resnet_flax.text import say
@@ -102,20 +104,22 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
     (the last one where nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
     """
+    processes.start()
     run = Run.from_config(config)
-    with hold(workdir):
-        claim(workdir, config)
-        results_file = workdir / "report" / "results.json"
-        results = report.read_results(workdir)
-        if results:
-            say(f"{workdir} is finished: {results_file}")
-        else:
-            results = train_to_end(run, workdir)
-            results_file.parent.mkdir(exist_ok=True)
-            with replacing(results_file) as file:
-                json.dump(results, file, indent=2)
-        if not report.is_drawn(workdir):
-            report.draw(config, workdir)
+    with ExitStack() as held:
+        results = from_first(lambda: enter(held, workdir, config)) or train_to_end(run, workdir)
+        if not from_first(lambda: report.is_drawn(workdir)):
+            from_first(lambda: report.draw(config, workdir))
+    return results
+
+
+def enter(held: ExitStack, workdir: Path, config: configs.FrozenConfigDict) -> dict:
+    """Keep `workdir` for this run, and return the results that it has come to already, or {}."""
+    held.enter_context(hold(workdir))
+    claim(workdir, config)
+    results = report.read_results(workdir)
+    if results:
+        say(f"{workdir} is finished: {workdir / 'report' / 'results.json'}")
     return results
 
 
@@ -145,12 +149,12 @@ def train_to_end(run: Run, workdir: Path) -> dict:
         found = run.classifier.evaluate(state, split, stop.requested) if split else None
         unaveraged = run.data.test if state.average else None
         trained = run.classifier.evaluate(state.trained, unaveraged, stop.requested) if unaveraged else None
+        stop.ask_all()
         if stop.signum:  # everything but this evaluation is saved
             raise Interrupted(stop.signum)
-    if found:
-        report.keep(report.Answers(found, role, config.data[role], int(chosen["step"])), workdir)
     say(conclusion(found, role, int(chosen["epoch"])))
-    return {
+    answers = report.Answers(found, role, config.data[role], int(chosen["step"])) if found else None
+    results = {
         **(test_results(found) if found and role == "test" else {}),
         **({"unaveraged_test_accuracy": trained.accuracy, "unaveraged_test_loss": trained.loss} if trained else {}),
         "chosen_epoch": chosen["epoch"],
@@ -162,6 +166,18 @@ def train_to_end(run: Run, workdir: Path) -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
+    from_first(lambda: keep(workdir, results, answers))
+    return results
+
+
+def keep(workdir: Path, results: dict, answers: report.Answers | None) -> None:
+    """Leave in `workdir` what the run has come to."""
+    path = workdir / "report" / "results.json"
+    path.parent.mkdir(exist_ok=True)
+    if answers:
+        report.keep(answers, workdir)
+    with replacing(path) as file:
+        json.dump(results, file, indent=2)
 
 
 def test_results(found: Predictions) -> dict:
@@ -194,8 +210,10 @@ def fit(
 
     def leave_if_asked() -> None:
         refuse_nonfinite(run, totals)
+        stop.ask_all()
         if stop.signum:
             save()
+            checkpoints.wait()
             raise Interrupted(stop.signum)
 
     with Monitor(workdir, train.epochs, steps, train.batch_size, history) as monitor:
@@ -212,7 +230,7 @@ def fit(
             finished = len(history) == train.epochs or out_of_patience(history, train)
             if finished or row is best_row(history, train.monitor) or len(history) % train.checkpoint_every == 0:
                 save()
-            monitor.end_epoch(history, speed)
+            from_first(partial(monitor.end_epoch, history, speed))
             if not math.isnan(speed):  # nothing was left to train of an epoch resumed at its evaluation
                 speeds.append(speed)
     return history, speeds
@@ -224,9 +242,9 @@ def train_epoch(
     """Train from where `state` is to the end of `epoch` (from 0), or until a stop is requested."""
     steps = run.stream.steps_per_epoch
     sent = first = int(state.step) - epoch * steps
-    most = 1
+    wanted = most = 1
     monitor.start_epoch(epoch, first)
-    in_flight: deque[tuple[int, Totals]] = deque()
+    in_flight: deque = deque()
     while sent < steps and not stop.signum:
         if sent == 0:  # and not before: a run has one state and one sum at a step, however often it stops there
             totals = run.parallel.replicate(Totals.zero())
@@ -235,13 +253,17 @@ def train_epoch(
         if sent == first:
             monitor.start_clock()  # compiling is over
         sent += taken
-        in_flight.append((sent, totals))
+        # Clocks and signals differ between processes, which must all do the same: each acts on what any of them wants.
+        in_flight.append((sent, totals, largest(stop.noted, wanted, monitor.due())))
         if len(in_flight) > IN_FLIGHT:
-            done, sums = in_flight.popleft()
+            done, sums, wishes = in_flight.popleft()
             jax.block_until_ready(sums)
-            most = max(1, int(monitor.steps_per_second(done) * DISPATCH_SECONDS))
-            if monitor.due():
+            signum, most, due = np.asarray(wishes).tolist()
+            stop.signum = stop.signum or signum
+            wanted = max(1, int(monitor.steps_per_second(done) * DISPATCH_SECONDS))
+            if due:
                 refuse_nonfinite(run, sums)
+            if monitor.due():
                 monitor.show(done, sums, float(run.learning_rate(epoch * steps + done - 1)))
     jax.block_until_ready(totals)
     return state, totals

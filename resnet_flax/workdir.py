@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import jax
-
 from resnet_flax import config as configs
 from resnet_flax.errors import Damaged, UserError
 from resnet_flax.text import say
@@ -22,13 +20,9 @@ HELD = (errno.EAGAIN, errno.EACCES)  # what flock raises where somebody else has
 def hold(workdir: Path) -> Iterator[None]:
     """Make `workdir` and keep other processes from training there. UserError names the one that does already.
 
-    The lock is the system's, on the file .lock: it ends with the process, however that ends, and readers need none. Of
-    several processes of one run the first takes it for all.
+    The lock is the system's, on the file .lock: it ends with the process, however that ends, and readers need none.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() != 0:
-        yield
-        return
     with open(workdir / ".lock", "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,43 @@
+"""Train with several processes on this machine, each with a GPU of its own: python launch/local.py 2 --config=FILE ...
+
+What follows the number is given to resnet_flax.main. Without GPUs the processes share the CPU, which shows and tests
+what a cluster does.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+
+def start(count: int, words: list[str], **options) -> list[subprocess.Popen]:
+    """The processes of one run, the first of them first; `options` are those of Popen."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    run = {"JAX_NUM_PROCESSES": str(count), "JAX_COORDINATOR_ADDRESS": address}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "resnet_flax.main", *words],
+            env=os.environ | run | {"JAX_PROCESS_ID": str(index), "JAX_LOCAL_DEVICE_IDS": str(index)},
+            **options,
+        )
+        for index in range(count)
+    ]
+
+
+def main(argv: list[str]) -> int:
+    """Exits as the first process that failed, or with 0."""
+    if not argv or not argv[0].isdecimal() or argv[0] == "0":
+        print(__doc__, end="", file=sys.stderr)
+        return 2
+    processes = start(int(argv[0]), argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches them without us
+    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in processes])
+    codes = [process.wait() for process in processes]
+    return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

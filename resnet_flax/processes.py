@@ -1,0 +1,131 @@
+"""Several processes as one: a run on a pod, a cluster or the GPUs of a host.
+
+All compute the same; only the first one reads and writes a workdir and speaks, so that no folder need be shared.
+"""
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from resnet_flax.errors import UserError
+
+Result = TypeVar("Result")
+
+# Where a launcher says how many processes there are: whoever sets JAX_*, srun, mpirun, Cloud TPU of several slices.
+COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+
+SHUTDOWN_SECONDS = 30  # when one process failed alone, how long the others are left waiting for it
+
+
+def start() -> None:
+    """Join the other processes of this run, where the environment says that there are some; all but one fall silent.
+
+    It says so with JAX_NUM_PROCESSES, JAX_PROCESS_ID (from 0) and JAX_COORDINATOR_ADDRESS (HOST:PORT, a free port of
+    the first), or is one that jax.distributed.initialize knows by itself: srun, mpirun, Cloud TPU. To be called before
+    anything touches a device. Raises UserError where something is missing.
+    """
+    if jax.distributed.is_initialized() or not launched_with_others():
+        return
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch SIGTERM itself
+    if "JAX_NUM_PROCESSES" in os.environ:
+        count, index = number("JAX_NUM_PROCESSES"), number("JAX_PROCESS_ID")
+        address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+        if ":" not in address:
+            raise UserError(f"JAX_COORDINATOR_ADDRESS must be HOST:PORT of process 0, not {address!r}")
+        if index >= count:
+            raise UserError(f"JAX_PROCESS_ID must be from 0 to {count - 1}, not {index}")
+        jax.distributed.initialize(
+            address,
+            count,
+            index,
+            cluster_detection_method="deactivate",
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    else:
+        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+    if not is_first():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def launched_with_others() -> bool:
+    """Whether the environment speaks of several processes. Costs nothing where it does not."""
+    if any(number(name) > 1 for name in COUNTS if name in os.environ):
+        return True
+    platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
+    if "JAX_NUM_PROCESSES" in os.environ or "tpu" not in platforms:
+        return False
+    # On a Cloud TPU (importing jax finds that out). GKE names all hosts, elsewhere a metadata server does.
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES")
+    return "," in hosts if hosts else "TPU_SKIP_MDS_QUERY" not in os.environ
+
+
+def number(name: str) -> int:
+    """The natural number that an environment variable holds, or a UserError."""
+    value = os.environ.get(name, "")
+    if not value.isdecimal():
+        raise UserError(f"{name} must be a number from 0 on, not {value!r}")
+    return int(value)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks; true where there is but one."""
+    return jax.process_index() == 0
+
+
+def from_first(compute: Callable[[], Result]) -> Result:
+    """What `compute` returns in the first process, the only one to run it, in all of them.
+
+    What it raises there is raised in the others as a UserError. The result must be what pickle takes.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    result, failure = None, None
+    if is_first():
+        try:
+            result = compute()
+        except Exception as error:
+            failure = error
+    message = pickle.dumps((result, failure and str(failure)))
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    padded = message[:size].ljust(size, b"\0")  # the others' own message says nothing
+    received = multihost_utils.broadcast_one_to_all(np.frombuffer(padded, np.uint8))
+    if failure:
+        raise failure
+    result, reason = pickle.loads(received.tobytes())
+    if reason is not None:
+        raise UserError(reason)
+    return result
+
+
+def largest(*values: int) -> np.ndarray | jax.Array:
+    """Of each of `values` the largest that a process gives: (n,) int32, on its way. All must call it equally often."""
+    own = np.array(values, np.int32)
+    if jax.process_count() == 1:
+        return own
+    across, maximum = _maximum()
+    rows = np.tile(own, (jax.local_device_count(), 1))
+    return maximum(jax.make_array_from_process_local_data(across, rows))
+
+
+@cache
+def _maximum():
+    mesh = device_mesh("data")
+    across, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    return across, jax.jit(lambda rows: rows.max(0), out_shardings=everywhere)
+
+
+def device_mesh(axis: str) -> Mesh:
+    """All devices along one axis, those of a process side by side and in the order of processes.
+
+    jax.make_mesh may order them by the links between TPU chips, and rows would then not be the process's own.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (axis,), axis_types=(AxisType.Auto,))
