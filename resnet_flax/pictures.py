@@ -1,6 +1,8 @@
 """Every picture of a report, each a function that returns a figure."""
 
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -8,18 +10,35 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax.optim import schedules
 from resnet_flax.predictions import Calibration, ClassScores, Predictions
+from resnet_flax.text import printable
 
 matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
+
 BLUE, ORANGE, GREY = "#2066a8", "#c8682a", "#666666"
 RUN_COLORS = (BLUE, ORANGE, "#2e8b57", "#8b4f9f", "#b03a48", "#7a6a1f", "#3a9aa8", "#444444")
 MANY_CLASSES = 20  # from which on a matrix has no room for numbers
 COLUMNS, MISTAKES = 5, 25
+LONGEST = 20  # characters of a class's name that there is room for
+MOST_ROWS = 1000  # of a table, as a picture
 
 History = Sequence[Mapping[str, float]]  # a row an epoch, as in metrics.csv
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG. A name in a script that the font has not is drawn as boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, facecolor="white")
+
+
+def fitting(name: str, longest: int = LONGEST) -> str:
+    """The name of a class, for a picture."""
+    return printable(name, longest)
 
 
 def axes_over_epochs() -> tuple[Figure, Axes]:
@@ -51,6 +70,7 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
     for index, (name, history) in enumerate(histories.items()):
         color = RUN_COLORS[index % len(RUN_COLORS)]
         held_out = f"val_{quantity}" in history[0]
+        name = f" {printable(name)}" if name.startswith("_") else printable(name)  # a legend leaves out _x
         plot(axes, history, f"val_{quantity}", label=name, color=color)
         label = None if held_out else f"{name} (training)"
         plot(axes, history, f"train_{quantity}", label=label, color=color, linestyle="--", alpha=0.6, linewidth=1)
@@ -104,10 +124,9 @@ def confusion(found: Predictions, classes: Sequence[str]) -> Figure:
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = None if few else 5
-    axes.set_xticks(
-        range(len(classes)), classes, rotation=45 if few else 90, ha="right" if few else "center", size=size
-    )
-    axes.set_yticks(range(len(classes)), classes, size=size)
+    names = [fitting(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=45 if few else 90, ha="right" if few else "center", size=size)
+    axes.set_yticks(range(len(classes)), names, size=size)
     axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
     if few:
@@ -132,7 +151,7 @@ def draw_scores(axes: Axes, scores: ClassScores) -> None:
 
 def mistakes(found: Predictions, images: np.ndarray, classes: Sequence[str]) -> Figure:
     """The most confident mistakes, each with its true class and what it was taken for."""
-    worst = found.confident_mistakes(MISTAKES)
+    worst, names = found.confident_mistakes(MISTAKES), [fitting(name, 15) for name in classes]
     rows = max(1, -(-len(worst) // COLUMNS))
     figure = Figure(figsize=(1.6 * COLUMNS, 1.95 * rows), dpi=120, layout="constrained")
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
@@ -141,7 +160,7 @@ def mistakes(found: Predictions, images: np.ndarray, classes: Sequence[str]) -> 
         axes.imshow(images[index], interpolation="nearest")
         taken = found.predicted[index]
         share = found.probabilities[index, taken]
-        axes.set_title(f"{classes[found.labels[index]]}\nas {classes[taken]}, {share:.1%}", size=8)
+        axes.set_title(f"{names[found.labels[index]]}\nas {names[taken]}, {share:.1%}", size=8)
     if not len(worst):
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     return figure
@@ -170,6 +189,8 @@ def reliability(calibration: Calibration) -> Figure:
 def text(lines: str) -> Figure:
     """A table of text, as a picture."""
     rows = lines.rstrip("\n").split("\n")
+    if len(rows) > MOST_ROWS:
+        rows = [*rows[: MOST_ROWS // 2], "...", *rows[-MOST_ROWS // 2 :]]
     figure = Figure(figsize=(0.4 + 0.075 * max(map(len, rows)), 0.3 + 0.165 * len(rows)), dpi=120)
     figure.text(0.2 / figure.get_figwidth(), 0.5, "\n".join(rows), family="monospace", size=9, va="center")
     return figure

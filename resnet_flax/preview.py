@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from resnet_flax import pictures
 from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
@@ -36,7 +37,7 @@ def draw(config, workdir: Path, images: int, versions: int) -> None:
     figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, 0.9 * images + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(images, versions + 1, squeeze=False)
     for row, label in zip(grid, data.train.labels, strict=False):
-        row[0].set_ylabel(data.classes[label], rotation="horizontal", ha="right", va="center")
+        row[0].set_ylabel(pictures.fitting(data.classes[label]), rotation="horizontal", ha="right", va="center")
     for at, column in enumerate(columns):
         grid[0, at].set_title("original" if at == 0 else f"epoch {at}", fontsize="small")
         for axes, image in zip(grid[:, at], column, strict=True):
@@ -45,5 +46,5 @@ def draw(config, workdir: Path, images: int, versions: int) -> None:
             axes.spines[:].set_visible(False)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "preview.png"
-    figure.savefig(path)
+    pictures.save(figure, path)
     say(f"{str(policy)!r}\ndrawn into {path}")

@@ -104,7 +104,7 @@ def is_drawn(workdir: Path) -> bool:
 
 
 def save(folder: Path, name: str, figure: Figure) -> None:
-    figure.savefig(folder / f"{name}.png", facecolor="white")
+    pictures.save(figure, folder / f"{name}.png")
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def compare(runs: list[Run], folder: Path) -> None:
     for quantity in ("loss", "accuracy"):
         save(folder, quantity, pictures.compared_curves(histories, quantity))
     text = as_text(COMPARISON_HEADER, rows)
-    (folder / "comparison.txt").write_text(text)
+    (folder / "comparison.txt").write_text(text, encoding="utf-8")
     figures = [page.picture(folder / f"{name}.png", f"{name} after each epoch") for name in ("accuracy", "loss")]
     parts = [
         page.paragraph("Sorted by the best validation accuracy; the epoch is the one that has it."),

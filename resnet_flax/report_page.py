@@ -5,6 +5,11 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
+from resnet_flax.text import printable_lines
+
+# What a browser may load for the page, should anything in it ask for more.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --back: #ffffff; --line: #d5dae0; }
 @media screen and (prefers-color-scheme: dark) {
@@ -43,28 +48,34 @@ pre { font-size: 0.8rem; line-height: 1.35; overflow-wrap: normal; }
 """
 
 
+def escaped(text: str) -> str:
+    """Text of anybody as HTML that shows it."""
+    return escape(printable_lines(text))
+
+
 def page(title: str, parts: Iterable[str]) -> str:
     """A whole document; `title` is text, `parts` are HTML."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escaped(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escaped(title)}</h1>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
 
 
 def section(title: str, *parts: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+    return f"<section>\n<h2>{escaped(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
 def paragraph(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>'
+    return f'<p class="soft">{escaped(text)}</p>'
 
 
 def numbers(named: dict[str, str]) -> str:
     """The few numbers that matter, large."""
-    items = "".join(f"<div>{escape(name)} <b>{escape(value)}</b></div>" for name, value in named.items())
+    items = "".join(f"<div>{escaped(name)} <b>{escaped(value)}</b></div>" for name, value in named.items())
     return f'<div class="numbers">{items}</div>'
 
 
@@ -73,8 +84,8 @@ def picture(path: Path, caption: str, chart: bool = True) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     kind = "chart" if chart else "photo"
     return (
-        f'<figure><img class="{kind}" alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        f'<figure><img class="{kind}" alt="{escaped(caption)}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{escaped(caption)}</figcaption></figure>"
     )
 
 
@@ -84,14 +95,14 @@ def pair(*figures: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{escaped(cell)}</th>" for cell in header)
+    body = "\n".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
 
 def preformatted(text: str) -> str:
-    return f'<div class="scroll"><pre>{escape(text)}</pre></div>'
+    return f'<div class="scroll"><pre>{escaped(text)}</pre></div>'
 
 
 def folded(title: str, part: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>\n{part}\n</details>"
+    return f"<details><summary>{escaped(title)}</summary>\n{part}\n</details>"

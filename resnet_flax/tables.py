@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnet_flax.predictions import ClassScores, Predictions
+from resnet_flax.text import printable
 
+LONGEST = 60  # characters of a class's name
 CLASS_HEADER = ["class", "precision", "recall", "F1", "images"]
 
 
 def class_rows(found: Predictions, classes: Sequence[str]) -> list[list[str]]:
     scores = ClassScores.of(found.confusion())
-    columns = zip(classes, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
+    names = [printable(name, LONGEST) for name in classes]
+    columns = zip(names, scores.precision, scores.recall, scores.f1, scores.support, strict=True)
     return [[name, share(p), share(r), share(f1), f"{images:,}"] for name, p, r, f1, images in columns]
 
 
@@ -26,6 +29,7 @@ def number(value: float | None) -> str:
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table with the first column to the left and the others to the right."""
+    header, *rows = [[printable(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in [header, *rows]:

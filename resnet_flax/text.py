@@ -17,6 +17,11 @@ def printable(text: object, longest: int = 0) -> str:
     return safe if not longest or len(whole) <= longest >= len(safe) else safe[: longest - 1] + "\u2026"
 
 
+def printable_lines(text: object) -> str:
+    """`text` with each of its lines made printable."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def shown(value: object) -> str:
     """A value as Python writes it, or the beginning of it."""
     return printable(repr(value), 300)
@@ -25,6 +30,5 @@ def shown(value: object) -> str:
 def say(text: object, file: TextIO | None = None) -> None:
     """Print lines, made printable, at once."""
     file = file or sys.stdout
-    lines = "\n".join(map(printable, str(text).split("\n")))
     encoding = file.encoding or "utf-8"
-    print(lines.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+    print(printable_lines(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)

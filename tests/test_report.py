@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnet_flax import config as configs
 from resnet_flax import pictures, predictions, report, report_page
@@ -115,17 +116,68 @@ def test_with_nothing_held_out_it_waits_for_the_end(small_runs, tmp_path):
     assert "Calibration" not in (workdir / "report" / "report.html").read_text()
 
 
-def test_names_from_outside_are_text_in_the_page(small_runs, tmp_path, capsys):
-    workdir = copy(small_runs[0], tmp_path / "<b>&'\"run", finished=True)
-    stored = json.loads((workdir / "config.json").read_text())
-    stored["data"]["classes"][3] = "<script>alert('3')</script>"
-    (workdir / "config.json").write_text(json.dumps(stored))
-    assert main(["report", f"--workdir={workdir}"]) == 0
-    page = (workdir / "report" / "report.html").read_text()
-    assert "<script" not in page
-    assert "<b>&" not in page
-    assert "<b>&'\"run" in Tags(page).text
-    assert "<script>alert('3')</script>" in Tags(page).text
+HOSTILE = [
+    "<script>alert('3')</script>",
+    "\x1b[2J\x1b]0;title\x07",
+    "x" * 10_000,
+    "\U0001f408\u200d\u2b1b\u732b",
+    "gpj.\u202eexe",
+    "../../etc/passwd",
+    r"$\frac$",
+    "_x_",
+    "=1+1\n",
+    "\ud800\0",
+]
+
+
+def test_names_of_classes_and_runs_are_data_everywhere(small_runs, tmp_path, capsys, monkeypatch):
+    """In tables, pictures, CSV files and pages they are text: nothing in them is obeyed, drawn over or too long."""
+    monkeypatch.chdir(tmp_path)
+    run = "_<b>&'\"$run\x1b[2J"
+    workdirs = [copy(workdir, Path(name), finished=True) for workdir, name in zip(small_runs, (run, "_2"), strict=True)]
+    for workdir in workdirs:
+        stored = json.loads((workdir / "config.json").read_text())
+        stored["data"]["classes"] = HOSTILE
+        (workdir / "config.json").write_text(json.dumps(stored))
+    Image.new("RGB", (32, 32)).save("black.png")
+    names = [f"--workdir={run}"]
+    assert main(["report", *names]) == 0
+    assert main(["report", run, "_2", "--output=compared"]) == 0
+    assert main(["evaluate", run, "_2"]) == 0
+    assert main(["predict", "black.png", *names, "--output=out.csv"]) == 0
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err, Path("compared/comparison.txt").read_text()):
+        assert all(line.isprintable() or "\u200d" in line for line in text.split("\n"))
+        assert max(map(len, text.split("\n"))) < 300
+    assert r"\x1b[2J\x1b]0;title\x07" in printed.out
+    for page in (Path(run, "report/report.html"), Path("compared/comparison.html")):
+        html = page.read_text()
+        assert "<script" not in html
+        assert "<b>&" not in html
+        assert "\x1b" not in html
+        assert "default-src 'none'" in html
+    text = Tags(Path(run, "report/report.html").read_text()).text
+    assert "<script>alert('3')</script>" in text
+    assert "_<b>&'\"$run\\x1b[2J" in text
+    assert {path.name for path in tmp_path.iterdir()} == {run, "_2", "black.png", "compared", "out.csv"}
+
+
+def test_a_class_is_drawn_as_it_is_called(tmp_path):
+    """What Matplotlib would take for a formula, leave out of a legend or shrink everything else for."""
+    found = predictions.Predictions(np.log(np.full((10, 10), 0.1, np.float32)), np.arange(10))
+    figures = {
+        "confusion": pictures.confusion(found, HOSTILE),
+        "mistakes": pictures.mistakes(found, np.zeros((10, 32, 32, 3), np.uint8), HOSTILE),
+    }
+    for name, figure in figures.items():
+        report.save(tmp_path, name, figure)
+        assert figure.axes[0].get_window_extent().width > 0.1 * figure.bbox.width
+    assert r"$\frac$" in [label.get_text() for label in figures["confusion"].axes[0].get_yticklabels()]
+    assert "_x_\nas <script>alert(\u2026, 10.0%" in [axes.get_title() for axes in figures["mistakes"].axes]
+    rows = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
+    legend = pictures.compared_curves({"_first_": rows, "$second$": rows}, "loss").axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [" _first_", "$second$"]
+    report.save(tmp_path, "text", pictures.text("a row\n" * 10_000))
 
 
 def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
