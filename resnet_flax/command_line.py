@@ -22,13 +22,42 @@ class Verb:
     """`function` is called with a config, a workdir and the verb's own `flags`.
 
     Where `words` behind the verb are "workdirs" it is called with a list of pairs (config, workdir) instead; where they
-    are "files", with them as one more flag. A verb on what was `trained` takes the config that the workdir holds.
+    are "files" or "fields", with them as one more flag, and for fields with what else sets the config as `recipe`. A
+    verb on what was `trained` takes the config that the workdir holds.
     """
 
     function: str
     flags: dict[str, Any] = field(default_factory=dict)
     words: str = ""
     trained: bool = False
+
+
+Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
+
+
+def read(argv: list[str], name: str, verb: Verb, words: list[str]) -> tuple[list[Run], dict[str, Any]]:
+    """(runs, the verb's own flags) of a command line with `words` behind the verb `name`; UserError for a mistake."""
+    if words and not verb.words:
+        raise UserError(f"one verb at a time, and a flag's value behind '=': what is {words[0]!r}?")
+    recipe = given(argv, "--config")[-1] if given(argv, "--config") else ""
+    workdirs = given(argv, "--workdir") + (words if verb.words == "workdirs" else [])
+    if not workdirs and not recipe:
+        if verb.trained:
+            raise UserError("which run? Give --workdir=PATH")
+        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
+    if len(workdirs) > 1 and verb.words != "workdirs":
+        raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
+    runs = []
+    for workdir in map(Path, workdirs or [f"runs/{name_of_run(recipe)}"]):
+        config = configs.read(workdir) if verb.trained or not recipe else load_recipe(recipe)
+        values = read_flags(argv, verb.flags, config)
+        runs.append((configs.complete(values.config), workdir))
+    options = {flag: values[flag].value for flag in verb.flags}
+    if verb.words in ("files", "fields"):
+        options[verb.words] = words
+    if verb.words == "fields":
+        options["recipe"] = [word for word in argv if re.match(r"--?(no)?config[.=]", word)]
+    return runs, options
 
 
 def given(argv: list[str], flag: str) -> list[str]:

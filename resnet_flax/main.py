@@ -2,8 +2,12 @@
 
 verbs
   train          train the config's network, or go on where it was stopped; report at the end (the default)
+                 --seeds=5, or --seeds=0,1,2, for a run of each seed in WORKDIR/seed0 ..., their mean and its interval
   summary        print the network's layers, parameters and FLOPs
   preview        draw augmented training images: --images=8 of them, --versions=8 of each
+  sweep          a run for each combination of values of some fields, the best by validation: sweep --config=FILE
+                 optimizer.learning_rate=0.01,0.1 model.widths=(8,16),(16,32); or with --method=random|tpe --trials=N
+                 also of ranges, optimizer.learning_rate=1e-3..1:log; --storage=URL of a database to share
   report         draw pictures, tables and report.html of a workdir, also while it trains; of several (report runs/A
                  runs/B) their curves and a table sorted by validation accuracy, into --output=PATH
   evaluate       score a workdir, or several and their ensemble: evaluate runs/A runs/B
@@ -25,21 +29,19 @@ flags
 import importlib
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import FrozenConfigDict
 
-from resnet_flax import config as configs
-from resnet_flax.command_line import Verb, given, load_recipe, name_of_run, read_flags
+from resnet_flax.command_line import Run, Verb, read
 from resnet_flax.data.sources import cache_folder
-from resnet_flax.errors import UserError, lookup, tell
+from resnet_flax.errors import lookup, tell
 
 VERBS: dict[str, Verb] = {
-    "train": Verb("resnet_flax.train:train"),
+    "train": Verb("resnet_flax.seeds:train", dict(seeds="")),
     "summary": Verb("resnet_flax.summary:show"),
     "preview": Verb("resnet_flax.preview:draw", dict(images=8, versions=8)),
+    "sweep": Verb("resnet_flax.sweep:sweep", dict(method="grid", trials=0, storage=""), "fields"),
     "report": Verb("resnet_flax.report:report", dict(output=""), "workdirs", True),
     "evaluate": Verb("resnet_flax.evaluate:evaluate", dict(split="test", checkpoint="best", tta=""), "workdirs", True),
     "predict": Verb("resnet_flax.predict:predict", dict(checkpoint="best", output="", submission=False), "files", True),
@@ -47,30 +49,11 @@ VERBS: dict[str, Verb] = {
     "export": Verb("resnet_flax.export:export", dict(format="safetensors", output=""), trained=True),
 }
 
-Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
-
 
 def parse(argv: list[str]) -> tuple[str, list[Run], dict[str, Any]]:
     """(verb, runs, the verb's own flags) from a command line; UserError for a mistake in it."""
     name, *words = [word for word in argv if not word.startswith("-")] or ["train"]
-    verb = lookup("verb", name, VERBS)
-    if words and not verb.words:
-        raise UserError(f"one verb at a time, and a flag's value behind '=': what is {words[0]!r}?")
-    recipe = given(argv, "--config")[-1] if given(argv, "--config") else ""
-    workdirs = given(argv, "--workdir") + (words if verb.words == "workdirs" else [])
-    if not workdirs and not recipe:
-        if verb.trained:
-            raise UserError("which run? Give --workdir=PATH")
-        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
-    if len(workdirs) > 1 and verb.words != "workdirs":
-        raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
-    runs = []
-    for workdir in map(Path, workdirs or [f"runs/{name_of_run(recipe)}"]):
-        config = configs.read(workdir) if verb.trained or not recipe else load_recipe(recipe)
-        values = read_flags(argv, verb.flags, config)
-        runs.append((configs.complete(values.config), workdir))
-    options = {flag: values[flag].value for flag in verb.flags}
-    return name, runs, options | ({"files": words} if verb.words == "files" else {})
+    return name, *read(argv, name, lookup("verb", name, VERBS), words)
 
 
 def main(argv: list[str]) -> int:

@@ -19,6 +19,8 @@ class StopRequest:
 
     Python handles a signal between two of its own instructions, so not while XLA compiles, which may take a minute. As
     long as there is `nothing_to_save`, a thread that the system wakes answers instead, and ends the process.
+
+    One request within another passes on what it has noted.
     """
 
     def __init__(self) -> None:
@@ -38,6 +40,9 @@ class StopRequest:
         os.close(self.writer)  # which ends the thread
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
+            outer = getattr(handler, "__self__", None)
+            if signum == self.signum and isinstance(outer, StopRequest):
+                outer.signum = signum
 
     def requested(self) -> bool:
         return self.signum != 0

@@ -1,0 +1,149 @@
+"""A recipe with several seeds: what it reaches on average, and how much of that is chance."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from resnet_flax import config as configs
+from resnet_flax import report_page as page
+from resnet_flax import study_pictures
+from resnet_flax import train as training
+from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.report import read_history, save
+from resnet_flax.stopping import StopRequest
+from resnet_flax.study_pictures import shown
+from resnet_flax.tables import as_text
+from resnet_flax.text import say
+from resnet_flax.workdir import replacing
+
+MEASURED = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
+HEADER = ["", "mean", "std", "95 % interval of the mean"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation (of the sample) and Student's 95 % interval of the mean, of `seeds` numbers."""
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least two values."""
+        from scipy.stats import t as student  # takes half a second to import
+
+        count, mean, std = len(values), statistics.mean(values), statistics.stdev(values)
+        half = float(student.ppf(0.975, count - 1)) * std / count**0.5
+        return cls(mean, std, mean - half, mean + half, count)
+
+
+def train(config: FrozenConfigDict, workdir: Path, seeds: str) -> None:
+    """Train `config`; or, with `seeds` such as "5" or "0,1,2", a run with each of them in workdir/seed0 and so on.
+
+    Then the workdir holds seeds.json, seeds.html and pictures, as soon as two are done. Raises what train.train does; a
+    seed that diverged does not stop the others, and raises NotFinite when they are done.
+    """
+    if not seeds:
+        training.train(config, workdir)
+        return
+    runs = {seed: with_seed(config, seed) for seed in read_seeds(seeds)}
+    results: dict[int, dict] = {}
+    diverged: list[int] = []
+    with StopRequest() as stop:
+        stop.nothing_to_save = False  # each seed has a request of its own
+        for seed, seeded in runs.items():
+            say(f"\nseed {seed}, {len(results) + len(diverged) + 1} of {len(runs)}")
+            try:
+                results[seed] = training.train(seeded, folder(workdir, seed))
+            except NotFinite as error:
+                diverged.append(seed)
+                say(f"seed {seed} diverged: {error}")
+            if len(results) > 1:
+                draw(config, workdir, results, diverged)
+            if stop.signum:
+                raise Interrupted(stop.signum)
+    if len(results) > 1:
+        say(f"\n{as_text(HEADER, rows(results))}report: {workdir / 'seeds.html'}")
+    if diverged:
+        raise NotFinite(f"of {len(runs)} seeds these diverged and are in no mean: {', '.join(map(str, diverged))}")
+
+
+def read_seeds(text: str) -> list[int]:
+    """[0, 1, 2] for "3" and for "0,1,2". Raises UserError for anything else, and for fewer than two."""
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise UserError(f"--seeds must be how many, such as 5, or which, such as 0,1,2: not {text!r}")
+    numbers = [int(word) for word in words]
+    seeds = list(dict.fromkeys(numbers)) if len(words) > 1 else list(range(numbers[0]))
+    if len(seeds) < 2:
+        raise UserError("--seeds needs two or more: of one there is no spread. For another seed set --config.seed")
+    return seeds
+
+
+def with_seed(config: FrozenConfigDict, seed: int) -> FrozenConfigDict:
+    changed = ConfigDict(config)
+    changed.seed = seed
+    return configs.complete(changed)
+
+
+def folder(workdir: Path, seed: int) -> Path:
+    return workdir / f"seed{seed}"
+
+
+def spreads(results: Mapping[int, dict]) -> dict[str, Spread]:
+    """What each quantity is over the seeds, of those that the runs have."""
+    names = [name for name in MEASURED if all(name in found for found in results.values())]
+    return {name: Spread.of([found[name] for found in results.values()]) for name in names}
+
+
+def rows(results: Mapping[int, dict]) -> list[list[str]]:
+    return [
+        [name, shown(name, one.mean), shown(name, one.std), f"{shown(name, one.low)} - {shown(name, one.high)}"]
+        for name, one in spreads(results).items()
+    ]
+
+
+def draw(config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], diverged: Sequence[int]) -> None:
+    """Write seeds.json, seeds.html and the curves of the seeds that have `results`, of which there are at least two."""
+    found = spreads(results)
+    content = {
+        "statistics": {name: asdict(one) for name, one in found.items()},
+        "results": results,
+        "diverged": diverged,
+    }
+    with replacing(workdir / "seeds.json") as file:
+        json.dump(content, file, indent=2)
+    histories = [read_history(with_seed(config, seed), folder(workdir, seed)) for seed in results]
+    figures = []
+    for quantity in ("accuracy", "loss"):
+        save(workdir, f"seeds_{quantity}", study_pictures.seed_curves(histories, quantity))
+        figures.append(page.picture(workdir / f"seeds_{quantity}.png", f"{quantity} after each epoch"))
+    main = next((name for name in ("test_accuracy", "val_accuracy") if name in found), "train_accuracy")
+    low, high = (shown(main, value) for value in (found[main].low, found[main].high))
+    numbers = {
+        f"mean {main}": f"{shown(main, found[main].mean)} ± {shown(main, found[main].std)}",
+        "95 % interval of the mean": f"{low} - {high}",
+        "seeds": str(len(results)),
+    }
+    each = [
+        [str(seed), *(shown(name, one[name]) for name in found), f"{one['chosen_epoch']:.0f}"]
+        for seed, one in results.items()
+    ]
+    left_out = f" Diverged, and in no mean: {', '.join(map(str, diverged))}." if diverged else ""
+    about = f"{config.model.name} on {config.data.name}; ± one standard deviation; intervals are Student's.{left_out}"
+    parts = [
+        page.paragraph(about),
+        page.numbers(numbers),
+        page.section("Training", page.pair(*figures)),
+        page.section("Over the seeds", page.table(HEADER, rows(results))),
+        page.section("Each seed", page.table(["seed", *found, "epoch"], each)),
+        page.folded("Config", page.preformatted(configs.to_json(config))),
+    ]
+    (workdir / "seeds.html").write_text(page.page(workdir.absolute().name, parts), encoding="utf-8")
