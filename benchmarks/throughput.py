@@ -1,0 +1,213 @@
+"""Images a second of every recipe: its training step alone, its feed alone, and both together as they train.
+
+python -m benchmarks.throughput [--recipes=preact,...] [--config.FIELD=VALUE ...]
+
+part  step      training steps on one batch, which lies on the device
+      feed      batches alone: drawn, gathered and augmented
+      loop      both, as training runs them
+way   single    one step a dispatch, sent ahead of the device
+      looped    as many steps a dispatch as --steps says, in a loop of the compiled program
+      unrolled  the same, one after the other in the compiled program (step only)
+      host      one step a dispatch, with batches that tf.data makes on the host (feed, loop)
+
+The programs of a recipe take turns, so that a noisy machine is noisy for all; medians are kept. On an H200 the speeds
+of steps and loops are also given in percent of the limits below. A part is measured only in the ways that it has.
+"""
+
+import importlib.util
+import itertools
+import statistics
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import recipes, record
+from resnet_flax import loop
+from resnet_flax.data import tfdata
+from resnet_flax.data.device import Resident
+from resnet_flax.parallel import local_rows
+from resnet_flax.steps import Totals, TrainState
+from resnet_flax.train import IN_FLIGHT, Run
+
+# Thousand training images a second that one H200 could do, from the arithmetic and the bytes of every layer, with 790
+# TFLOP/s in bfloat16 and 4.3 TB/s as measured on one. A: arithmetic alone; C: perfect convolutions, and the traffic of
+# what XLA fuses around them; D: as C with convolutions at 60 % of the arithmetic, which the best public code reaches.
+LIMITS = {
+    "resnet_443": {"A": 164, "C": 92, "D": 65},
+    "resnet_353": {"A": 164, "C": 92, "D": 65},
+    "resnet_2322": {"A": 275, "C": 148, "D": 105},
+    "resnet18_w42": {"A": 550, "C": 261, "D": 190},
+    "resnet_large": {"A": 520, "C": 260, "D": 190},
+    "preact": {"A": 947, "C": 373, "D": 290},
+}
+
+# Sends up to so many steps; returns how many it sent, and what is ready once they are done.
+Dispatch = Callable[[int], tuple[int, Any]]
+
+
+def step_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
+    images, labels = run.data.train.images, run.data.train.labels
+    rows = local_rows(np.arange(run.stream.batch_size, dtype=np.int32))
+    batch = run.parallel.shard(run.stream.batch(np, images, labels, 0, rows))
+    step = run.step()
+
+    def several(state, totals, batch, count):
+        if way == "looped":
+            return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, batch), (state, totals))
+        for _ in range(steps):
+            state, totals = step(state, totals, batch)
+        return state, totals
+
+    compiled = run.parallel.compile(several, sharded=(2,), donate=(0,))
+    totals = run.parallel.replicate(Totals.zero())
+
+    def dispatch(most: int) -> tuple[int, Any]:
+        nonlocal state, totals
+        state, totals = compiled(state, totals, batch, most)
+        return most, totals
+
+    return dispatch
+
+
+def feed_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
+    if way == "host":
+        batches = tfdata.batches(run.stream, 0)
+        return lambda most: (1, next(batches)["image"])
+    feed = Resident(run.stream, run.parallel)
+    order, positions = feed.order(0), itertools.count()
+
+    def several(images, labels, order, position, count):
+        def one(index, batch):  # a loop does the work of every batch although it keeps only the last
+            return feed.batch(images, labels, order, 0, (position + index) % len(order))
+
+        first = one(0, None)
+        return jax.lax.fori_loop(1, count, one, first) if way == "looped" else first
+
+    compiled = jax.jit(several)
+    return lambda most: (most, compiled(*feed.arrays, order, next(positions), most))
+
+
+def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
+    if way == "host":
+        advance = loop.host_fed(run.step(), run.stream, 0, run.parallel)
+    else:
+        advance = loop.resident(run.step(), run.stream, 0, run.parallel, looped=way == "looped")
+    totals = run.parallel.replicate(Totals.zero())
+
+    def dispatch(most: int) -> tuple[int, Any]:
+        nonlocal state, totals
+        state, totals, taken = advance(state, totals, most)
+        return taken, totals
+
+    return dispatch
+
+
+PARTS: dict[str, tuple[Callable[..., Dispatch], tuple[str, ...]]] = {
+    "step": (step_alone, ("single", "looped", "unrolled")),
+    "feed": (feed_alone, ("single", "looped", "host")),
+    "loop": (as_trained, ("single", "looped", "host")),
+}
+
+
+def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
+    """Steps a second over about so many seconds, of dispatches of at most `most` steps."""
+    in_flight: deque = deque()
+    done, started = 0, time.perf_counter()
+    while not done or time.perf_counter() - started < seconds:
+        sent, result = dispatch(most)
+        in_flight.append(result)
+        done += sent
+        if len(in_flight) > IN_FLIGHT:
+            jax.block_until_ready(in_flight.popleft())
+    jax.block_until_ready(result)  # the steps are done in order
+    return done / (time.perf_counter() - started)
+
+
+def cases(part: str, ways: Sequence[str], steps: Sequence[int]) -> list[dict]:
+    """The part in each of the `ways` that it has, the ways of several steps a dispatch with each of `steps`."""
+    several = ("looped", "unrolled")
+    found = [(way, n) for way in ways if way in PARTS[part][1] for n in (steps if way in several else (1,))]
+    return [{"part": part, "way": way, "steps": n} for way, n in found]
+
+
+def measure(run: Run, wanted: list[dict], rounds: int, seconds: float) -> list[list[float]]:
+    """Images a second of each case wanted, in every round."""
+    fresh = run.fresh_state()
+    programs: dict[tuple, Dispatch] = {}
+    dispatches = []
+    for case in wanted:  # a looped program serves all numbers of steps
+        key = case["part"], case["way"], case["steps"] if case["way"] == "unrolled" else 0
+        if key not in programs:
+            programs[key] = PARTS[case["part"]][0](run, case["way"], case["steps"], jax.tree.map(jnp.copy, fresh))
+        jax.block_until_ready(programs[key](case["steps"]))
+        dispatches.append(programs[key])
+    measured: list[list[float]] = [[] for _ in wanted]
+    for _ in range(rounds):
+        for case, dispatch, speeds in zip(wanted, dispatches, measured, strict=True):
+            speeds.append(run.stream.batch_size * speed(dispatch, case["steps"], seconds))
+    return measured
+
+
+def summary(case: dict, speeds: list[float]) -> dict:
+    """What is kept of the images a second of a case."""
+    found = {"images_per_second": statistics.median(speeds), "low": min(speeds), "high": max(speeds)}
+    found = {name: round(rate, 1) for name, rate in found.items()}
+    if "H200" in jax.devices()[0].device_kind and case["part"] != "feed":
+        found |= {"percent_of_limits": percent_of_limits(case["recipe"], found["images_per_second"])}
+    return found
+
+
+def percent_of_limits(recipe: str, images_per_second: float) -> dict[str, float]:
+    return {limit: round(images_per_second / (10 * thousands), 1) for limit, thousands in LIMITS[recipe].items()}
+
+
+def usable(ways: Sequence[str]) -> list[str]:
+    """Those of the ways that this installation has."""
+    if "host" in ways and not importlib.util.find_spec("tensorflow"):
+        print("no way host: TensorFlow is not installed")
+        return [way for way in ways if way != "host"]
+    return list(ways)
+
+
+def main() -> None:
+    cpu = jax.default_backend() == "cpu"
+    parser = recipes.parser(__doc__)
+    parser.add_argument("--batches", type=recipes.words, default=("recipe",) if cpu else ("recipe", "512"))
+    parser.add_argument("--dtypes", type=recipes.words, default=("float32",) if cpu else ("bfloat16", "float32"))
+    parser.add_argument("--parts", type=recipes.words, default=tuple(PARTS))
+    parser.add_argument("--ways", type=recipes.words, default=("single", "host") if cpu else ("single", "looped"))
+    parser.add_argument("--steps", type=recipes.numbers, default=(1, 10, 100), help="of a dispatch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a measurement in a round")
+    parser.add_argument("--examples", type=int, default=50_000, help="how many images the training split has")
+    arguments, changes = recipes.read(parser)
+    journal = record.Journal("throughput", arguments.output, arguments.again)
+    ways = usable(arguments.ways)
+    with tempfile.TemporaryDirectory() as folder:
+        data = recipes.random_images(Path(folder), arguments.examples)
+        for dtype, batch, recipe in itertools.product(arguments.dtypes, arguments.batches, arguments.recipes):
+            size = [] if batch == "recipe" else [f"--config.train.batch_size={batch}"]
+            run = Run.from_config(
+                recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes])
+            )
+            named = {"recipe": recipe, "batch": run.stream.batch_size} | ({"changes": changes} if changes else {})
+            wanted = [
+                named | ({} if part == "feed" else {"dtype": dtype}) | case
+                for part in arguments.parts
+                for case in cases(part, ways, arguments.steps)
+            ]
+            wanted = [case for case in wanted if not journal.has(case)]
+            measured = measure(run, wanted, arguments.rounds, arguments.seconds) if wanted else []
+            for case, speeds in zip(wanted, measured, strict=True):
+                journal.add(case, summary(case, speeds))
+
+
+if __name__ == "__main__":
+    main()
