@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import re
 import shutil
 import sys
@@ -11,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -24,6 +26,7 @@ from resnet_flax.text import say
 from resnet_flax.workdir import replacing
 
 Row = dict[str, float]  # one epoch's results, column -> value
+LARGEST = 1e39  # beyond float32
 
 
 @dataclass
@@ -141,7 +144,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(tree=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()),
         )
-        checkpoint = Checkpoint(step, items.tree, items.record["history"])
+        checkpoint = Checkpoint(step, items.tree, check_history(items.record["history"]))
         if checksum(checkpoint) != items.record["checksum"]:
             raise ValueError("its content does not match its checksum")
         return checkpoint
@@ -207,6 +210,23 @@ def place(checkpoint: Checkpoint, like: chex.ArrayTree) -> Checkpoint:
         return jax.make_array_from_process_local_data(leaf.sharding, host)
 
     return replace(checkpoint, tree=jax.tree.map(put, checkpoint.tree, like))
+
+
+def check_history(history: Any) -> list[Row]:
+    """`history` if it is one: a row of numbers for every epoch from the first on. Raises ValueError where it is not."""
+    try:
+        for epoch, row in enumerate(history, 1):
+            small = all(type(value) in (int, float) and not LARGEST < abs(value) < math.inf for value in row.values())
+            shares = [row["train_accuracy"], row.get("val_accuracy", 0)]
+            counts = row["epoch"] == epoch and row["step"] == epoch * history[0]["step"] and 0 < row["step"] < 2**31
+            rates = 0 <= row["learning_rate"] < math.inf and row["train_loss"] is not None
+            if not (small and counts and rates and all(0 <= share <= 1 for share in shares)):
+                raise ValueError(f"its row {epoch} is none of an epoch")
+            if row.keys() != history[0].keys():
+                raise ValueError(f"its row {epoch} has other columns than the first")
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"its history is none: {error!r}") from None
+    return history
 
 
 def best_row(history: list[Row], monitor: str) -> Row | None:

@@ -46,17 +46,23 @@ def read_npy(path: Path) -> np.ndarray:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz by name, read-only; ValueError where it is damaged, holds objects or is a bomb."""
     try:
+        size = unpacked_size(path)
+        if size > LARGEST:
+            raise ValueError(f"unpacks to {size:,} bytes, more than {LARGEST:,}: write it as .npy")
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            size = sum(member.file_size for member in members)
-            if size > LARGEST:
-                raise ValueError(f"unpacks to {size:,} bytes, more than {LARGEST:,}: write it as .npy")
             contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
         return {name: array_of(memoryview(content)) for name, content in contents.items()}
     except (ValueError, OSError):
         raise
     except Exception as error:  # of a damaged archive, many kinds
         raise ValueError(f"is damaged: {error}") from None
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes that a zip archive says it unpacks to."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

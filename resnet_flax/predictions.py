@@ -1,7 +1,5 @@
 """What a network says about labelled images, and every number that follows from it."""
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from resnet_flax.errors import Damaged, reason
+from resnet_flax.files import read_npz
 from resnet_flax.workdir import replacing
 
 CALIBRATION_BINS = 15
@@ -130,12 +129,31 @@ def save(predictions: Predictions, path: Path, **about: str | int) -> None:
         )
 
 
-def load(path: Path) -> tuple[Predictions, dict]:
-    """The predictions that `save` wrote, and what it was told about them."""
+def load(path: Path, classes: int | None = None) -> tuple[Predictions, dict]:
+    """The predictions that `save` wrote, and what it was told about them.
+
+    Raises Damaged where they are not what a network of so many `classes` says.
+    """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            about = {name: arrays[name].item() for name in arrays.files if arrays[name].ndim == 0}
-            return Predictions(arrays["log_probabilities"], arrays["labels"]), about
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        again = f"without {path.with_name('results.json')} the training command writes both again"
-        raise Damaged(f"{path} is damaged ({reason(error)}): {again}") from None
+        arrays = read_npz(path)
+        about = {name: array.item() for name, array in arrays.items() if array.ndim == 0}
+        return check(Predictions(arrays["log_probabilities"], arrays["labels"]), classes), about
+    except (ValueError, KeyError) as error:
+        raise damaged(path, reason(error)) from None
+
+
+def damaged(path: Path, why: str) -> Damaged:
+    again = f"without {path.with_name('results.json')} the training command writes both again"
+    return Damaged(f"{path} is damaged ({why}): {again}")
+
+
+def check(found: Predictions, classes: int | None) -> Predictions:
+    """`found` if it is sound; ValueError where it is not."""
+    values, labels = found.log_probabilities, found.labels
+    if values.dtype != np.float32 or labels.dtype != np.int32 or values.ndim != 2 or labels.shape != values.shape[:1]:
+        raise ValueError("its arrays do not fit each other")
+    if not values.size or classes not in (None, values.shape[1]) or np.any(values > 1e-3):
+        raise ValueError("its probabilities are none")
+    if labels.min() < 0 or labels.max() >= values.shape[1]:
+        raise ValueError("its labels are none")
+    return found

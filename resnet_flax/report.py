@@ -1,9 +1,10 @@
 """What is to be said about a run, and about several: pictures, tables and one page, from what workdirs hold."""
 
 import csv
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
@@ -11,9 +12,11 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import config as configs
 from resnet_flax import models, pictures, predictions, summary
 from resnet_flax import report_page as page
+from resnet_flax.checkpoint import check_history
 from resnet_flax.classifier import IMAGE_SHAPE, Classifier, restore
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError, reason
+from resnet_flax.files import read_json, read_text
 from resnet_flax.predictions import Predictions, wilson
 from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
 from resnet_flax.text import say
@@ -79,22 +82,38 @@ def read_history(config: FrozenConfigDict, workdir: Path) -> Rows:
 
 def read_csv(path: Path) -> Rows:
     """The rows of a table of numbers without its empty cells; ValueError or csv.Error where it is damaged."""
-    with open(path, newline="") as file:
-        text = file.read()
+    text = read_text(path)
     if not text.endswith("\n"):
         raise ValueError("its last line is not complete")
     names, *lines = csv.reader(text.splitlines())
-    return [{name: float(cell) for name, cell in zip(names, line, strict=True) if cell} for line in lines]
+    return check_history(
+        [{name: float(cell) for name, cell in zip(names, line, strict=True) if cell} for line in lines]
+    )
 
 
 def read_results(workdir: Path) -> dict:
     """The results of a finished run, {} of one that is not or whose file is damaged."""
     path = workdir / "report" / "results.json"
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
+        return check_results(read_json(path)) if path.exists() else {}
     except ValueError as error:
         say(f"{path} is damaged ({reason(error)}): training again from the last checkpoint writes it again")
         return {}
+
+
+def check_results(results: Any) -> dict:
+    """`results` if they are those of a run; ValueError where they are not."""
+    if not isinstance(results, dict):
+        raise ValueError("it has no fields")
+    limits = {"chosen_epoch": 2**31, "test_accuracy": 1, "test_loss": math.inf, "test_examples": 2**31}
+    tested = ("test_accuracy" in results) + ("test_loss" in results) + ("test_examples" in results)
+    if "chosen_epoch" not in results or tested not in (0, 3) or results.get("test_examples") == 0:
+        raise ValueError("it lacks fields")
+    for name, limit in limits.items():
+        value = results.get(name, 0)
+        if type(value) not in (int, float) or not (0 <= value <= limit or math.isnan(value)):
+            raise ValueError(f"its {name} is {value!r}")
+    return results
 
 
 def is_drawn(workdir: Path) -> bool:
@@ -131,8 +150,11 @@ def find_answers(config: FrozenConfigDict, workdir: Path, finished: bool) -> Ans
     """
     path = workdir / "report" / "predictions.npz"
     if finished and path.exists():
-        found, about = predictions.load(path)
-        return Answers(found, about["role"], about["split"], about["step"])
+        found, about = predictions.load(path, len(config.data.classes))
+        role, text, step = (about.get(name) for name in ("role", "split", "step"))
+        if role not in ("test", "validation") or not isinstance(text, str) or not isinstance(step, int):
+            raise predictions.damaged(path, "it does not say what it is about")
+        return Answers(found, role, text, step)
     if not config.data.validation:
         return None
     checkpoint = restore(config, workdir)
@@ -201,6 +223,10 @@ def answers_sections(config: FrozenConfigDict, folder: Path, answers: Answers) -
     except UserError as absent:
         say(f"no picture of mistakes: {absent}")
     else:
+        if len(split) != len(found):
+            raise predictions.damaged(
+                folder / "predictions.npz", f"it is not about the {len(split):,} images there are"
+            )
         save(folder, "mistakes", pictures.mistakes(found, split.images, classes))
         shown = page.picture(folder / "mistakes.png", "The wrong answers given with most confidence", chart=False)
         parts.append(page.section("Most confident mistakes", shown))

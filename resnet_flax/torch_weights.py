@@ -4,6 +4,7 @@ A final BatchNorm of a pre-activation network, which that code mostly lacks, is 
 """
 
 import re
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax.checkpoint import Checkpoint, Checkpoints
 from resnet_flax.classifier import blank, optimizer
-from resnet_flax.errors import UserError, lookup
+from resnet_flax.errors import UserError, lookup, reason
+from resnet_flax.files import unpacked_size
 from resnet_flax.steps import TrainState
-from resnet_flax.text import say
+from resnet_flax.text import printable, say
+from resnet_flax.workdir import claim, hold
 
 Tensors = dict[str, np.ndarray]  # a state_dict: dotted name -> float32 array in PyTorch's layout
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
@@ -94,14 +97,14 @@ def from_torch(tensors: Tensors, like: Variables) -> Variables:
 def first(names: list[str], count: int = 3) -> str:
     """The first few of `names`, and how many more there are."""
     rest = len(names) - count
-    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(printable(name, 100) for name in names[:count]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def read_safetensors(file: Path) -> Tensors:
     try:
         return safetensors.numpy.load_file(file)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{file} is no safetensors file: {error}") from None
+    except Exception as error:  # not only SafetensorError: NumPy has not every dtype
+        raise UserError(f"{file} is no safetensors file of float32 tensors: {reason(error)}") from None
 
 
 def read_torch(file: Path) -> Tensors:
@@ -110,19 +113,29 @@ def read_torch(file: Path) -> Tensors:
         import torch
     except ImportError:
         raise UserError(NEEDS_TORCH.format(f"reading {file}")) from None
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # PyTorch lets many kinds through
-        raise UserError(f"{file} is damaged, or holds more than tensors: save a state_dict") from None
+    size = file.stat().st_size
 
     def is_state_dict(value: object) -> bool:
-        return isinstance(value, dict) and all(isinstance(tensor, torch.Tensor) for tensor in value.values())
+        return isinstance(value, dict) and all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+        )
 
-    candidates: Iterable = [content, *(content.values() if isinstance(content, dict) else [])]
-    found = [value for value in candidates if is_state_dict(value) and value]
-    if len(found) != 1:
-        raise UserError(f"{file} must hold one state_dict, and holds {len(found)}")
-    return {name: tensor.float().numpy() for name, tensor in found[0].items()}
+    def as_array(tensor: torch.Tensor) -> np.ndarray:
+        if tensor.numel() > size:  # a few bytes may say that they are repeated without end
+            raise ValueError("a tensor is larger than the file")
+        return tensor.float().numpy()
+
+    try:
+        if zipfile.is_zipfile(file) and unpacked_size(file) > size:  # PyTorch itself compresses nothing
+            raise ValueError("it is compressed")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        candidates: Iterable = [content, *(content.values() if isinstance(content, dict) else [])]
+        found = [value for value in candidates if is_state_dict(value) and value]
+        if len(found) == 1:
+            return {name: as_array(tensor) for name, tensor in found[0].items()}
+    except Exception:  # PyTorch lets many kinds through
+        raise UserError(f"{file} is damaged, or holds more than tensors: save a state_dict") from None
+    raise UserError(f"{file} must hold one state_dict, and holds {len(found)}")
 
 
 def write_torch(tensors: Tensors, file: Path) -> None:
@@ -141,8 +154,6 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
 
     Raises UserError for a file that does not fit the config's network, and for a workdir that has a run already.
     """
-    from resnet_flax.train import claim
-
     path = Path(file)
     if not path.is_file():
         raise UserError(f"there is no file {file!r}" if file else "which weights? Give --file=PATH")
@@ -153,8 +164,8 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
         variables = from_torch(tensors, like)
     except UserError as misfit:
         raise UserError(f"{file} does not fit config.model {config.model.name!r}: {misfit}") from None
-    claim(workdir, config)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with hold(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
+        claim(workdir, config)
         if checkpoints.steps():
             raise UserError(f"{workdir} holds a run already: choose another --workdir")
         params = jax.tree.map(jnp.asarray, variables["params"])

@@ -14,7 +14,8 @@ TREE = {"weights": jax.random.normal(jax.random.key(0), (64, 64)), "step": jnp.a
 
 def at(step: int, **row) -> Checkpoint:
     tree = jax.tree.map(lambda leaf: leaf + step, TREE)
-    return Checkpoint(step, tree, [{"epoch": 1, "step": step, "val_accuracy": 0.1 + 0.2, **row}])
+    trained = {"learning_rate": 0.1, "train_loss": 1.5, "train_accuracy": 0.25}
+    return Checkpoint(step, tree, [{"epoch": 1, "step": step, **trained, "val_accuracy": 0.1 + 0.2, **row}])
 
 
 def fill(folder, *saves: tuple[int, int | None]) -> None:

@@ -137,10 +137,11 @@ def test_imported_run_goes_on_like_one_that_began_with_these_weights(tmp_path, o
         theirs = run.advance(0)(began["state"], began["totals"], 1)
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
         state, totals, _ = ours
-        history = [{"epoch": 1, "step": 1, "val_accuracy": 0.5}]
+        trained = {"learning_rate": 0.1, "train_loss": 1.5, "train_accuracy": 0.25}
+        history = [{"epoch": 1, "step": 1, **trained, "val_accuracy": 0.5}]
         checkpoints.save(Checkpoint(1, {"state": state, "totals": totals}, history), 1)
         worse = {"state": jax.tree.map(np.zeros_like, state), "totals": totals}
-        checkpoints.save(Checkpoint(2, worse, [*history, {"epoch": 2, "step": 2, "val_accuracy": 0.4}]), 1)
+        checkpoints.save(Checkpoint(2, worse, [*history, {"epoch": 2, "step": 2, **trained, "val_accuracy": 0.4}]), 1)
     export(config, tmp_path / "run", "safetensors", "")
     trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
     assert_equal(trained, to_torch({"params": state.params, "batch_stats": state.batch_stats}))

@@ -101,14 +101,11 @@ def onecycle_curve(config, span: Span, low: float, high: float, end: float) -> S
     """low -> high -> end, the turn after the fraction `rise` of all steps; torch's OneCycleLR.
 
     With `three_phase` the way down is low -> high -> low, as long as the way up, and then low -> end. Raises UserError
-    for a run too short for any of this.
+    for a run of one step.
     """
     turn, last = config.rise * span.total - 1, span.total - 1
-    if not 0 < turn < last:
-        few = f"{span.total:,} {span.per}s"
-        raise UserError(
-            f"config.schedule.rise {config.rise} of {few} has nothing before or behind the peak: train longer"
-        )
+    if last == 0:
+        raise UserError("config.schedule.name onecycle goes up and down, and there is a single step: train longer")
     knots = [(0.0, low), (turn, high), *([(2 * turn, low)] if config.three_phase else []), (last, end)]
 
     def curve(t: jax.Array) -> jax.Array:
