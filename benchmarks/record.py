@@ -37,14 +37,15 @@ class Journal:
         return not self.again and any(self._same(line, case) for line in self.lines())
 
     def add(self, case: dict, found: dict) -> None:
-        """Keep a line, in place of an older one of the same case, and print what it says."""
+        """Keep a line, in place of an older one of the same case, and print the numbers in it."""
         others = [line for line in self.lines() if not self._same(line, case)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
         lines = [*others, {"case": case, "found": found, "made": self.made}]
         unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines))
         unfinished.replace(self.path)
-        print(*case.values(), *(f"{name}={value}" for name, value in found.items()), flush=True)
+        numbers = [f"{name}={value}" for name, value in found.items() if isinstance(value, int | float)]
+        print(*filter(None, case.values()), *numbers, flush=True)
 
     def _same(self, line: dict, case: dict) -> bool:
         return line["case"] == json.loads(json.dumps(case)) and line["made"]["device"] == self.made["device"]

@@ -197,7 +197,7 @@ def main() -> None:
             run = Run.from_config(
                 recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes])
             )
-            named = {"recipe": recipe, "batch": run.stream.batch_size} | ({"changes": changes} if changes else {})
+            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": changes}
             wanted = [
                 named | ({} if part == "feed" else {"dtype": dtype}) | case
                 for part in arguments.parts

@@ -114,10 +114,11 @@ def train_step(
     if axis_name is not None:
         gradients = jax.lax.pmean(gradients, axis_name)
         sums = jax.lax.psum(sums, axis_name)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    with jax.named_scope("optimizer"):  # as profiles call it
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(sums[0]) & jnp.isfinite(optax.tree.norm(gradients))
     first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)
-    params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
     if state.average:
         state = state.replace(average=moved_average(state.average, state.trained.variables, ema_decay, state.step))

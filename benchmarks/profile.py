@@ -1,0 +1,262 @@
+"""Where the time of a training step goes, by kind of kernel: python -m benchmarks.profile [--recipes=preact]
+
+Steps as they are trained where the data lies on the device, batches made there included, one a dispatch, under
+jax.profiler. What a kernel does is read from the compiled program: its operations, and the names that Flax modules,
+jax.named_scope and the derivative left on them. Kept are milliseconds a step of every kind and of the --top longest
+kernels. --trace=FOLDER keeps the traces, which ui.perfetto.dev shows.
+
+On a GPU a kernel lasts as long as it ran, and what is left of a step is "idle"; kernels are launched one by one, since
+those of a CUDA graph have no names. On a CPU, where convolutions run on after the event of theirs, an operation lasts
+until the next one starts.
+"""
+
+import gzip
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from pathlib import Path
+
+import jax
+
+from benchmarks import recipes, record
+from resnet_flax.data.device import Resident
+from resnet_flax.steps import Totals
+from resnet_flax.tables import as_text
+from resnet_flax.train import Run
+
+MOVES = {"copy", "transpose", "bitcast", "reshape", "broadcast", "convert", "pad", "slice", "concatenate", "reverse"}
+MOVES |= {"parameter", "constant", "tuple", "get-tuple-element", "dynamic-slice", "copy-start", "copy-done"}
+LARGEST_KERNEL = 3  # pixels; the window of a weight gradient is as large as the image
+
+
+@dataclass
+class Operation:
+    """An instruction of a compiled program, with what is inside if it is a fusion."""
+
+    opcode: str
+    name: str = ""  # the path of names in the traced program, such as jit(step)/jvp(ResNet)/stem_conv/...
+    elements: int = 0  # of its (first) result
+    target: str = ""  # of a custom call
+    window: int = 0
+    calls: str = ""
+    inside: list["Operation"] = field(default_factory=list)
+
+    @property
+    def opcodes(self) -> set[str]:
+        return {self.opcode} | {code for operation in self.inside for code in operation.opcodes}
+
+    @property
+    def scope(self) -> str:
+        """Its name, or else those of what is inside."""
+        return self.name or " ".join(operation.scope for operation in self.inside)
+
+    @property
+    def largest_window(self) -> int:
+        return max([self.window, *(operation.largest_window for operation in self.inside)])
+
+
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\(")
+
+
+def operations(hlo: str) -> dict[str, Operation]:
+    """The instructions of a compiled program's text by name."""
+    found: dict[str, Operation] = {}
+    computations: dict[str, list[Operation]] = {}
+    current: list[Operation] = []
+    for line in hlo.splitlines():
+        if match := COMPUTATION.match(line):
+            current = computations.setdefault(match[1], [])
+        elif match := INSTRUCTION.match(line):
+            operation = Operation(match[3], elements=elements(match[2]))
+            operation.name = value(r'op_name="([^"]*)"', line)
+            operation.target = value(r'custom_call_target="([^"]*)"', line)
+            operation.calls = value(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
+            sizes = value(r"window=\{size=([\dx]+)", line)
+            operation.window = max(map(int, sizes.split("x"))) if sizes else 0
+            found[match[1]] = operation
+            current.append(operation)
+    for operation in found.values():
+        if operation.opcode in ("fusion", "call", "async-start"):
+            operation.inside = computations.get(operation.calls, [])
+    return found
+
+
+def value(pattern: str, line: str) -> str:
+    match = re.search(pattern, line)
+    return match[1] if match else ""
+
+
+def elements(shape: str) -> int:
+    """How many numbers the first array of a shape such as f32[3,3,8,16]{3,2,1,0} has."""
+    count = 1
+    for size in filter(None, value(r"\[([\d,]*)\]", shape).split(",")):
+        count *= int(size)
+    return count
+
+
+def kind(operation: Operation, kernels: dict[str, int]) -> str:
+    """What an operation is for; `kernels` are the sizes of all convolutions' by module, such as stage1_block1/conv1."""
+    codes, scope, target = operation.opcodes, operation.scope, operation.target.lower()
+    module = next((path for path in kernels if f"/{path}/" in scope), None)
+    matmul = "dot" in codes or any(word in target for word in ("gemm", "matmul", "cublas"))
+    if "/feed/" in scope:
+        return "feed"
+    if "convolution" in codes or "conv" in target or (module and (matmul or operation.target)):
+        sizes = {kernels[module]} if module else set(kernels.values())
+        if "backwardfilter" in target or operation.largest_window > LARGEST_KERNEL:
+            return "convolution, weight gradient"
+        if "transpose(" in scope and operation.elements in sizes:
+            return "convolution, weight gradient"
+        backward = "backwardinput" in target or "transpose(" in scope
+        return "convolution, input gradient" if backward else "convolution, forward"
+    if matmul:
+        return "matmul"
+    if "/optimizer/" in scope:
+        return "optimizer"
+    if codes & {"reduce", "reduce-window", "all-reduce"}:
+        return "reductions"
+    if codes - {"fusion"} <= MOVES:
+        return "copies, transposes, casts"
+    return "BatchNorm and elementwise"
+
+
+@dataclass
+class Event:
+    """One execution of an operation; microseconds."""
+
+    name: str
+    start: float
+    duration: float
+    run: str
+
+
+def read_trace(folder: Path) -> tuple[list[Event], bool]:
+    """The events of kernels and operations in a trace of jax.profiler in order, and whether a GPU ran them."""
+    [path] = folder.rglob("*.trace.json.gz")
+    with gzip.open(path) as file:
+        rows = json.load(file)["traceEvents"]
+    labels = [row for row in rows if row.get("name") in ("process_name", "thread_name")]
+    names = {(row["pid"], row.get("tid")): row["args"]["name"] for row in labels}
+    gpu = {pid for (pid, _), name in names.items() if "device:GPU" in name}
+
+    def wanted(row: dict) -> bool:
+        if row.get("ph") != "X":
+            return False
+        if gpu:  # what streams do; other lines of the device are summaries of them
+            return row["pid"] in gpu and names.get((row["pid"], row["tid"]), "").startswith("Stream")
+        return "hlo_op" in row.get("args", {})
+
+    def event(row: dict) -> Event:
+        arguments = row.get("args", {})
+        return Event(arguments.get("hlo_op", row["name"]), row["ts"], row["dur"], arguments.get("run_id", ""))
+
+    return sorted(map(event, filter(wanted, rows)), key=lambda event: event.start), bool(gpu)
+
+
+def lasting(events: list[Event]) -> Iterator[tuple[str, float]]:
+    """(name, microseconds) of each of a CPU's events: how long until the next of its run."""
+    by_run = sorted(events, key=lambda event: event.run)  # which keeps their order within a run
+    for _, run in groupby(by_run, key=lambda event: event.run):
+        sequence = list(run)
+        yield from ((event.name, after.start - event.start) for event, after in pairwise(sequence))
+        yield sequence[-1].name, sequence[-1].duration
+
+
+def summarise(folder: Path, hlo: str, kernels: dict[str, int], steps: int, top: int) -> dict:
+    """Milliseconds a step of a trace of so many steps: all, of every kind, and of the `top` longest kernels."""
+    events, gpu = read_trace(folder)
+    if not events:
+        raise SystemExit(f"error: no kernel or operation in the trace at {folder}")
+    known = operations(hlo)
+    known |= {name.replace(".", "_").replace("-", "_"): operation for name, operation in known.items()}
+    spent: dict[str, float] = {}
+    for name, microseconds in [(e.name, e.duration) for e in events] if gpu else lasting(events):
+        spent[name] = spent.get(name, 0.0) + microseconds / 1000 / steps
+    whole = (max(e.start + e.duration for e in events) - events[0].start) / 1000 / steps if gpu else sum(spent.values())
+
+    def kind_of(name: str) -> str:
+        if name in known:
+            return kind(known[name], kernels)
+        return "copies, transposes, casts" if name.lower().startswith("mem") else "other"
+
+    kinds: dict[str, float] = {"idle": max(0.0, whole - sum(spent.values()))} if gpu else {}
+    for name, milliseconds in spent.items():
+        kinds[kind_of(name)] = kinds.get(kind_of(name), 0.0) + milliseconds
+    longest = sorted(spent, key=lambda name: -spent[name])[:top]
+    return {
+        "milliseconds": round(whole, 4),
+        "kinds": {name: round(ms, 4) for name, ms in sorted(kinds.items(), key=lambda item: -item[1])},
+        "top": [
+            {"name": name, "kind": kind_of(name), "milliseconds": round(spent[name], 4)}
+            | ({"scope": known[name].scope[:200]} if name in known else {})
+            for name in longest
+        ],
+    }
+
+
+def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
+    """What summarise() says about `steps` steps of a run, traced into `folder`."""
+    feed, step = Resident(run.stream, run.parallel), run.step()
+
+    def training_step(state, totals, images, labels, order, position):
+        with jax.named_scope("feed"):
+            batch = feed.batch(images, labels, order, 0, position)
+        return step(state, totals, batch)
+
+    state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
+    arrays = (*feed.arrays, feed.order(0))
+    lowered = jax.jit(training_step, donate_argnums=0).lower(state, totals, *arrays, 0)
+    options = {} if jax.default_backend() == "cpu" else {"xla_gpu_enable_command_buffer": ""}
+    compiled = lowered.compile(compiler_options=options)
+    state, totals = compiled(state, totals, *arrays, 0)
+    jax.block_until_ready(totals)
+    tracing = jax.profiler.ProfileOptions()
+    tracing.python_tracer_level = 0
+    with jax.profiler.trace(folder, profiler_options=tracing):
+        for position in range(steps):
+            state, totals = compiled(state, totals, *arrays, position % len(arrays[-1]))
+        jax.block_until_ready(totals)
+    leaves = jax.tree.leaves_with_path(state.params)
+    paths = {"/".join(key.key for key in path[:-1]): leaf for path, leaf in leaves if leaf.ndim == 4}
+    kernels = {path: leaf.size for path, leaf in paths.items()}
+    return summarise(folder, compiled.as_text(), kernels, steps, top)
+
+
+def table(found: dict) -> str:
+    """The kinds and the longest kernels as text."""
+
+    def row(name: str, milliseconds: float) -> list[str]:
+        return [name, f"{milliseconds:.3f}", f"{milliseconds / found['milliseconds']:.1%}"]
+
+    header = ["kind", "ms a step", "share"]
+    kinds = [row(name, milliseconds) for name, milliseconds in found["kinds"].items()]
+    kernels = [row(f"  {top['name']} ({top['kind']})", top["milliseconds"]) for top in found["top"]]
+    return as_text(header, [*kinds, row("all", found["milliseconds"]), *kernels])
+
+
+def main() -> None:
+    parser = recipes.parser(__doc__, ["resnet_353"])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--top", type=int, default=15)
+    parser.add_argument("--examples", type=int, default=5_000, help="how many images the training split has")
+    parser.add_argument("--trace", type=Path, help="keep traces in this folder")
+    arguments, changes = recipes.read(parser)
+    journal = record.Journal("profile", arguments.output, arguments.again)
+    for recipe in arguments.recipes:
+        with tempfile.TemporaryDirectory() as folder:
+            data = recipes.random_images(Path(folder), arguments.examples)
+            run = Run.from_config(recipes.config(recipe, [*data, *changes]))
+            case = {"recipe": recipe, "batch": run.stream.batch_size, "dtype": str(run.model.dtype), "changes": changes}
+            if journal.has(case):
+                continue
+            found = profile(run, arguments.steps, (arguments.trace or Path(folder)) / f"trace-{recipe}", arguments.top)
+            print(table(found))
+            journal.add(case, found)
+
+
+if __name__ == "__main__":
+    main()
