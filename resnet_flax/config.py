@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
             ),
             model=dict(
                 name="tiny",
+                stem=placeholder(str),
                 block=placeholder(str),
                 blocks=placeholder(tuple),
                 widths=placeholder(tuple),
@@ -55,16 +56,17 @@ def get_config() -> ConfigDict:
                 stem_dropout=placeholder(float),
                 block_dropout=placeholder(float),
                 final_norm=placeholder(bool),
-                kernel_init="torch",  # or "he_normal"
+                kernel_init="torch",  # or "he_normal", "dirac"
                 compute_dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
                 max_params=0,  # refuse a network with more; 0 is no limit
             ),
             optimizer=dict(
                 name="sgd",
                 learning_rate=0.1,
+                bias_lr_factor=1.0,  # times the learning rate is that of biases, BatchNorm's too
                 weight_decay=0.0,
                 clip_norm=0.0,  # largest global norm of the gradient; 0 is no clipping
-                momentum=0.9,  # sgd
+                momentum=0.9,  # sgd, muon
                 nesterov=False,
                 dampening=0.0,
                 b1=0.9,  # adam, adamw
@@ -163,6 +165,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.block_dropout": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "model.max_params": (lambda v: v >= 0, "0 (no limit) or positive"),
     "optimizer.learning_rate": (lambda v: v > 0, "positive"),
+    "optimizer.bias_lr_factor": (lambda v: v > 0, "positive"),
     "optimizer.weight_decay": (lambda v: v >= 0, "0 or positive"),
     "optimizer.clip_norm": (lambda v: v >= 0, "0 (off) or positive"),
     "optimizer.momentum": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
@@ -200,6 +203,7 @@ NAMES: dict[str, tuple[str, dict]] = {
     "data.feed": ("feed", {"auto": 1, "tfdata": 1, "device": 1}),
     "data.name": ("dataset", sources.SOURCES),
     "model.name": ("model", NETWORKS),
+    "model.stem": ("stem", {"conv": 1, "whitening": 1}),
     "model.block": ("block", BLOCKS),
     "model.activation": ("activation", ACTIVATIONS),
     "model.kernel_init": ("initialisation", KERNEL_INITS),
@@ -299,9 +303,10 @@ def contradictions(config: ConfigDict) -> Iterator[str]:
         )
     if model.final_norm and model.block != "preact":
         yield f"config.model.final_norm is for preact blocks, and config.model.block is {model.block}"
-    without_momentum = optimizer.name == "adagrad" or (optimizer.name == "sgd" and optimizer.momentum == 0)
-    if optimizer.nesterov and (optimizer.name != "sgd" or without_momentum or optimizer.dampening):
-        yield "config.optimizer.nesterov needs sgd with a momentum and no dampening, as in PyTorch"
+    like_sgd = optimizer.name in ("sgd", "muon")
+    without_momentum = optimizer.name == "adagrad" or (like_sgd and optimizer.momentum == 0)
+    if optimizer.nesterov and (not like_sgd or without_momentum or optimizer.dampening):
+        yield "config.optimizer.nesterov needs sgd or muon with a momentum and no dampening, as in PyTorch"
     if schedule.name == "multistep" and not (schedule.milestones and schedule.milestones[-1] < train.epochs):
         yield (
             f"config.schedule.milestones must be epochs between 0 and config.train.epochs {train.epochs}, "

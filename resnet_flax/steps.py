@@ -60,11 +60,17 @@ class Totals:
 
 
 def init_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, image_shape: tuple, averaged: bool = False
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    image_shape: tuple,
+    averaged: bool = False,
+    statistics: chex.ArrayTree | None = None,
 ) -> TrainState:
-    """A fresh state for images of `image_shape` (height, width, 3)."""
+    """A fresh state for images of `image_shape` (height, width, 3), with `statistics` of them (models.statistics)."""
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
-    return TrainState.start(variables["params"], variables.get("batch_stats", {}), optimizer, averaged)
+    batch_stats = variables.get("batch_stats", {}) | (statistics or {})
+    return TrainState.start(variables["params"], batch_stats, optimizer, averaged)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:

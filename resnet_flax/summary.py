@@ -7,6 +7,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_flax import models
 from resnet_flax.models.resnet import ResNet
@@ -36,7 +37,7 @@ def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
         if context.method_name == "__call__" and module.name is not None:
             params = module.variables.get("params", {})
             own = sum(leaf.size for leaf in params.values() if not isinstance(leaf, dict))
-            weights = params["kernel"].size if "kernel" in params else 0
+            weights = (params | module.variables.get("batch_stats", {})).get("kernel", np.zeros(0)).size
             positions = prod(output.shape[1:-1])
             found.append(
                 Layer(type(module).__name__, "/".join(module.path), output.shape[1:], own, 2 * weights * positions)

@@ -30,6 +30,9 @@ Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
 MODULES = {
     "stem_conv": "conv1",
     "stem_norm": "bn1",
+    "stem_whitening": "whitening",
+    "entry_conv": "entry.0",
+    "entry_norm": "entry.1",
     "norm1": "bn1",
     "norm2": "bn2",
     "shortcut_conv": "shortcut.0",

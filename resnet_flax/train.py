@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from resnet_flax import config as configs
@@ -74,7 +75,8 @@ class Run:
         image_shape, averaged = self.data.train.images.shape[1:], self.config.train.ema_decay > 0
         init = partial(init_state, self.model, self.optimizer, self.config.seed, image_shape, averaged)
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return self.parallel.replicate(jax.jit(init, compiler_options=quick)())
+        statistics = models.statistics(self.model, self.data.train.images, partial(self.stream.policy.plain, jnp))
+        return self.parallel.replicate(jax.jit(init, compiler_options=quick)(statistics=statistics))
 
     def step(self) -> loop.Step:
         """One training step of this run, (state, totals, batch) -> (state, totals), not compiled."""

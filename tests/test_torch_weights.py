@@ -64,6 +64,8 @@ def test_names_are_the_usual_ones():
     assert "bn.weight" in preact
     assert "bn1.weight" not in preact
     assert "layer2.0.shortcut.1.weight" not in preact
+    pool = to_torch(variables(stem="whitening", block="pool"))
+    assert {"whitening.weight", "layer1.0.entry.0.weight", "layer2.0.entry.1.running_var"} <= pool.keys()
 
 
 def test_layout_is_out_in_height_width():
@@ -74,7 +76,15 @@ def test_layout_is_out_in_height_width():
     assert theirs["linear.weight"][7, 5] == ours["params"]["head"]["kernel"][5, 7]
 
 
-@pytest.mark.parametrize("architecture", [{}, dict(block="preact"), dict(block="preact", final_norm=True)])
+ARCHITECTURES = [
+    {},
+    dict(block="preact"),
+    dict(block="preact", final_norm=True),
+    dict(stem="whitening", block="pool"),
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_there_and_back_is_bit_exact(architecture):
     ours = variables(**architecture)
     back = from_torch(to_torch(ours), ours)

@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict] = {
     "preact": dict(block="preact"),
     "final_norm": dict(block="preact", final_norm=True),
     "gelu": dict(block="preact", activation="gelu"),
+    "pool": dict(block="pool", block_dropout=0.2),
+    "whitening": dict(stem="whitening", block="pool", activation="gelu", blocks=(2,), widths=(4,)),
 }
 NARROW = {
     name: architecture("tiny") | dict(blocks=(1, 2), widths=(4, 8)) | changes for name, changes in VARIANTS.items()

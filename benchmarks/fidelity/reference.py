@@ -49,22 +49,51 @@ class PreActBlock(nn.Module):
         return self.conv2(inner) + (x if self.shortcut is None else self.shortcut(active))
 
 
+class PoolBlock(nn.Module):
+    """The residual block of ResNet-9 (Page, 2018): where the shape changes, conv, pool, BN, activation come first."""
+
+    def __init__(self, inputs: int, width: int, stride: int, activation: nn.Module, dropout: float):
+        super().__init__()
+        self.entry = nn.Sequential()
+        if stride > 1 or inputs != width:
+            self.entry = nn.Sequential(conv(inputs, width, 3), nn.BatchNorm2d(width))
+        self.stride = stride
+        self.conv1, self.bn1 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
+        self.activation, self.dropout = activation, nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.entry):
+            enter, norm = self.entry
+            x = self.activation(norm(nn.functional.max_pool2d(enter(x), self.stride)))
+        inner = self.dropout(self.activation(self.bn1(self.conv1(x))))
+        return self.activation(x + self.bn2(self.conv2(inner)))
+
+
+BLOCKS = {"basic": BasicBlock, "preact": PreActBlock, "pool": PoolBlock}
+
+
 class ResNet(nn.Module):
     """Takes the architecture fields of `resnet_flax.models.architecture`; (batch, 3, H, W) -> (batch, classes)."""
 
     def __init__(
-        self, blocks, widths, block, activation, stem_dropout, block_dropout, final_norm: bool, num_classes: int = 10
+        self, stem, blocks, widths, block, activation, stem_dropout, block_dropout, final_norm, num_classes: int = 10
     ):
         super().__init__()
         self.activation = ACTIVATIONS[activation]()
-        self.conv1 = conv(3, widths[0], 3)
-        if block == "basic":
-            self.bn1 = nn.BatchNorm2d(widths[0])
+        whitened = stem == "whitening"
+        if whitened:
+            self.whitening = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
+            nn.init.zeros_(self.whitening.weight)
+        else:
+            self.conv1 = conv(3, widths[0], 3)
+            if block != "preact":
+                self.bn1 = nn.BatchNorm2d(widths[0])
         self.dropout = nn.Dropout(stem_dropout)
-        kind = {"basic": BasicBlock, "preact": PreActBlock}[block]
+        kind = BLOCKS[block]
         self.stages = len(blocks)
-        for stage, (inputs, width) in enumerate(pairwise([widths[0], *widths]), start=1):
-            first = kind(inputs, width, 2 if stage > 1 else 1, self.activation, block_dropout)
+        for stage, (inputs, width) in enumerate(pairwise([24 if whitened else widths[0], *widths]), start=1):
+            first = kind(inputs, width, 2 if stage > 1 or whitened else 1, self.activation, block_dropout)
             more = [kind(width, width, 1, self.activation, block_dropout) for _ in range(blocks[stage - 1] - 1)]
             setattr(self, f"layer{stage}", nn.Sequential(first, *more))
         if block == "preact" and final_norm:
@@ -72,9 +101,11 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(widths[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
+        x = self.whitening(x) if hasattr(self, "whitening") else self.conv1(x)
         if hasattr(self, "bn1"):
-            x = self.activation(self.bn1(x))
+            x = self.bn1(x)
+        if hasattr(self, "whitening") or hasattr(self, "bn1"):
+            x = self.activation(x)
         x = self.dropout(x)
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)

@@ -1,11 +1,14 @@
 """The networks by name, and how a config becomes a module."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_flax.errors import UserError
+from resnet_flax.models import whitening
 from resnet_flax.models.resnet import ResNet
 
 # What each report built (its short name), and the two ResNet-18s they started from. A new network is one line here.
@@ -23,6 +26,7 @@ NETWORKS: dict[str, dict] = {
 
 # The fields of a network that a config may override, with the value a network has unless it says otherwise.
 ARCHITECTURE = dict(
+    stem="conv",
     block="basic",
     blocks=None,
     widths=None,
@@ -54,6 +58,16 @@ def build(model, num_classes: int, axis_name: str | None = None) -> ResNet:
         dtype=compute_dtype(model.compute_dtype),
         axis_name=axis_name,
     )
+
+
+def statistics(module: ResNet, images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> dict:
+    """What `module` knows of the training images before it trains: the part of its `batch_stats` that is so, by layer.
+
+    `images` are (n, H, W, C) uint8, and `normalize` makes them what the network is shown.
+    """
+    if module.stem != "whitening":
+        return {}
+    return {"stem_whitening": {"kernel": whitening.directions(images, normalize)}}
 
 
 def count_parameters(module: ResNet, image_shape: tuple[int, int, int]) -> int:

@@ -61,4 +61,37 @@ class PreActBlock(Block):
         return y + x
 
 
-BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "preact": PreActBlock}
+class PoolBlock(Block):
+    """A basic block whose shortcut is always its input: where the shape changes, that happens before it.
+
+    There a 3x3 convolution, max pooling over windows of `stride`, BatchNorm and activation come first, which is the
+    layer of Page's ResNet-9 (2018, How to train your ResNet) and of Jordan's airbench96 (2024, arXiv:2404.00498).
+    What the windows leave over at the border is dropped.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.stride > 1 or x.shape[-1] != self.width:
+            x = max_pool(self.conv(self.width, 3, 1, name="entry_conv")(x), self.stride)
+            x = self.activation(self.norm(name="entry_norm")(x, train))
+        y = self.conv(self.width, 3, 1, name="conv1")(x)
+        y = self.activation(self.norm(name="norm1")(y, train))
+        if self.dropout:
+            y = nn.Dropout(self.dropout, name="dropout")(y, deterministic=not train)
+        y = self.conv(self.width, 3, 1, name="conv2")(y)
+        return self.activation(x + self.norm(name="norm2")(y, train))
+
+
+def max_pool(x: jax.Array, side: int) -> jax.Array:
+    """The largest value of each window of `side` by `side`: (batch, H, W, C) -> (batch, H // side, W // side, C).
+
+    Windows do not overlap, so this is a maximum over axes, whose gradient XLA fuses into its neighbours; that of a
+    reduce_window is a scatter.
+    """
+    batch, height, width, channels = x.shape
+    rows, columns = height // side, width // side
+    windows = x[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
+    return windows.max((2, 4))
+
+
+BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "preact": PreActBlock, "pool": PoolBlock}

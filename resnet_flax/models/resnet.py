@@ -11,6 +11,7 @@ from jax.nn.initializers import variance_scaling
 
 from resnet_flax.models.blocks import BLOCKS, PreActBlock
 from resnet_flax.models.norm import BatchNorm
+from resnet_flax.models.whitening import Whitening
 
 # PyTorch's GELU is exact (erf); JAX's default is the tanh approximation.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -19,9 +20,26 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 # "torch" is what torch.nn.Conv2d and Linear do by themselves: uniform in +-1/sqrt(fan_in).
-KERNEL_INITS = {
-    "torch": variance_scaling(1 / 3, "fan_in", "uniform"),
+TORCH_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """A convolution's first outputs copy its inputs, as torch.nn.init.dirac_; all others, and dense layers, as torch.
+
+    Zagoruyko & Komodakis (2017, DiracNets); partly random by Jordan (2024, arXiv:2404.00498).
+    """
+    kernel = TORCH_INIT(key, shape, dtype)
+    if len(shape) != 4:
+        return kernel
+    height, width, inputs, outputs = shape
+    same = jnp.arange(min(inputs, outputs))
+    return kernel.at[..., : len(same)].set(0).at[height // 2, width // 2, same, same].set(1)
+
+
+KERNEL_INITS: dict[str, Callable[..., jax.Array]] = {
+    "torch": TORCH_INIT,
     "he_normal": variance_scaling(2.0, "fan_in", "normal"),
+    "dirac": dirac,
 }
 
 
@@ -42,8 +60,9 @@ def convolution(width: int, kernel: int, stride: int, **kwargs) -> nn.Conv:
 class ResNet(nn.Module):
     """A residual network for small images: a 3x3 stem without pooling, stages, global average pooling, one dense layer.
 
-    Every stage but the first halves height and width in its first block. Convolutions have no bias and explicit
-    padding (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
+    Every stage but the first halves height and width in its first block; behind a "whitening" stem, which is a fixed
+    `Whitening` in the place of the convolution, the first does so, too. Convolutions have no bias and explicit padding
+    (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
 
     Input: (batch, height, width, 3) float. Output: logits, (batch, num_classes) float32.
     Collections: `params` and, for BatchNorm, `batch_stats`. Needs a "dropout" key in training when a rate is not 0.
@@ -51,6 +70,7 @@ class ResNet(nn.Module):
 
     blocks: Sequence[int]  # blocks in each stage
     widths: Sequence[int]  # channels of each stage
+    stem: str = "conv"
     block: str = "basic"
     activation: str = "relu"
     stem_dropout: float = 0.0
@@ -69,14 +89,18 @@ class ResNet(nn.Module):
         block = partial(BLOCKS[self.block], conv=conv, norm=norm, activation=activation, dropout=self.block_dropout)
         preact = BLOCKS[self.block] is PreActBlock  # whose blocks activate their own input
 
-        x = conv(self.widths[0], 3, 1, name="stem_conv")(x.astype(self.dtype))
-        if not preact:
-            x = activation(norm(name="stem_norm")(x, train))
+        x = x.astype(self.dtype)
+        if self.stem == "whitening":
+            x = activation(Whitening(name="stem_whitening")(x))
+        else:
+            x = conv(self.widths[0], 3, 1, name="stem_conv")(x)
+            if not preact:
+                x = activation(norm(name="stem_norm")(x, train))
         if self.stem_dropout:
             x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not train)
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for index in range(1, count + 1):
-                stride = 2 if stage > 1 and index == 1 else 1
+                stride = 2 if index == 1 and (stage > 1 or self.stem == "whitening") else 1
                 x = block(width, stride, name=f"stage{stage}_block{index}")(x, train)
         if preact and self.final_norm:
             x = activation(norm(name="final_norm")(x, train))

@@ -1,13 +1,18 @@
 """The networks have the parameters and the layers that the reports print."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from resnet_flax import models, summary
 from resnet_flax.config import complete, get_config
 from resnet_flax.errors import UserError
-from resnet_flax.models.resnet import ResNet
+from resnet_flax.models.blocks import max_pool
+from resnet_flax.models.resnet import KERNEL_INITS, ResNet, convolution
 
 IMAGE = (32, 32, 3)
 COUNTS = {
@@ -135,7 +140,7 @@ def test_summary_prints_totals():
     assert flops == pytest.approx(4.79e9 / 3, rel=0.01)  # a third of the known cost of a training step
 
 
-@pytest.mark.parametrize("block", ["basic", "preact"])
+@pytest.mark.parametrize("block", ["basic", "preact", "pool"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_forward_shapes_and_dtypes(block, activation):
     model = ResNet((1, 2), (4, 8), block=block, activation=activation, num_classes=7, dtype=jnp.bfloat16)
@@ -145,6 +150,29 @@ def test_forward_shapes_and_dtypes(block, activation):
     assert logits.shape == (2, 7)
     assert logits.dtype == jnp.float32
     assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (2, 3, 3, 3)])
+def test_max_pool_is_flaxs(shape, side):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    ours, theirs = (
+        jax.value_and_grad(lambda x, pool=pool: jnp.sum(jnp.sin(pool(x))))(x)
+        for pool in (partial(max_pool, side=side), lambda x: nn.max_pool(x, (side, side), (side, side)))
+    )
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 6), (6, 4)])
+def test_dirac_convolution_copies_its_inputs_first(inputs, outputs):
+    conv = convolution(outputs, 3, 1, kernel_init=KERNEL_INITS["dirac"])
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, inputs)), jnp.float32)
+    variables = conv.init(jax.random.key(0), x)
+    count = min(inputs, outputs)
+    np.testing.assert_allclose(conv.apply(variables, x)[..., :count], x[..., :count], rtol=1e-6)
+    others = variables["params"]["kernel"][..., count:]
+    assert outputs <= inputs or 0.5 < others.std() * (27 * inputs) ** 0.5 < 1.5
 
 
 def test_dropout_sits_after_the_first_activation_of_stem_and_blocks():

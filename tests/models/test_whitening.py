@@ -1,0 +1,73 @@
+"""A whitening stem is found from the training images and then never changes."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_flax import models, summary
+from resnet_flax.config import complete, get_config
+from resnet_flax.data.augment import Policy
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.models.whitening import EXAMPLES, FLOOR, Whitening, directions
+from resnet_flax.steps import Totals
+from resnet_flax.train import Run
+
+NORMALIZE = partial(Policy("normalize(cifar10)").plain, jnp)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    """Smooth random colours, so that neighbouring pixels have much in common."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (40, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
+    return np.clip(coarse + random.integers(-20, 20, coarse.shape), 0, 255).astype(np.uint8)
+
+
+def test_outputs_are_uncorrelated_and_of_variance_one(images):
+    kernel = directions(images, NORMALIZE)
+    outputs = Whitening().apply({"batch_stats": {"kernel": kernel}}, NORMALIZE(images))
+    assert outputs.shape == (40, 15, 15, 24)
+    half = np.asarray(outputs[..., :12], np.float64).reshape(-1, 12)
+    np.testing.assert_allclose(outputs[..., 12:], -outputs[..., :12], atol=1e-5)
+    covariance = np.cov(half, rowvar=False)
+    assert np.all(np.diff(np.diag(covariance)) <= 1e-6)  # the strongest first, where the floor matters least
+    np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-3)
+    assert np.diag(covariance).min() > 1 - 20 * FLOOR and np.diag(covariance).max() < 1.001
+
+
+def test_images_from_the_whole_split_are_looked_at(images):
+    """There may be too many for all, and they may be sorted."""
+    many = np.concatenate([np.repeat(images, 2 * EXAMPLES // 40, 0), np.repeat(images // 4, 2 * EXAMPLES // 40, 0)])
+    outputs = Whitening().apply({"batch_stats": {"kernel": directions(many, NORMALIZE)}}, NORMALIZE(many[::10]))
+    np.testing.assert_allclose(outputs[..., :3].var((0, 1, 2)), 1, atol=0.05)
+
+
+@pytest.mark.parametrize("way", ["jit", "pmap"])
+def test_a_run_starts_with_them_and_keeps_them(way):
+    config = get_config()
+    config.parallel = way
+    config.model.update(stem="whitening", block="pool", blocks=(1,), widths=(4,))
+    config.data.train_examples = 64
+    config.train.update(batch_size=32, ema_decay=0.9)
+    run = Run.from_config(complete(config))
+    state = run.fresh_state()
+    expected = directions(run.data.train.images, NORMALIZE)
+    np.testing.assert_array_equal(state.batch_stats["stem_whitening"]["kernel"], expected)
+    assert "stem_whitening" not in state.params
+    state, totals, _ = run.advance(0)(state, run.parallel.replicate(Totals.zero()), 1)
+    assert int(totals.nonfinite_step) == -1
+    for statistics in (state.batch_stats, state.average["batch_stats"]):
+        np.testing.assert_array_equal(statistics["stem_whitening"]["kernel"], expected)
+
+
+def test_other_stems_know_nothing_before_training(images):
+    assert models.statistics(ResNet((1,), (4,)), images, NORMALIZE) == {}
+
+
+def test_every_stage_halves_behind_a_whitening_stem():
+    rows = summary.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
+    stem = rows[0]
+    assert (stem.kind, stem.shape, stem.parameters, stem.flops) == ("Whitening", (31, 31, 24), 0, 2 * 288 * 31 * 31)
+    assert [row.shape for row in rows if row.kind == "PoolBlock"] == [(15, 15, 4), (7, 7, 8)]
