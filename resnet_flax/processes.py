@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from resnet_flax.errors import UserError
+from resnet_flax.errors import Interrupted, UserError
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,7 @@ def is_first() -> bool:
 def from_first(compute: Callable[[], Result]) -> Result:
     """What `compute` returns in the first process, the only one to run it, in all of them.
 
-    What it raises there is raised in the others as a UserError. The result must be what pickle takes.
+    Where it raises an exception there, the others leave. The result must be what pickle takes.
     """
     if jax.process_count() == 1:
         return compute()
@@ -93,16 +93,21 @@ def from_first(compute: Callable[[], Result]) -> Result:
             result = compute()
         except Exception as error:
             failure = error
-    message = pickle.dumps((result, failure and str(failure)))
+    message = pickle.dumps((result, getattr(failure, "exit_code", 1) if failure else 0))
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = message[:size].ljust(size, b"\0")  # the others' own message says nothing
     received = multihost_utils.broadcast_one_to_all(np.frombuffer(padded, np.uint8))
     if failure:
         raise failure
-    result, reason = pickle.loads(received.tobytes())
-    if reason is not None:
-        raise UserError(reason)
+    result, exit_code = pickle.loads(received.tobytes())
+    if exit_code:
+        raise SystemExit(exit_code)
     return result
+
+
+def told_once(error: UserError | Interrupted) -> BaseException:
+    """What to raise for an `error` that all processes have alike: but the first they leave without a word."""
+    return error if is_first() else SystemExit(error.exit_code)
 
 
 def largest(*values: int) -> np.ndarray | jax.Array:

@@ -26,7 +26,7 @@ from resnet_flax.metrics import Monitor
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
 from resnet_flax.predictions import Predictions
-from resnet_flax.processes import from_first, largest
+from resnet_flax.processes import from_first, largest, told_once
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
 from resnet_flax.stopping import StopRequest
 from resnet_flax.text import say
@@ -153,7 +153,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
         trained = run.classifier.evaluate(state.trained, unaveraged, stop.requested) if unaveraged else None
         stop.ask_all()
         if stop.signum:  # everything but this evaluation is saved
-            raise Interrupted(stop.signum)
+            raise told_once(Interrupted(stop.signum))
     say(conclusion(found, role, int(chosen["epoch"])))
     answers = report.Answers(found, role, config.data[role], int(chosen["step"])) if found else None
     results = {
@@ -216,7 +216,7 @@ def fit(
         if stop.signum:
             save()
             checkpoints.wait()
-            raise Interrupted(stop.signum)
+            raise told_once(Interrupted(stop.signum))
 
     with Monitor(workdir, train.epochs, steps, train.batch_size, history) as monitor:
         while len(history) < train.epochs and not out_of_patience(history, train):
@@ -227,7 +227,7 @@ def fit(
             row = training_row(run, epoch, totals) | validation_row(run, state, stop)
             leave_if_asked()
             if not all(map(math.isfinite, row.values())):
-                raise not_finite(run, int(state.step) - 1, "the validation loss")
+                raise told_once(not_finite(run, int(state.step) - 1, "the validation loss"))
             history = [*history, row]
             finished = len(history) == train.epochs or out_of_patience(history, train)
             if finished or row is best_row(history, train.monitor) or len(history) % train.checkpoint_every == 0:
@@ -312,9 +312,9 @@ def refuse_nonfinite(run: Run, totals: Totals, state: TrainState | None = None) 
     """Raise NotFinite if a step so far had a loss or gradient, or left a `state`, with what is no finite number."""
     step = int(totals.nonfinite_step)
     if step >= 0:
-        raise not_finite(run, step, "the loss or a gradient")
+        raise told_once(not_finite(run, step, "the loss or a gradient"))
     if state is not None and not all(np.isfinite(leaf).all() for leaf in jax.device_get(jax.tree.leaves(state))):
-        raise not_finite(run, int(state.step) - 1, "a weight")
+        raise told_once(not_finite(run, int(state.step) - 1, "a weight"))
 
 
 def not_finite(run: Run, step: int, what: str) -> NotFinite:

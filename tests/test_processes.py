@@ -105,7 +105,7 @@ def launch(count: int, workdir: Path, feed: str) -> list[subprocess.Popen]:
 def wait_for(run: list[subprocess.Popen]) -> tuple[list[int], str, str]:
     """(exit codes, what the first process said, its errors)."""
     said = [process.communicate(timeout=120) for process in run]
-    assert all(out == "" for out, _ in said[1:])  # the first speaks for all
+    assert all(said[index] == ("", "") for index in range(1, len(run)))  # the first speaks for all
     return [process.returncode for process in run], *said[0]
 
 
