@@ -20,7 +20,7 @@ LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2, "adagrad": 1e-2}
 
 def get_config(arg: str = ""):
     config, (optimizer, activation) = recipe("preact", arg, tuple(LEARNING_RATES), ("gelu", "relu"))
-    if config.data.validation:
+    if config.data.validation is None:
         config.data.train, config.data.validation = "train[:80%]", "train[80%:]"
         config.train.patience = 10
     config.data.policy = "crop(4)|flip|normalize(cifar10)"

@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, best_row
 from resnet_flax.data.augment import Policy
-from resnet_flax.data.sources import Split
+from resnet_flax.data.sources import Split, image_shape
 from resnet_flax.errors import UserError, nearest, reason
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, local_rows
@@ -24,7 +24,6 @@ from resnet_flax.text import say
 BATCH = 500
 ON_DEVICE_BYTES = 2**31  # more images than that stay on the host
 IN_FLIGHT = 4  # batches sent ahead of the one waited for
-IMAGE_SHAPE = (32, 32, 3)
 
 
 class Classifier:
@@ -90,8 +89,8 @@ def map_batches(step: Callable, variables, batches: dict[str, jax.Array]) -> jax
 def blank(config: FrozenConfigDict) -> dict:
     """What a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
     model = models.build(config.model, len(config.data.classes))
-    averaged = config.train.ema_decay > 0
-    shapes = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, IMAGE_SHAPE, averaged))
+    image, averaged = image_shape(config.data), config.train.ema_decay > 0
+    shapes = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, image, averaged))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return PARALLEL[config.parallel]().replicate({"state": state, "totals": Totals.zero()})
 

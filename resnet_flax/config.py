@@ -17,7 +17,7 @@ from ml_collections.config_dict import placeholder
 from ml_collections.config_flags import config_path
 
 from resnet_flax.data import sources
-from resnet_flax.data.augment import Policy
+from resnet_flax.data.augment import Policy, channel_statistics
 from resnet_flax.errors import Damaged, UserError, lookup, nearest, reason
 from resnet_flax.files import read_json
 from resnet_flax.models import NETWORKS, architecture
@@ -36,14 +36,16 @@ def get_config() -> ConfigDict:
             parallel="jit",  # "jit" over a mesh of all devices, or "pmap"
             data=dict(
                 name="digits",
-                dir="",  # where it lies; "" is TFDS_DATA_DIR, or TFDS's own default
-                train="train[:90%]",  # splits in the syntax of TFDS
-                validation="train[90%:]",  # "" for none: then the last epoch is the result
-                test="test",  # "" for none: a run that only chooses, by validation, needs not look at it
+                dir="",  # where it lies: of "folder" your images; "" is TFDS_DATA_DIR, or TFDS's own default
+                # Splits in the syntax of TFDS. None is as fits what the dataset has: train[:90%], train[90%:] and test.
+                train=placeholder(str),
+                validation=placeholder(str),  # "" for none: then the last epoch is the result
+                test=placeholder(str),  # "" for none: a run that only chooses, by validation, needs not look at it
                 classes=placeholder(tuple),  # the names of its classes; None is as the dataset has them
+                image_size=32,  # height and width; images in folders are resized to it
                 train_examples=0,  # keep only so many of the training split; 0 keeps all
                 feed="auto",  # "tfdata" on the host, "device" on the accelerator
-                policy="crop(4)|flip|normalize(cifar10)",
+                policy="crop(4)|flip|normalize(auto)",
                 concat_original=False,  # an epoch is the augmented and the plain training split, shuffled together
             ),
             model=dict(
@@ -152,6 +154,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: all(isinstance(name, str) and name for name in v) and len(set(v)) == len(v) > 1,
         "two or more names, all different",
     ),
+    "data.image_size": (lambda v: 8 <= v <= 1024, "from 8 to 1,024 pixels"),
     "data.train_examples": (lambda v: v >= 0, "0 (all) or positive"),
     "model.blocks": (
         lambda v: positive_integers(v) and 1 <= len(v) <= 8 and max(v) <= 200,
@@ -230,11 +233,23 @@ def complete(config: ConfigDict) -> FrozenConfigDict:
         for field, value in architecture(config.model.name).items():
             if config.model[field] is None:
                 config.model[field] = value
-    if config.data.classes is None and config.data.name in sources.SOURCES:
-        config.data.classes = sources.SOURCES[config.data.name].classes
     refuse(mistakes(config))
+    sources.fill(config.data)
     refuse(contradictions(config))
     return FrozenConfigDict(config)
+
+
+def settle(config: FrozenConfigDict) -> FrozenConfigDict:
+    """A complete `config` with the numbers in it that normalize(auto) stands for, out of its training examples.
+
+    What a run stores is settled, so that its network can be used where its data is not.
+    """
+    policy = Policy(config.data.policy)
+    if policy.normalization:
+        return config
+    settled = ConfigDict(config)
+    settled.data.policy = policy.normalized_by(*channel_statistics(sources.load(config.data).train.images))
+    return FrozenConfigDict(settled)
 
 
 def refuse(lines: Iterable[str]) -> None:
@@ -293,9 +308,9 @@ def in_float32(value: float) -> float:
 def contradictions(config: ConfigDict) -> Iterator[str]:
     """A line for each pair of values, right by themselves, that cannot be had together."""
     model, optimizer, schedule, train = config.model, config.optimizer, config.schedule, config.train
-    known = len(sources.SOURCES[config.data.name].classes)
-    if len(config.data.classes) != known:
-        yield f"config.data.classes must be {known} names, one for each class of {config.data.name}"
+    known = getattr(sources.SOURCES[config.data.name], "classes", None)
+    if known and len(config.data.classes) != len(known):
+        yield f"config.data.classes must be {len(known)} names, one for each class of {config.data.name}"
     if len(model.blocks) != len(model.widths):
         yield (
             f"config.model.blocks {tuple(model.blocks)} and config.model.widths {tuple(model.widths)} "

@@ -111,7 +111,7 @@ def with_ensemble(
 
 def trained_on(config: FrozenConfigDict, split: str) -> bool:
     """Whether some of `split`, written as TFDS does, are training examples."""
-    folder = sources.find_arrays(config.data.name, sources.SOURCES[config.data.name], config.data.dir)
+    folder = sources.find_arrays(config.data)
     return sources.share_examples(sources.parse_split(split, folder), sources.parse_split(config.data.train, folder))
 
 

@@ -11,8 +11,9 @@ import safetensors.numpy
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
-from resnet_flax.classifier import IMAGE_SHAPE, restore
+from resnet_flax.classifier import restore
 from resnet_flax.data.augment import Policy
+from resnet_flax.data.sources import image_shape
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.steps import TrainState, eval_step
 from resnet_flax.text import say
@@ -49,8 +50,9 @@ def write_state_dict(config: FrozenConfigDict, state: TrainState, path: Path) ->
 def write_stablehlo(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
     """A NumPy archive of `stablehlo`, the bytes that jax.export.deserialize reads, and `classes`, the names.
 
-    The program takes images (n, 32, 32, 3) uint8 for any n and gives probabilities (n, classes) float32. It normalises
-    the images itself. The jax that reads it may be half a year newer, but not older (jax.export's guarantee).
+    The program takes images (n, H, W, 3) uint8 of the size that the network was trained on, for any n, and gives
+    probabilities (n, classes) float32. It normalises the images itself. The jax that reads it may be half a year newer,
+    but not older (jax.export's guarantee).
     """
     program = program_of(config, state).serialize()
     with open(path, "wb") as file:
@@ -68,7 +70,7 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     def probabilities(images: jax.Array) -> jax.Array:
         return jnp.exp(answer(variables, {"image": images}))
 
-    shape = jax.export.symbolic_shape("n, " + ", ".join(map(str, IMAGE_SHAPE)))
+    shape = jax.export.symbolic_shape("n, " + ", ".join(map(str, image_shape(config.data))))
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
 
 

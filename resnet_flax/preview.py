@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from resnet_flax import config as configs
 from resnet_flax import pictures
 from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
@@ -23,11 +24,13 @@ def draw(config, workdir: Path, images: int, versions: int) -> None:
     for name, number in (("images", images), ("versions", versions)):
         if not 1 <= number <= LARGEST:
             raise UserError(f"--{name} must be from 1 to {LARGEST}, not {number}")
+    config = configs.settle(config)
     data = sources.load(config.data)
     policy = Policy(config.data.policy)
     images = min(images, len(data.train))
     stream = Stream(data.train, policy, images, config.seed, concat_original=False)
     first = np.arange(images, dtype=np.int32)
+    assert policy.normalization
     mean, std = (np.asarray(values, np.float32) for values in policy.normalization)
     columns = [data.train.images[:images] / np.float32(255)]
     for epoch in range(versions):
@@ -37,7 +40,7 @@ def draw(config, workdir: Path, images: int, versions: int) -> None:
     figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, 0.9 * images + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(images, versions + 1, squeeze=False)
     for row, label in zip(grid, data.train.labels, strict=False):
-        row[0].set_ylabel(pictures.fitting(data.classes[label]), rotation="horizontal", ha="right", va="center")
+        row[0].set_ylabel(pictures.fitting(config.data.classes[label]), rotation="horizontal", ha="right", va="center")
     for at, column in enumerate(columns):
         grid[0, at].set_title("original" if at == 0 else f"epoch {at}", fontsize="small")
         for axes, image in zip(grid[:, at], column, strict=True):

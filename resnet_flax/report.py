@@ -13,7 +13,7 @@ from resnet_flax import config as configs
 from resnet_flax import models, pictures, predictions, summary
 from resnet_flax import report_page as page
 from resnet_flax.checkpoint import check_history
-from resnet_flax.classifier import IMAGE_SHAPE, Classifier, restore
+from resnet_flax.classifier import Classifier, restore
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError, reason
 from resnet_flax.files import read_json, read_text
@@ -43,7 +43,7 @@ def draw(config: FrozenConfigDict, workdir: Path) -> None:
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     results = read_results(workdir)
-    layers = summary.table(models.build(config.model, len(config.data.classes)), IMAGE_SHAPE)
+    layers = summary.table(models.build(config.model, len(config.data.classes)), sources.image_shape(config.data))
     (folder / "summary.txt").write_text(layers)
     save(folder, "loss", pictures.curves(history, "loss", results))
     save(folder, "accuracy", pictures.curves(history, "accuracy", results))
@@ -186,7 +186,7 @@ def headline(config: FrozenConfigDict, history: Rows, results: dict) -> list[str
         shown["best validation accuracy"] = f"{best['val_accuracy']:.2%}"
     shown["training accuracy"] = f"{history[-1]['train_accuracy']:.2%}"
     model = models.build(config.model, len(config.data.classes))
-    shown["parameters"] = f"{models.count_parameters(model, IMAGE_SHAPE):,}"
+    shown["parameters"] = f"{models.count_parameters(model, sources.image_shape(config.data)):,}"
     return [page.paragraph(about), page.numbers(shown)]
 
 
@@ -279,7 +279,8 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: Rows) -> li
     if "test_accuracy" in results:
         count = results["test_examples"]
         interval = " - ".join(map(share, wilson(round(results["test_accuracy"] * count), count)))
-    parameters = models.count_parameters(models.build(config.model, len(config.data.classes)), IMAGE_SHAPE)
+    model = models.build(config.model, len(config.data.classes))
+    parameters = models.count_parameters(model, sources.image_shape(config.data))
     return [
         str(workdir),
         share(best.get("val_accuracy")),

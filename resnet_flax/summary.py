@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_flax import models
+from resnet_flax.data.sources import image_shape
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.text import say
-
-IMAGE_SHAPE = (32, 32, 3)  # of every dataset there is
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
 def show(config, workdir: Path) -> None:
     """Print the table of the config's network; raises UserError, after it, for a network over its budget."""
     model = models.build(config.model, len(config.data.classes))
-    say(table(model, IMAGE_SHAPE).rstrip())
-    models.count_within_budget(model, config.model, IMAGE_SHAPE)
+    say(table(model, image_shape(config.data)).rstrip())
+    models.count_within_budget(model, config.model, image_shape(config.data))
 
 
 def table(model: ResNet, image_shape: tuple[int, int, int]) -> str:

@@ -15,6 +15,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import FrozenConfigDict
 
+from resnet_flax import config as configs
 from resnet_flax.checkpoint import Checkpoint, Checkpoints
 from resnet_flax.classifier import blank, optimizer
 from resnet_flax.errors import UserError, lookup, reason
@@ -168,7 +169,7 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
     except UserError as misfit:
         raise UserError(f"{file} does not fit config.model {config.model.name!r}: {misfit}") from None
     with hold(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
-        claim(workdir, config)
+        claim(workdir, configs.settle(config))
         if checkpoints.steps():
             raise UserError(f"{workdir} holds a run already: choose another --workdir")
         params = jax.tree.map(jnp.asarray, variables["params"])

@@ -56,6 +56,7 @@ class Run:
         """Everything that can be refused is refused here, before anything is compiled."""
         train = config.train
         check_batch_size(train.batch_size)
+        config = configs.settle(config)
         data = sources.load(config.data)
         policy = Policy(config.data.policy)
         stream = Stream(data.train, policy, train.batch_size, config.seed, config.data.concat_original)
@@ -108,6 +109,7 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     """
     processes.start()
     run = Run.from_config(config)
+    config = run.config
     with ExitStack() as held:
         results = from_first(lambda: enter(held, workdir, config)) or train_to_end(run, workdir)
         if not from_first(lambda: report.is_drawn(workdir)):

@@ -9,7 +9,7 @@ operation rounds as Pillow does; what follows `normalize` works on float32, as t
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -308,8 +308,8 @@ class Policy:
         self.before: list[Step] = []  # on uint8
         self.after: list[Step] = []  # on float32
         self._normalize = ""  # canonical text of that step, "" without one
-        # (mean, std) per channel, of pixels / 255
-        self.normalization: tuple[tuple, tuple] = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        # (mean, std) per channel, of pixels / 255; None where they are still to be found
+        self.normalization: tuple[tuple, tuple] | None = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         if not isinstance(text, str):
             raise UserError(f"a policy is a text such as 'crop(4)|flip|normalize(cifar10)', not {text!r}")
         if len(text) > LONGEST:
@@ -339,7 +339,13 @@ class Policy:
 
     def plain(self, np: Any, images: Array) -> Array:
         """Images as validation and test see them: uint8 (B, H, W, 3) -> float32, only normalised."""
+        assert self.normalization, "normalize(auto) is settled before it is applied"
         return pixels.standardize(np, images, *self.normalization)
+
+    def normalized_by(self, mean: Iterable[float], std: Iterable[float]) -> str:
+        """The policy's text with these numbers, rounded to four digits, for what normalize has."""
+        numbers = [_text(round(number, 4)) for number in (*mean, *std)]
+        return "|".join([*map(str, self.before), _call(NORMALIZE, numbers), *map(str, self.after)])
 
     def __str__(self) -> str:
         return "|".join([*map(str, self.before), *filter(None, [self._normalize]), *map(str, self.after)])
@@ -366,7 +372,9 @@ class Policy:
         if self.after:
             self._refuse(part, f"{self.after[-1].name} works on normalised images: put normalize before it")
         texts = [argument.text for argument in arguments]
-        if len(texts) == 1 and texts[0] in NORMALIZATIONS:
+        if texts == ["auto"]:
+            self.normalization = None
+        elif len(texts) == 1 and texts[0] in NORMALIZATIONS:
             self.normalization = NORMALIZATIONS[texts[0]]
         elif len(texts) == 6:
             mean = [self._value(argument, Number(0, 1), "mean") for argument in arguments[:3]]
@@ -374,7 +382,7 @@ class Policy:
             texts = [_text(number) for number in mean + std]
             self.normalization = (tuple(mean), tuple(std))
         else:
-            names = " or ".join(f"normalize({name})" for name in NORMALIZATIONS)
+            names = " or ".join(f"normalize({name})" for name in ("auto", *NORMALIZATIONS))
             self._refuse(part, f"write {names} or six numbers, three means and three standard deviations")
         self._normalize = _call(NORMALIZE, texts)
 
@@ -418,6 +426,23 @@ class Policy:
     def _refuse(self, part: Part, why: str) -> NoReturn:
         shown = "".join(c if c.isprintable() else "?" for c in self._source)
         raise UserError(f"policy: {why}\n  {shown}\n  {' ' * part.start}{'^' * max(1, len(part.text))}")
+
+
+def channel_statistics(images: numpy.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of pixels / 255, exactly: images (n, H, W, 3) uint8.
+
+    The deviation of a channel in which all pixels are the same is 1, so that it can be divided by.
+    """
+    counts = numpy.zeros((3, 256), numpy.int64)
+    for start in range(0, len(images), 1000):  # not all in memory at once
+        for channel in range(3):
+            counts[channel] += numpy.bincount(images[start : start + 1000, ..., channel].ravel(), minlength=256)
+    levels = numpy.arange(256)
+    total = int(counts[0].sum())
+    sums, squares = ([int(value) for value in counts @ levels**power] for power in (1, 2))
+    variances = [total * square - sum**2 for sum, square in zip(sums, squares, strict=True)]  # x (255 total)^2
+    std = [math.sqrt(variance) / (255 * total) for variance in variances]
+    return [sum / (255 * total) for sum in sums], [value if value >= 1e-3 else 1.0 for value in std]
 
 
 def _usage(name: str) -> str:

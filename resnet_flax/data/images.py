@@ -1,5 +1,7 @@
 """Images that a user has: files, folders, arrays and pickles, as the network takes them."""
 
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from resnet_flax.data import pickles
 from resnet_flax.errors import UserError
@@ -16,6 +19,7 @@ from resnet_flax.text import printable
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
+MOST_LISTED = 20  # files that could not be read
 PICKLES = (".pkl", ".pickle", ".p")
 
 
@@ -47,6 +51,27 @@ class Images:
             except Exception as error:  # decoders of images raise nearly anything
                 self.unreadable[str(file)] = printable((str(error) or type(error).__name__).split("\n")[0], 200)
 
+    def with_bar(self) -> Iterator[Named]:
+        """The same behind a bar on a terminal; it has no end where files hold any number of images."""
+        total = len(self.files) if all(file.suffix.lower() in IMAGES for file in self.files) else None
+        hidden = not sys.stdout.isatty()
+        return iter(
+            tqdm(self, total=total, unit=" images", file=sys.stdout, disable=hidden, leave=False, dynamic_ncols=True)
+        )
+
+    def changes(self) -> str:
+        """A line about what had to be changed, "" where nothing was."""
+        if not self.changed:
+            return ""
+        (name, was), (height, width) = next(iter(self.changed.items())), self.size
+        return f"{len(self.changed):,} images made {width} x {height}, RGB; the first, {printable(name)}, was {was}"
+
+    def failures(self) -> list[str]:
+        """A line for each file that could not be read, and one for those beyond MOST_LISTED."""
+        listed = [f"  {printable(name)}: {why}" for name, why in self.unreadable.items()]
+        rest = [f"  and {len(listed) - MOST_LISTED:,} more"] if len(listed) > MOST_LISTED else []
+        return listed[:MOST_LISTED] + rest
+
     def _read(self, file: Path) -> Iterator[Named]:
         if not file.is_file():
             raise ValueError("is no file")
@@ -58,17 +83,18 @@ class Images:
         elif ending == ".npz":
             arrays = the_images(read_npz(file))
         else:
-            yield Named(str(file), file.stem, self._fit(str(file), open_image(file)))
+            yield Named(str(file), file.stem, self._fit(str(file), *open_image(file, self.size)))
             return
         for index, array in enumerate(arrays):
             id = str(index) if ids is None else ids[index]
             name = f"{file}[{id}]"
-            yield Named(name, id, self._fit(name, Image.fromarray(array)))
+            image = Image.fromarray(array)
+            yield Named(name, id, self._fit(name, image, image.size))
 
-    def _fit(self, name: str, image: Image.Image) -> np.ndarray:
+    def _fit(self, name: str, image: Image.Image, original: tuple[int, int]) -> np.ndarray:
         height, width = self.size
-        if image.size != (width, height) or image.mode != "RGB":
-            self.changed[name] = f"{image.width} x {image.height}, {image.mode}"
+        if original != (width, height) or image.mode != "RGB":
+            self.changed[name] = f"{original[0]} x {original[1]}, {image.mode}"
             if image.mode.startswith("I;16"):  # Pillow would cut off, not scale
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if "transparency" in image.info:
@@ -87,7 +113,7 @@ def find(words: list[str]) -> list[Path]:
     for word in words:
         path = Path(word)
         if path.is_dir():
-            found += sorted(other for other in path.rglob("*") if other.suffix.lower() in IMAGES and other.is_file())
+            found += images_below(path)
         elif path.exists():
             found.append(path)
         else:
@@ -95,6 +121,16 @@ def find(words: list[str]) -> list[Path]:
     if not found:
         raise UserError(f"there are no images in {', '.join(words)}: looked for {' '.join(IMAGES)}")
     return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All images in `folder` and the folders in it, in order; a name that begins with a dot hides one."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = (name for name in names if name.lower().endswith(IMAGES) and not name.startswith("."))
+        found += [path for name in images if os.path.isfile(path := os.path.join(place, name))]
+    return [Path(path) for path in sorted(found)]
 
 
 def is_pickle(file: Path) -> bool:
@@ -106,14 +142,19 @@ def is_pickle(file: Path) -> bool:
         return content.read(1) in (b"\x80", b"(")
 
 
-def open_image(file: Path) -> Image.Image:
-    """The image in a file, upright; one that unpacks to more pixels than Pillow thinks safe is refused unread."""
+def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """The image in a file, upright, and the width and height that it has there.
+
+    A JPEG much larger than `size` (height, width) is halved while it is decoded, as long as it stays 4 times as large:
+    that is 3 times as fast. One that unpacks to more pixels than Pillow thinks safe is refused unread.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(file, formats=FORMATS) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
+            original = image.size
+            image.draft(None, (4 * size[1], 4 * size[0]))
+            return ImageOps.exif_transpose(image), original
 
 
 def the_images(arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -14,9 +14,11 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from resnet_flax.data.folders import Tree, several
 from resnet_flax.errors import UserError, nearest
 
 
@@ -38,24 +40,91 @@ class Dataset:
     train: Split
     validation: Split | None
     test: Split | None
-    classes: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Where a dataset comes from. `config` is always `config.data`."""
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of its classes and of its splits, found without reading an image."""
+
+    def key(self, config) -> tuple[str, str]:
+        """Where it comes from and, if that can change, which version of it, as parts of a file name."""
+
+    def decode(self, config) -> dict[str, Split]:
+        """Every split by name."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset that can be had: its class names and how to decode it.
+class Embedded:
+    """A dataset that comes with an installed package, and how to make it."""
 
-    `decode(folder)` returns split name -> Split; `folder` is where the prepared dataset lies, None for what needs none.
-    `prepared` is that folder's path below TFDS's data directory, `host` where TFDS downloads it from.
+    classes: tuple[str, ...]
+    make: Callable[[], dict[str, Split]]
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.classes, ("train", "test")
+
+    def key(self, config) -> tuple[str, str]:
+        return "embedded", ""
+
+    def decode(self, config) -> dict[str, Split]:
+        return self.make()
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """An image dataset of TensorFlow Datasets, by `path`, its NAME/VERSION, downloaded from `host` where it is not.
+
+    Of its splits, train and test are used.
     """
 
     classes: tuple[str, ...]
-    decode: Callable[[Path], dict[str, Split]]
-    prepared: str = ""
-    host: str = ""
+    path: str
+    host: str
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.classes, ("train", "test")
+
+    def key(self, config) -> tuple[str, str]:
+        return short_hash(self._folder(config)), ""
+
+    def decode(self, config) -> dict[str, Split]:
+        folder = self._folder(config)
+        if not (folder / "dataset_info.json").is_file() and not reachable(self.host):
+            raise UserError(
+                f"dataset {config.name!r} is not at {folder} and {self.host} cannot be reached to download it: point "
+                f"TFDS_DATA_DIR or --config.data.dir at a folder that holds {self.path}"
+            )
+        return decode_tfds(folder)
+
+    def _folder(self, config) -> Path:
+        root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        return Path(root).expanduser().resolve() / self.path
 
 
-def decode_digits(folder: Path) -> dict[str, Split]:
+class Folder:
+    """A user's own images in `config.dir`, as folders.Tree finds them."""
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        tree = Tree.find(config.dir)
+        return tree.classes, tuple(tree.splits)
+
+    def key(self, config) -> tuple[str, str]:
+        tree = self._tree(config)
+        return f"{short_hash(tree.root.resolve())}-{config.image_size}", tree.fingerprint()
+
+    def decode(self, config) -> dict[str, Split]:
+        return {name: Split(*arrays) for name, arrays in self._tree(config).read(config.image_size).items()}
+
+    def _tree(self, config) -> Tree:
+        tree = Tree.find(config.dir)
+        if tree.classes != tuple(config.classes):
+            raise UserError(f"{tree.root} has the classes {several(tree.classes)}, not {several(config.classes)}")
+        return tree
+
+
+def decode_digits() -> dict[str, Split]:
     """The 1,797 handwritten digits of scikit-learn (UCI optdigits), 8x8 grey enlarged to 32x32x3, 1,437 to train."""
     from sklearn.datasets import load_digits  # takes a second to import
 
@@ -69,34 +138,79 @@ def decode_digits(folder: Path) -> dict[str, Split]:
 
 
 def decode_tfds(folder: Path) -> dict[str, Split]:
-    """Every split of the TFDS dataset at DATA_DIR/NAME/VERSION, downloaded and prepared where it is not."""
+    """The splits train and test of the dataset at DATA_DIR/NAME/VERSION, downloaded and prepared where it is not."""
     import tensorflow_datasets as tfds  # imports TensorFlow, two seconds
 
     builder = tfds.builder(f"{folder.parent.name}:{folder.name}", data_dir=str(folder.parent.parent))
     builder.download_and_prepare()
-    return {
-        name: Split(data["image"], data["label"].astype(np.int32))
-        for name, data in tfds.as_numpy(builder.as_dataset(batch_size=-1)).items()
-    }
+    splits = {}
+    for name in ("train", "test"):
+        batches = list(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000)))
+        images, labels = (np.concatenate([batch[feature] for batch in batches]) for feature in ("image", "label"))
+        splits[name] = Split(images, labels.astype(np.int32))
+    return splits
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100_NAMES = (  # the fine ones, in the order of their labels
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
+    "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
+    "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster "
+    "man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck "
+    "pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk "
+    "skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger "
+    "tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+TORONTO = "https://www.cs.toronto.edu"
 
 SOURCES: dict[str, Source] = {
-    "digits": Source(tuple("0123456789"), decode_digits),
-    "cifar10": Source(CIFAR10_CLASSES, decode_tfds, prepared="cifar10/3.0.2", host="https://www.cs.toronto.edu"),
+    "digits": Embedded(tuple("0123456789"), decode_digits),
+    "cifar10": Tfds(CIFAR10_CLASSES, "cifar10/3.0.2", TORONTO),
+    "cifar100": Tfds(tuple(CIFAR100_NAMES.split()), "cifar100/3.0.2", TORONTO),
+    "svhn": Tfds(tuple("0123456789"), "svhn_cropped/3.1.0", "http://ufldl.stanford.edu"),
+    "folder": Folder(),
 }
+
+# Splits that a dataset has beside train -> what is trained on, validated on and tested on unless the config says.
+USUAL_SPLITS = {
+    frozenset(): ("train[:80%]", "train[80%:90%]", "train[90%:]"),
+    frozenset({"test"}): ("train[:90%]", "train[90%:]", "test"),
+    frozenset({"validation"}): ("train[:90%]", "validation", "train[90%:]"),
+    frozenset({"test", "validation"}): ("train", "validation", "test"),
+}
+ROLES = ("train", "validation", "test")
+
+
+def fill(config) -> None:
+    """Set the classes and splits that `config.data` leaves open to what its dataset has.
+
+    Without a test split there is no test where it is said what to train on: that may be everything. Raises UserError
+    for a folder that is not there.
+    """
+    if None not in [config.classes, *(config[role] for role in ROLES)]:
+        return
+    classes, splits = SOURCES[config.name].contents(config)
+    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) - {"train"}], strict=True))
+    if config.train is not None and "test" not in splits:
+        usual["test"] = ""
+    for field, value in {"classes": classes, **usual}.items():
+        if config[field] is None:
+            config[field] = value
+
+
+def image_shape(config) -> tuple[int, int, int]:
+    """(height, width, 3) of the images of `config.data`."""
+    return config.image_size, config.image_size, 3
 
 
 def load(config) -> Dataset:
-    """The dataset that `config.data` describes, as memory-mapped arrays.
+    """The dataset that a complete `config.data` describes, as memory-mapped arrays.
 
     Raises UserError for a dataset that is neither here nor to be downloaded, and for splits that it has not, that are
     empty or that share examples.
     """
-    source = SOURCES[config.name]
-    folder = find_arrays(config.name, source, config.dir)
-    spans = {role: config[role] for role in ("train", "validation", "test") if config[role]}
+    folder = find_arrays(config)
+    spans = {role: config[role] for role in ROLES if config[role]}
     slices = {role: parse_split(text, folder) for role, text in spans.items()}
     refuse_shared_examples(slices, spans)
     refuse_exchanged(slices, spans)
@@ -104,21 +218,25 @@ def load(config) -> Dataset:
     if config.train_examples:
         train = splits["train"]
         splits["train"] = Split(train.images[: config.train_examples], train.labels[: config.train_examples])
-    return Dataset(splits["train"], splits.get("validation"), splits.get("test"), source.classes)
+    return Dataset(splits["train"], splits.get("validation"), splits.get("test"))
 
 
 def load_split(config, text: str) -> tuple[str, Split]:
-    """(what it is called, the examples) of a split of `config.data`.
+    """(what it is called, the examples) of a split of a complete `config.data`.
 
     `text` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
     such as train[:500] or train[:] for all of it. Raises UserError where there is no such split.
     """
-    if text in ("train", "validation", "test"):
+    if text in ROLES:
         if not config[text]:
             raise UserError(f"config.data.{text} is empty: there is no such split")
         return config[text], getattr(load(config), text)
-    folder = find_arrays(config.name, SOURCES[config.name], config.dir)
+    folder = find_arrays(config)
     return text, read_split(folder, *parse_split(text, folder))
+
+
+def short_hash(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 
 def cache_folder() -> Path:
@@ -126,24 +244,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnet_flax"
 
 
-def find_arrays(name: str, source: Source, directory: str) -> Path:
-    """The folder with SPLIT_images.npy and SPLIT_labels.npy of a dataset, made if need be.
+def find_arrays(config) -> Path:
+    """The folder with SPLIT_images.npy and SPLIT_labels.npy of a complete `config.data`, made if need be.
 
-    `directory` may itself be such a folder; otherwise it is TFDS's data directory.
+    `config.dir` may itself be such a folder. Raises UserError where the images are not of the config's size.
     """
-    root = Path(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().resolve()
-    if directory and list(root.glob("*_images.npy")):
-        return root
-    prepared = root / source.prepared
-    place = hashlib.sha256(str(prepared).encode()).hexdigest()[:12] if source.prepared else "embedded"
-    arrays = cache_folder() / "datasets" / f"{name}-{place}"
-    if not arrays.is_dir():
-        if source.prepared and not (prepared / "dataset_info.json").is_file() and not reachable(source.host):
-            raise UserError(
-                f"dataset {name!r} is not at {prepared} and {source.host} cannot be reached to download it: point "
-                f"TFDS_DATA_DIR or --config.data.dir at a folder that holds {source.prepared}"
-            )
-        write_arrays(source.decode(prepared), arrays)
+    arrays = Path(config.dir).expanduser()
+    if not config.dir or not list(arrays.glob("*_images.npy")):
+        source = SOURCES[config.name]
+        place, version = source.key(config)
+        place = str(cache_folder() / "datasets" / f"{config.name}-{place}")
+        arrays = Path(f"{place}-{version}" if version else place)
+        if not arrays.is_dir():
+            write_arrays(source.decode(config), arrays)
+            for older in set(arrays.parent.glob(Path(f"{place}-{'?' * len(version)}").name)) - {arrays}:
+                shutil.rmtree(older, ignore_errors=True)
+    shape = np.load(next(arrays.glob("*_images.npy")), mmap_mode="r").shape[1:]
+    if shape != image_shape(config):
+        size = "height and width must be the same" if shape[0] != shape[1] else f"set it to {shape[0]}"
+        raise UserError(f"{config.name} has images {shape}, and config.data.image_size is {config.image_size}: {size}")
     return arrays
 
 

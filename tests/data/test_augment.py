@@ -192,6 +192,23 @@ def test_translate_moves_by_whole_pixels_up_to_the_fraction(monkeypatch):
         assert stats.chisquare(np.bincount(move + 3, minlength=7), expected).pvalue > 1e-3
 
 
+def test_statistics_are_those_of_the_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (2100, 3, 5, 3)).astype(np.uint8)
+    images[..., 1] //= 3
+    mean, std = augment.channel_statistics(images)
+    np.testing.assert_allclose(mean, (images / 255).mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(std, (images / 255).std((0, 1, 2)), rtol=1e-12)
+    assert augment.channel_statistics(np.full((2, 4, 4, 3), 51, np.uint8)) == ([0.2] * 3, [1.0] * 3)
+
+
+def test_auto_becomes_numbers_and_the_rest_of_the_policy_stays():
+    policy = Policy("crop(4)|normalize(auto)|cutout(8)")
+    assert policy.normalization is None
+    settled = policy.normalized_by([0.49139968, 0, 1], [0.24703233, 0.001, 0.5])
+    assert settled == "crop(4)|normalize(0.4914,0,1,0.247,0.001,0.5)|cutout(8)"
+    assert Policy(settled).normalization == ((0.4914, 0, 1), (0.247, 0.001, 0.5))
+
+
 @pytest.mark.parametrize(
     ("text", "mean", "std"),
     [
@@ -289,6 +306,7 @@ def test_recipes_keep_their_order(text):
         ("rand_augment(3)|cutout(16)", "rand_augment(3)|cutout(16)"),
         ("rand_augment(m=3)", "rand_augment(m=3)"),
         ("normalize(0.4914,.4822,0.4465,247e-3,0.243,0.261)", "normalize(0.4914,0.4822,0.4465,0.247,0.243,0.261)"),
+        ("normalize( auto )", "normalize(auto)"),
     ],
 )
 def test_canonical_text(text, canonical):

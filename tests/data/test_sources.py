@@ -7,15 +7,15 @@ import time
 import numpy as np
 import pytest
 
-from resnet_flax.config import get_config
+from resnet_flax.config import complete, get_config
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError
 
 
 def data_config(**changes):
-    config = get_config().data
-    config.update(changes)
-    return config
+    config = get_config()
+    config.data.update(changes)
+    return complete(config).data
 
 
 def test_digits_are_real_images_in_a_fixed_split():
@@ -24,7 +24,7 @@ def test_digits_are_real_images_in_a_fixed_split():
     assert data.train.images.shape == (1293, 32, 32, 3)
     assert data.train.images.dtype == np.uint8
     assert data.train.images.max() == 255
-    assert data.classes == tuple("0123456789")
+    assert data_config().classes == tuple("0123456789")
     assert isinstance(data.train.images, np.memmap)
     # The same ones on every machine: the first labels of each split, as drawn when the dataset was made.
     assert data.train.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
@@ -42,7 +42,7 @@ SPLITS = ["train", "train[:90%]", "train[90%:]", "train[100:200]", "train[-50:]"
 
 @pytest.mark.parametrize("text", SPLITS)
 def test_splits_are_sliced_as_tfds_slices(text):
-    folder = sources.find_arrays("digits", sources.SOURCES["digits"], "")
+    folder = sources.find_arrays(data_config())
     tfds = pytest.importorskip("tensorflow_datasets")
     infos = {"train": tfds.core.SplitInfo(name="train", shard_lengths=[1437], num_bytes=0)}
     (theirs,) = tfds.core.ReadInstruction.from_spec(text).to_absolute(infos)
@@ -52,7 +52,7 @@ def test_splits_are_sliced_as_tfds_slices(text):
 
 def test_missing_dataset_fails_fast_and_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(sources, "SOURCES", {"cifar10": unreachable_cifar10()})
+    monkeypatch.setitem(sources.SOURCES, "cifar10", unreachable_cifar10())
     started = time.perf_counter()
     with pytest.raises(UserError) as raised:
         sources.load(data_config(name="cifar10"))
@@ -63,9 +63,8 @@ def test_missing_dataset_fails_fast_and_says_what_to_do(tmp_path, monkeypatch):
 
 
 def unreachable_cifar10() -> sources.Source:
-    source = sources.SOURCES["cifar10"]
     # An address that no route leads to (RFC 5737): what an offline machine or a silent firewall looks like.
-    return sources.Source(source.classes, source.decode, source.prepared, "http://192.0.2.1")
+    return sources.Tfds(sources.CIFAR10_CLASSES, "cifar10/3.0.2", "http://192.0.2.1")
 
 
 def prepare_toy_dataset(data_dir) -> None:
@@ -96,11 +95,12 @@ def test_prepared_tfds_dataset_is_decoded_once(tmp_path, monkeypatch):
     prepare_toy_dataset(tmp_path)
     decoded = []
 
-    def decode(folder):
+    def decode(folder, original=sources.decode_tfds):
         decoded.append(folder)
-        return sources.decode_tfds(folder)
+        return original(folder)
 
-    monkeypatch.setattr(sources, "SOURCES", {"toyset": sources.Source(tuple("abcd"), decode, "toyset/1.0.0")})
+    monkeypatch.setattr(sources, "decode_tfds", decode)
+    monkeypatch.setitem(sources.SOURCES, "toyset", sources.Tfds(tuple("abcd"), "toyset/1.0.0", ""))
     for _ in range(2):
         data = sources.load(data_config(name="toyset", dir=str(tmp_path)))
         assert data.train.images.shape == (36, 32, 32, 3)
@@ -108,6 +108,32 @@ def test_prepared_tfds_dataset_is_decoded_once(tmp_path, monkeypatch):
         assert data.test.labels.dtype == np.int32
         np.testing.assert_array_equal(data.train.images[:, 0, 0, 0] % 4, data.train.labels)
     assert decoded == [tmp_path / "toyset/1.0.0"]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar100", 100), ("svhn", 10)])
+def test_datasets_of_tfds_are_what_tfds_says(name, classes, tmp_path, monkeypatch):
+    """Random images in the features of the real dataset: its name, version, labels and sizes are TFDS's own."""
+    import tensorflow_datasets as tfds
+
+    source = sources.SOURCES[name]
+    folder, version = source.path.split("/")
+    builder = tfds.builder(folder, data_dir=str(tmp_path))
+    assert str(builder.version) == version
+    assert builder.info.features["label"].num_classes == classes == len(source.classes)
+    assert builder.info.features["image"].shape == (32, 32, 3)
+    monkeypatch.setattr(sources, "reachable", lambda host: True)
+    with tfds.testing.mock_data(num_examples=20):
+        data = sources.load(data_config(name=name, dir=str(tmp_path)))
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 20)
+    assert data.train.images.shape == (18, 32, 32, 3)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.labels.dtype == np.int32
+    assert 0 <= data.train.labels.min() <= data.train.labels.max() < classes
+
+
+def test_images_of_another_size_than_the_config_says_are_refused():
+    with pytest.raises(UserError, match=r"digits has images \(32, 32, 3\), and .*image_size is 64: set it to 32"):
+        sources.load(data_config(image_size=64))
 
 
 def test_folder_of_arrays_is_a_dataset(tmp_path):
