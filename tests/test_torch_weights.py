@@ -33,7 +33,7 @@ def variables(**architecture) -> dict:
 def tiny_config(**model):
     config = get_config()
     config.model.update(dict(blocks=(1, 1), widths=(4, 8)) | model)
-    config.data.train_examples = 64
+    config.data.train_examples = 128
     config.train.batch_size = 32
     config.train.epochs = 1
     return complete(config)
