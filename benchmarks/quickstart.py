@@ -23,16 +23,22 @@ def run(seed: int) -> dict:
         subprocess.run([sys.executable, "-m", "resnet_flax.main", *words], check=True)
         seconds = time.perf_counter() - started
         results = json.loads((Path(workdir) / "report" / "results.json").read_text())
-    return {"seed": seed, "test_accuracy": results["test_accuracy"], "seconds": round(seconds, 1)}
+    return {"test_accuracy": results["test_accuracy"], "seconds": round(seconds, 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    rows = [run(seed) for seed in range(parser.parse_args().seeds)]
-    accuracies = [row["test_accuracy"] for row in rows]
-    print(f"test accuracy {statistics.mean(accuracies):.2%} +- {statistics.stdev(accuracies):.2%}, n = {len(rows)}")
-    print(record.write("quickstart", rows))
+    record.add_arguments(parser)
+    arguments = parser.parse_args()
+    journal = record.Journal("quickstart", arguments.output, arguments.again)
+    for seed in range(arguments.seeds):
+        if not journal.has({"seed": seed}):
+            journal.add({"seed": seed}, run(seed))
+    accuracies = [line["found"]["test_accuracy"] for line in journal.lines()]
+    print(
+        f"test accuracy {statistics.mean(accuracies):.2%} +- {statistics.stdev(accuracies):.2%}, n = {len(accuracies)}"
+    )
 
 
 if __name__ == "__main__":

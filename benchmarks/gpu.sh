@@ -1,0 +1,26 @@
+#!/bin/sh
+# Everything that is measured on an accelerator, what matters most first: benchmarks/gpu.sh DATA [OUTPUT [SECONDS]]
+#
+# DATA is a folder with CIFAR-10 as train_images.npy, train_labels.npy, test_images.npy and test_labels.npy; TensorFlow is
+# not needed. Journals go to OUTPUT (benchmarks/results), and all ends after SECONDS (3,600). What was cut off goes on
+# when the same command runs again; what is in OUTPUT is not measured again. Where the code is no checkout, set COMMIT.
+set -u
+cd "$(dirname "$0")/.." || exit
+data=$1 output=${2:-benchmarks/results}
+end=$(($(date +%s) + ${3:-3600}))
+
+# stage LIMIT MODULE ARGUMENTS: for LIMIT seconds at most, and not after the end
+stage() {
+    left=$((end - $(date +%s)))
+    limit=$(($1 < left ? $1 : left))
+    shift
+    [ "$limit" -gt 0 ] || return
+    echo "== $* ($limit s)"
+    timeout --signal=TERM --kill-after=30 "$limit" "${PYTHON:-python3}" -m "benchmarks.$@" --output="$output"
+}
+
+stage 360 throughput --dtypes=bfloat16 --batches=recipe --steps=1,100
+stage 900 reproduce --config.data.dir="$data"
+stage 150 profile --recipes=resnet_353,preact
+stage 300 step --batch=128
+stage 3600 throughput
