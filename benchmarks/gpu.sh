@@ -19,7 +19,7 @@ stage() {
     timeout --signal=TERM --kill-after=30 "$limit" "${PYTHON:-python3}" -m "benchmarks.$@" --output="$output"
 }
 
-stage 360 throughput --dtypes=bfloat16 --batches=recipe --steps=1,100
+stage 240 throughput --dtypes=bfloat16 --parts=loop --ways=looped --steps=1,100
 stage 900 reproduce --config.data.dir="$data"
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128

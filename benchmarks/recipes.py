@@ -1,14 +1,14 @@
 """The recipes as benchmarks run them: named on a command line, changed there, and on random images."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
 from benchmarks import record
-from resnet_flax.errors import UserError
+from resnet_flax.errors import UserError, tell
 from resnet_flax.main import parse
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +21,14 @@ def parser(description: str, recipes: Sequence[str] = RECIPES) -> argparse.Argum
     parser.add_argument("--recipes", type=words, default=tuple(recipes), help="names, with commas between")
     record.add_arguments(parser)
     return parser
+
+
+def run(main: Callable[[], int | None]) -> int:
+    """main() as a process's exit code, with one line for a user's mistake."""
+    try:
+        return main() or 0
+    except UserError as error:
+        return tell(error)
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -41,12 +49,9 @@ def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]
 
 
 def config(recipe: str, changes: Sequence[str] = (), argument: str = "") -> FrozenConfigDict:
-    """The complete config of `recipe` with `changes`; leaves with one line where they are no valid one."""
+    """The complete config of `recipe` with `changes`; UserError where they make no valid one."""
     file = f"{ROOT / 'configs' / recipe}.py" + (f":{argument}" if argument else "")
-    try:
-        _, [(config, _)], _ = parse([f"--config={file}", *changes])
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    _, [(config, _)], _ = parse([f"--config={file}", *changes])
     return config
 
 

@@ -17,6 +17,7 @@ of steps and loops are also given in percent of the limits below. A part is meas
 import importlib.util
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from collections import deque
@@ -210,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(recipes.run(main))
