@@ -84,9 +84,9 @@ class Space:
         return configs.complete(read_config([*self.words(settings), "--config.data.test="]))
 
     def label(self, name: str) -> str:
-        """The last part of a field's name where that is enough to tell it from the others."""
+        """The last part of a field's name, where no other field of the config has the same."""
         last = name.rpartition(".")[2]
-        return last if [other.rpartition(".")[2] for other in self.fields].count(last) == 1 else name
+        return last if [other.rpartition(".")[2] for other in configs.field_types()].count(last) == 1 else name
 
     def describe(self, settings: Settings) -> str:
         """One line, such as learning_rate=0.1,momentum=0.9."""

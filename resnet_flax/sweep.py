@@ -3,6 +3,9 @@
 Optuna keeps the trials, in a database: WORKDIR/sweep.db or the one that --storage names. Each is an ordinary run in
 WORKDIR/trials/NAME, locked by the process that trains it for as long as that lives. So a trial that is running in the
 database but not locked was left by a process that died, and whoever finds it goes on from its checkpoint.
+
+All trials read the same memory-mapped data. Each compiles its own program, in which learning rate and the like are
+constants.
 """
 
 import fcntl
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from jax.errors import JaxRuntimeError
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import sweep_report
@@ -47,6 +51,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": partial(TPESampler, constant_liar=True),
 }
 LOCK = "sweep.lock"  # beside the .lock of the run itself
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA says it
 DRAWS = 100  # in a row that are all known, after which a space counts as exhausted
 
 
@@ -62,8 +67,8 @@ def sweep(
     """Train every combination of the values of `fields`, or as many `trials` as a `method` is to draw, and report.
 
     `fields` is as Space.read takes it, `recipe` what the command line sets in the config, `storage` the URL of a
-    database. A trial whose loss is not finite, or whose config is refused, is recorded as failed. Raises Interrupted
-    after a signal, UserError for a mistake; the same command goes on.
+    database. A trial whose loss is not finite, whose config is refused or which needs too much memory is recorded as
+    failed. Raises Interrupted after a signal, UserError for a mistake; the same command goes on.
     """
     lookup("method", method, SAMPLERS | {"grid": None})
     if not any(word.startswith("--config=") for word in recipe):
@@ -221,10 +226,13 @@ class Study:
         with lock:
             try:
                 results = train(space.config(settings(trial)), self.folder(trial))
-            except UserError as error:  # NotFinite among them
-                self.database.set_trial_user_attr(trial._trial_id, "reason", str(error))
+            except (UserError, JaxRuntimeError) as error:
+                if isinstance(error, JaxRuntimeError) and OUT_OF_MEMORY not in str(error):
+                    raise
+                why = str(error) if isinstance(error, UserError) else reason(error)
+                self.database.set_trial_user_attr(trial._trial_id, "reason", why)
                 self.trials.tell(number, state=TrialState.FAIL)
-                say(f"trial {number + 1} failed: {error}")
+                say(f"trial {number + 1} failed: {why}")
             else:
                 self.database.set_trial_user_attr(trial._trial_id, "results", results)
                 self.trials.tell(number, results[self.plan.monitor])

@@ -19,7 +19,7 @@ from resnet_flax.workdir import replacing
 SHOWN = 20  # rows on the terminal; the page and the CSV have all
 RESULTS = ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "chosen_epoch", "epochs", "parameters")
 COLUMNS = ("val acc", "95 % interval", "val loss", "epoch", "train acc")
-OPTIMISTIC = "The best of many looks better than it is: what it is worth, the test split says, once."
+OPTIMISTIC = "The best of many trials looks better on validation than it is; the test split says what it is worth."
 INTERVAL = "The interval is that of an accuracy on {:,} images."
 
 
@@ -38,8 +38,11 @@ def draw(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     """Write sweep.csv and, once a trial is complete, sweep.png and sweep.html; return what there is to say."""
     ranked = ranking(plan, outcomes)
     write_csv(plan, ranked)
-    complete, failed = ([one for one in ranked if one.state == state] for state in ("complete", "fail"))
+    complete, failed, running = (
+        [one for one in ranked if one.state == state] for state in ("complete", "fail", "running")
+    )
     state = f"{len(complete)} of {plan.trials} trials complete, {len(failed)} failed"
+    state += f", {len(running)} begun" if running else ""
     if not complete:
         return f"\n{state}: nothing to choose from in {plan.workdir}"
     points = [(one.settings, one.results.get(plan.monitor, math.nan)) for one in (*complete, *failed)]
@@ -52,7 +55,7 @@ def draw(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     parts = [
         page.paragraph(f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}"),
         page.numbers({f"best {plan.monitor}": score} | {plan.space.label(k): v for k, v in best.settings.items()}),
-        page.section("To train and test the winner", page.preformatted(command)),
+        page.section("To train and test the winner", page.preformatted(" \\\n    ".join(map(shlex.quote, command)))),
         page.section("Settings", page.picture(plan.workdir / "sweep.png", f"{plan.monitor} of the trials")),
         page.section("Trials", page.table(header, rows), page.paragraph(INTERVAL.format(examples))),
         *([page.section("Failed", page.table(["trial", "reason"], reasons(plan, failed)))] if failed else []),
@@ -63,7 +66,7 @@ def draw(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     more = f"and {len(rows) - SHOWN} more in sweep.csv\n" if len(rows) > SHOWN else ""
     return (
         f"\n{as_text(header, rows[:SHOWN])}{more}{state}\nbest {plan.monitor} {score}: "
-        f"{plan.space.describe(best.settings)}; to train and test it:\n  {command}\nreport: {path}"
+        f"{plan.space.describe(best.settings)}; to train and test it:\n  {shlex.join(command)}\nreport: {path}"
     )
 
 
@@ -109,7 +112,7 @@ def write_csv(plan: Plan, ranked: Sequence[Outcome]) -> None:
             writer.writerow([one.number, one.state, *one.settings.values(), *found, one.reason, run])
 
 
-def winner(plan: Plan, best: Outcome) -> str:
+def winner(plan: Plan, best: Outcome) -> list[str]:
     """The command line that trains the best trial again, with the test split that the recipe has."""
     words = [*plan.space.words(best.settings), f"--workdir={plan.workdir / 'best'}"]
-    return shlex.join(["python", "-m", "resnet_flax.main", *words])
+    return ["python", "-m", "resnet_flax.main", *words]

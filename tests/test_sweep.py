@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jax.errors import JaxRuntimeError
 from matplotlib.figure import Figure
 
 from resnet_flax import config as configs
@@ -205,14 +206,34 @@ def test_by_loss_the_least_is_best(tmp_path, runs):
     assert f"{losses[0]:.4f}" in (tmp_path / "sweep.html").read_text()
 
 
-def test_what_fails_is_recorded_and_skipped(tmp_path, runs, capsys):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NotFinite("the loss is not finite"), "the loss is not finite"),
+        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "RESOURCE_EXHAUSTED: Out of"),
+    ],
+)
+def test_what_fails_is_recorded_and_skipped(error, reason, tmp_path, runs, capsys):
     def fail(config):
-        raise NotFinite("the loss is not finite")
+        raise error
 
     runs.before = fail
     assert main([*GRID, f"--workdir={tmp_path}"]) == 0
-    assert {(row["state"], row["reason"]) for row in table(tmp_path)} == {("fail", "the loss is not finite")}
+    assert [row["state"] for row in table(tmp_path)] == ["fail"] * 4
+    assert {row["reason"].startswith(reason) and "\n" not in row["reason"] for row in table(tmp_path)} == {True}
     assert "0 of 4 trials complete, 4 failed: nothing to choose from" in capsys.readouterr().out
+
+
+def test_what_is_no_fault_of_the_settings_stops_the_sweep_and_is_tried_again(tmp_path, runs):
+    def fail(config):
+        raise JaxRuntimeError("INTERNAL: the device is gone")
+
+    runs.before = fail
+    with pytest.raises(JaxRuntimeError, match="the device is gone"):
+        main([*GRID, f"--workdir={tmp_path}"])
+    runs.before = lambda config: None
+    assert main([*GRID, f"--workdir={tmp_path}"]) == 0
+    assert [row["state"] for row in table(tmp_path)] == ["complete"] * 4
 
 
 def test_settings_that_do_not_fit_each_other_fail_alone(tmp_path, runs):
