@@ -3,7 +3,7 @@
 verbs
   train          train the config's network, or go on where it was stopped; report at the end (the default)
                  --seeds=5, or --seeds=0,1,2, for a run of each seed in WORKDIR/seed0 ..., their mean and its interval
-  summary        print the network's layers, parameters and FLOPs
+  summary        print layers, parameters, FLOPs, memory, data and classes, and of a workdir its checkpoints
   preview        draw augmented training images: --images=8 of them, --versions=8 of each
   sweep          a run for each combination of values of some fields, the best by validation: sweep --config=FILE
                  optimizer.learning_rate=0.01,0.1 model.widths=(8,16),(16,32); or with --method=random|tpe --trials=N

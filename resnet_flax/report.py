@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import config as configs
-from resnet_flax import models, pictures, predictions, summary
+from resnet_flax import models, pictures, predictions
 from resnet_flax import report_page as page
 from resnet_flax.checkpoint import check_history
 from resnet_flax.classifier import Classifier, restore
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError, reason
 from resnet_flax.files import read_json, read_text
+from resnet_flax.models import table
 from resnet_flax.predictions import Predictions, wilson
 from resnet_flax.tables import CLASS_HEADER, as_text, class_rows, number, share
 from resnet_flax.text import say
@@ -43,7 +44,7 @@ def draw(config: FrozenConfigDict, workdir: Path) -> None:
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     results = read_results(workdir)
-    layers = summary.table(models.build(config.model, len(config.data.classes)), sources.image_shape(config.data))
+    layers = table.as_text(models.build(config.model, len(config.data.classes)), sources.image_shape(config.data))
     (folder / "summary.txt").write_text(layers)
     save(folder, "loss", pictures.curves(history, "loss", results))
     save(folder, "accuracy", pictures.curves(history, "accuracy", results))

@@ -1,75 +1,129 @@
-"""The layer table of a network: what each layer puts out, and what it costs."""
+"""What is to be said about a config before it is trained: layers, data, memory; and which checkpoints a run has."""
 
-from dataclasses import dataclass
-from math import prod
+import textwrap
+from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from ml_collections import FrozenConfigDict
 
-from resnet_flax import models
-from resnet_flax.data.sources import image_shape
+from resnet_flax import config as configs
+from resnet_flax import models, report
+from resnet_flax.checkpoint import Checkpoints, best_row
+from resnet_flax.classifier import optimizer
+from resnet_flax.data.augment import Policy
+from resnet_flax.data.sources import ROLES, image_shape
+from resnet_flax.errors import UserError
+from resnet_flax.models import table
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.steps import cross_entropy, init_state
+from resnet_flax.tables import as_text, number, share
 from resnet_flax.text import say
 
-
-@dataclass(frozen=True)
-class Layer:
-    """A module's call on one image. `flops` counts a multiply-add as two, of convolutions and dense layers alone."""
-
-    kind: str
-    name: str
-    shape: tuple[int, ...]  # without the batch
-    parameters: int  # its own, not those of the modules inside it
-    flops: int
+WIDTH = 110  # characters of a line
+MANY = 10_007  # a number of images that is the size of nothing else: no network is so wide
+CHECKPOINTS_HEADER = ["checkpoint", "epoch", "val acc", "val loss", ""]
 
 
-def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """Every layer and block of `model` in the order in which they finish, for images of (height, width, 3)."""
-    found: list[Layer] = []
+def show(config: FrozenConfigDict, workdir: Path) -> None:
+    """Print what the config's network consists of and needs, and the checkpoints of the run in `workdir` if it has one.
 
-    def record(call, args, kwargs, context):
-        output = call(*args, **kwargs)
-        module = context.module
-        if context.method_name == "__call__" and module.name is not None:
-            params = module.variables.get("params", {})
-            own = sum(leaf.size for leaf in params.values() if not isinstance(leaf, dict))
-            weights = (params | module.variables.get("batch_stats", {})).get("kernel", np.zeros(0)).size
-            positions = prod(output.shape[1:-1])
-            found.append(
-                Layer(type(module).__name__, "/".join(module.path), output.shape[1:], own, 2 * weights * positions)
-            )
-        return output
-
-    def forward(image):
-        with nn.intercept_methods(record):
-            return model.init(dict(params=jax.random.key(0), dropout=jax.random.key(0)), image, train=True)
-
-    jax.eval_shape(forward, jnp.zeros((1, *image_shape)))
-    return found
-
-
-def show(config, workdir: Path) -> None:
-    """Print the table of the config's network; raises UserError, after it, for a network over its budget."""
+    No data is looked at. Raises UserError, after everything else, for a network over its budget.
+    """
     model = models.build(config.model, len(config.data.classes))
-    say(table(model, image_shape(config.data)).rstrip())
-    models.count_within_budget(model, config.model, image_shape(config.data))
+    shape = image_shape(config.data)
+    parts = [table.as_text(model, shape), as_text(["memory of training", "MiB"], memory_rows(config, model))]
+    parts.append(data_lines(config))
+    if is_run_of(config, workdir):
+        parts.append(checkpoints_text(config, workdir))
+    say("\n".join(parts).rstrip())
+    models.count_within_budget(model, config.model, shape)
 
 
-def table(model: ResNet, image_shape: tuple[int, int, int]) -> str:
-    """The layers as text, with totals below."""
-    rows = layers(model, image_shape)
-    numbered = [f"{row.kind}-{number}" for number, row in enumerate(rows, 1)]
-    shapes = [" x ".join(map(str, row.shape)) for row in rows]
-    kind, name = max(map(len, numbered)), max(len(row.name) for row in rows)
-    lines = [f"{'layer':{kind}}  {'name':{name}}  {'output':>14}  {'parameters':>10}"]
-    lines += ["-" * len(lines[0])]
-    for label, row, shape in zip(numbered, rows, shapes, strict=True):
-        lines.append(f"{label:{kind}}  {row.name:{name}}  {shape:>14}  {row.parameters:>10,}")
-    parameters, flops = sum(row.parameters for row in rows), sum(row.flops for row in rows)
-    lines += ["-" * len(lines[0])]
-    lines += [f"parameters: {parameters:,} ({4 * parameters / 2**20:.1f} MiB in float32)"]
-    lines += [f"FLOPs per image: {flops:,} forward, about {3 * flops:,} in a training step"]
+def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:
+    """What a training step has to hold, from shapes alone; XLA's buffers for single operations come on top."""
+    size, shape = config.train.batch_size, image_shape(config.data)
+    averaged = config.train.ema_decay > 0
+    state = jax.eval_shape(partial(init_state, model, optimizer(config), config.seed, shape, averaged))
+    parts = {
+        "parameters": bytes_of(state.params),
+        "gradients": bytes_of(state.params),
+        "optimizer": bytes_of(state.opt_state),
+        "running statistics": bytes_of(state.batch_stats),
+        "average of the weights": bytes_of(state.average),
+        f"activations of {size:,} images, {model.dtype.name}": size * activation_bytes(model, shape),
+    }
+    rows = {name: count for name, count in parts.items() if count} | {"together, about": sum(parts.values())}
+    return [[name, f"{count / 2**20:,.1f}"] for name, count in rows.items()]
+
+
+def activation_bytes(model: ResNet, shape: tuple[int, int, int]) -> int:
+    """What the forward pass of an image leaves in memory for the backward pass, as JAX differentiates it.
+
+    XLA may recompute or join some of it; a test holds this within a factor of 1.5 of what XLA takes on a CPU.
+    """
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *shape)))
+
+    def backward(variables, images, labels):
+        def loss(params):
+            key = {"dropout": jax.random.key(0)}
+            inputs = {**variables, "params": params}
+            logits, _ = model.apply(inputs, images, train=True, mutable=["batch_stats"], rngs=key)
+            return cross_entropy(logits, labels).mean()
+
+        return jax.vjp(loss, variables["params"])[1]  # a pytree of all that it has kept
+
+    images = jax.ShapeDtypeStruct((MANY, *shape), jnp.float32)
+    kept = jax.eval_shape(backward, variables, images, jax.ShapeDtypeStruct((MANY,), jnp.int32))
+    return bytes_of([leaf for leaf in jax.tree.leaves(kept) if MANY in leaf.shape]) // MANY  # the rest are parameters
+
+
+def bytes_of(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def data_lines(config: FrozenConfigDict) -> str:
+    """What the network sees and what it calls it."""
+    data, normalization = config.data, Policy(config.data.policy).normalization
+    if normalization:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in normalization)
+        normalized = f"mean {mean} and standard deviation {std}"
+    else:
+        normalized = "the mean and standard deviation of the training images, computed when training starts"
+    splits = ", ".join(f"{role} {data[role] or '(none)'}" for role in ROLES)
+    lines = [
+        f"data: {data.name}{f' in {data.dir}' if data.dir else ''}; {splits}",
+        f"images: {data.image_size} x {data.image_size}, RGB, normalised by {normalized}",
+        textwrap.fill(f"{len(data.classes)} classes: {', '.join(data.classes)}", WIDTH, subsequent_indent="  "),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
+    """Whether `workdir` holds a run of this very config."""
+    try:
+        return not configs.differences(configs.complete(configs.read(workdir)).to_dict(), config.to_dict())
+    except UserError:
+        return False
+
+
+def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
+    """The checkpoints there are, the newest first, with what was found at the end of their epochs."""
+    folder, steps = workdir / "checkpoints", []
+    if folder.is_dir():
+        with Checkpoints(folder) as checkpoints:
+            steps = checkpoints.steps()
+    if not steps:
+        return f"{workdir} has no checkpoint yet\n"
+    history = report.read_history(config, workdir)
+    best = best_row(history, config.train.monitor)
+    rows = []
+    for step in steps:
+        row = next((row for row in history if row["step"] == step), {})
+        mark = f"best {config.train.monitor}" if best and best["step"] == step else ""
+        epoch = f"{row['epoch']:.0f}" if row else "-"
+        rows.append([f"step {step:,}", epoch, share(row.get("val_accuracy")), number(row.get("val_loss")), mark])
+    results = report.read_results(workdir)
+    tested = f"test accuracy {results['test_accuracy']:.2%}\n" if "test_accuracy" in results else ""
+    return as_text(CHECKPOINTS_HEADER, rows) + tested

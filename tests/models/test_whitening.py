@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_flax import models, summary
+from resnet_flax import models
 from resnet_flax.config import complete, get_config
 from resnet_flax.data.augment import Policy
+from resnet_flax.models import table
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.whitening import EXAMPLES, FLOOR, Whitening, directions
 from resnet_flax.steps import Totals
@@ -49,7 +50,7 @@ def test_a_run_starts_with_them_and_keeps_them(way):
     config = get_config()
     config.parallel = way
     config.model.update(stem="whitening", block="pool", blocks=(1,), widths=(4,))
-    config.data.train_examples = 64
+    config.data.update(train_examples=64, policy="crop(4)|normalize(cifar10)")
     config.train.update(batch_size=32, ema_decay=0.9)
     run = Run.from_config(complete(config))
     state = run.fresh_state()
@@ -67,7 +68,7 @@ def test_other_stems_know_nothing_before_training(images):
 
 
 def test_every_stage_halves_behind_a_whitening_stem():
-    rows = summary.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
+    rows = table.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
     stem = rows[0]
     assert (stem.kind, stem.shape, stem.parameters, stem.flops) == ("Whitening", (31, 31, 24), 0, 2 * 288 * 31 * 31)
     assert [row.shape for row in rows if row.kind == "PoolBlock"] == [(15, 15, 4), (7, 7, 8)]
