@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from resnet_flax import config as configs
-from resnet_flax.errors import UserError, nearest
+from resnet_flax.errors import UserError, nearest, reason
 from resnet_flax.text import printable, shown
 
 
@@ -118,6 +118,6 @@ def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flag
         kinds[type(default)](name, default, "", flag_values=values)
     try:
         values([sys.argv[0], *argv])
-    except flags.Error as error:
-        raise UserError(printable(error, 300)) from None
+    except (flags.Error, MemoryError, RecursionError) as error:  # the last two of a tuple nested too deep
+        raise UserError(printable(reason(error), 300)) from None
     return values

@@ -25,7 +25,7 @@ from resnet_flax.models.blocks import BLOCKS
 from resnet_flax.models.resnet import ACTIVATIONS, KERNEL_INITS
 from resnet_flax.optim.optimizers import OPTIMIZERS
 from resnet_flax.optim.schedules import SCHEDULES
-from resnet_flax.text import shown
+from resnet_flax.text import printable, shown
 
 
 def get_config() -> ConfigDict:
@@ -263,7 +263,7 @@ def misfits(values: dict[str, Any]) -> Iterator[str]:
     types = field_types()
     for field, value in values.items():
         if field not in types:
-            yield f"unknown field config.{field}: {nearest(field, types)}"
+            yield f"unknown field config.{printable(field, 80)}: {nearest(field, types)}"
             continue
         kind, optional = types[field]
         fits = isinstance(value, (kind, int) if kind is float else kind) and isinstance(value, bool) == (kind is bool)

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 from resnet_flax.text import say, shown
 
-# What can be wrong with a disk or a folder: full, a limit reached, not to be written.
-STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+# What can be wrong with a disk or a folder: full, a limit reached, not to be written, nothing that can be called so.
+STORAGE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+STORAGE += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 LONGEST = 100  # characters of a name that are compared
 MOST_NAMED = 100  # names that a hint lists
 

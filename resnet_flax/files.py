@@ -6,7 +6,7 @@ import math
 import mmap
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -45,23 +45,24 @@ def read_npy(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz by name, read-only; ValueError where it is damaged, holds objects or is a bomb."""
-    try:
-        size = unpacked_size(path)
-        if size > LARGEST:
-            raise ValueError(f"unpacks to {size:,} bytes, more than {LARGEST:,}: write it as .npy")
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
-        return {name: array_of(memoryview(content)) for name, content in contents.items()}
-    except (ValueError, OSError):
-        raise
-    except Exception as error:  # of a damaged archive, many kinds
-        raise ValueError(f"is damaged: {error}") from None
+    with open(path, "rb") as file:
+        try:
+            size = unpacked_size(file)
+            if size > LARGEST:
+                raise ValueError(f"unpacks to {size:,} bytes, more than {LARGEST:,}: write it as .npy")
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
+            return {name: array_of(memoryview(content)) for name, content in contents.items()}
+        except ValueError:
+            raise
+        except Exception as error:  # of a damaged archive, many kinds
+            raise ValueError(f"is damaged: {error}") from None
 
 
-def unpacked_size(path: Path) -> int:
+def unpacked_size(file: Path | BinaryIO) -> int:
     """Bytes that a zip archive says it unpacks to."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         return sum(member.file_size for member in archive.infolist())
 
 

@@ -1,5 +1,6 @@
 """Images that a user has: files, folders, arrays and pickles, as the network takes them."""
 
+import io
 import os
 import sys
 import warnings
@@ -151,7 +152,8 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(file, formats=FORMATS) as image:
+        # From memory no more is read than there is. In a file Pillow believes what a PNG says about its length.
+        with Image.open(io.BytesIO(file.read_bytes()), formats=FORMATS) as image:
             original = image.size
             image.draft(None, (4 * size[1], 4 * size[0]))
             return ImageOps.exif_transpose(image), original

@@ -20,6 +20,7 @@ import numpy as np
 
 from resnet_flax.data.folders import Tree, several
 from resnet_flax.errors import UserError, nearest
+from resnet_flax.text import shown
 
 
 @dataclass(frozen=True)
@@ -301,20 +302,20 @@ def write_arrays(splits: dict[str, Split], folder: Path) -> None:
         shutil.rmtree(unfinished)
 
 
-SPLIT_PATTERN = re.compile(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+SPLIT_PATTERN = re.compile(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", re.ASCII)
 
 
 def parse_split(text: str, folder: Path) -> tuple[str, range]:
     """("train", range(0, 45000)) for "train[:90%]", as TFDS's slicing reads it (percentages round to the nearest)."""
     match = SPLIT_PATTERN.fullmatch(text)
     if not match:
-        raise UserError(f"split {text!r} must look like train, train[:90%] or train[45000:]")
+        raise UserError(f"split {shown(text)} must look like train, train[:90%] or train[45000:]")
     name, start, stop = match.groups()
     if start and stop and start.endswith("%") != stop.endswith("%"):
-        raise UserError(f"split {text!r} mixes percentages and numbers of examples")
+        raise UserError(f"split {shown(text)} mixes percentages and numbers of examples")
     names = [path.name.removesuffix("_labels.npy") for path in folder.glob("*_labels.npy")]
     if name not in names:
-        raise UserError(f"unknown split {name!r}: {nearest(name, names)}")
+        raise UserError(f"unknown split {shown(name)}: {nearest(name, names)}")
     size = len(np.load(folder / f"{name}_labels.npy", mmap_mode="r"))
 
     def position(bound: str | None, default: int) -> int:
@@ -325,7 +326,7 @@ def parse_split(text: str, folder: Path) -> tuple[str, range]:
 
     part = range(position(start, 0), position(stop, size))
     if not 0 <= part.start < part.stop <= size:
-        raise UserError(f"split {text!r} is examples {part.start} to {part.stop} of {size}")
+        raise UserError(f"split {shown(text)} is examples {part.start} to {part.stop} of {size}")
     return name, part
 
 

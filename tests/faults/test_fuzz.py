@@ -1,0 +1,24 @@
+"""Whatever somebody else has written: a value or a line for the user, soon and in little memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its memory is measured as Linux does")
+def test_malformed_inputs_are_read_or_refused():
+    """In a process of its own, as some readers are not Python and could take it down. `make soak` takes more inputs."""
+    command = [sys.executable, "-m", "tests.faults.fuzz", "--inputs=12000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    figures = json.loads(done.stdout)
+    assert figures["inputs"] >= 12_000
+    assert figures["failures"] == []
+    for reader, outcomes in figures["readers"].items():
+        assert outcomes["value"] > 0, reader
+        assert outcomes["refused"] > 100, reader
