@@ -37,7 +37,7 @@ class Tree:
             raise UserError("which images? Give --config.data.dir=PATH, with a folder of images for each class in it")
         if not root.is_dir():
             beside = [str(path) for path in folders_in(root.parent)] if root.parent.is_dir() else []
-            raise UserError(f"there is no folder {directory!r}" + (f": {nearest(directory, beside)}" if beside else ""))
+            raise UserError(f"there is no folder {root}" + (f": {nearest(str(root), beside)}" if beside else ""))
         splits = {"train": root}
         if (root / "train").is_dir() and folders_in(root / "train"):
             splits = {}
@@ -53,8 +53,8 @@ class Tree:
     def files(self) -> dict[str, list[tuple[Path, int]]]:
         """Every image with its label, split by split, in an order that depends on their names alone.
 
-        Every stretch of it has of each class its share, so that train[:80%] and train[80%:] are alike. Raises UserError
-        for a class without an image.
+        Every stretch of it has of each class its share, so that train[:80%] and train[80%:] are alike, and an image
+        nearly keeps its place when others are added. Raises UserError for a class without an image.
         """
         found = {}
         for split, folder in self.splits.items():

@@ -1,8 +1,10 @@
 """A user's own images: how folders become classes and splits, when they are decoded again, and a run on them."""
 
+import contextlib
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,15 @@ def test_the_order_depends_on_names_alone(tmp_path):
     one, other = (Tree.find(str(paint(tmp_path / name, 12))).files()["train"] for name in ("one", "another"))
     assert [(path.parent.name, path.name) for path, _ in one] == [(path.parent.name, path.name) for path, _ in other]
     assert [path.stem for path, label in one if label == 0] != sorted(map(str, range(12)))
+
+
+def test_an_image_nearly_keeps_its_place_when_others_are_added(tmp_path):
+    """What was trained on is not in the test split of tomorrow's larger folder but for a few at the border."""
+    before = Tree.find(str(paint(tmp_path, 100, size=(8, 8)))).files()["train"]
+    after = Tree.find(str(paint(tmp_path, 20, size=(8, 8), first=100))).files()["train"]
+    trained_on, tested = set(before[: len(before) * 9 // 10]), set(after[len(after) * 9 // 10 :])
+    assert len(after) == 360
+    assert len(trained_on & tested) <= 5
 
 
 @pytest.mark.parametrize(
@@ -139,7 +150,7 @@ def folder(root: Path, *names: str) -> None:
 
 MISTAKES = [
     ([], "", "which images? Give --config.data.dir=PATH"),
-    (["photos/a/0.png"], "fotos", "there is no folder '{root}/fotos': did you mean '{root}/photos'?"),
+    (["photos/a/0.png"], "fotos", "there is no folder {root}/fotos: did you mean '{root}/photos'?"),
     (["photos/0.png"], "photos", "photos has no folders in it: there must be a folder of images for each class"),
     (["photos/a/0.png"], "photos", "photos has one folder, a, in it: there must be a folder of images for each class"),
     (["photos/train/a/0.png"], "photos", "photos/train has one folder, a, in it"),
@@ -183,18 +194,35 @@ def test_another_folder_must_have_the_classes_of_the_run(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, Path]:
-    """(images, workdir) of a run on images of 40 x 40, which any network can tell apart."""
+    """(images, workdir) of README's run, on images of 40 x 40 that any network can tell apart."""
     photos = paint(tmp_path_factory.mktemp("own") / "photos", 30)
-    workdir = photos.parent / "run"
     small = ["--config.model.blocks=(1,)", "--config.model.widths=(4,)", "--config.data.image_size=40"]
-    words = [f"--config={ROOT}/configs/folder.py", f"--config.data.dir={photos}", *small]
-    short = ["--config.train.epochs=6", "--config.train.batch_size=8", f"--workdir={workdir}"]
-    assert main([*words, *short]) == 0
-    assert main([*words, *short]) == 0  # the same config again
-    return photos, workdir
+    words = [*readme_commands()[0], *small, "--config.train.epochs=6", "--config.train.batch_size=8"]
+    with contextlib.chdir(photos.parent):
+        assert main(words) == 0
+        assert main(words) == 0  # the same config again
+    return photos, photos.parent / "runs" / "folder"
 
 
-def test_a_run_on_own_images(finished):
+def readme_commands() -> list[list[str]]:
+    section = re.search("^## Your own images\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"^python -m resnet_flax\.main (.*?)(?: +#.*)?$", section[1], re.MULTILINE)
+    return [command.replace("configs/", f"{ROOT}/configs/").split() for command in commands]
+
+
+def test_readme_commands_do_what_they_say(finished, monkeypatch, capsys):
+    root = finished[0].parent
+    folder(root, "new/one.png", "new/two.png")
+    monkeypatch.chdir(root)
+    for command in readme_commands()[1:]:
+        assert main(command) == 0, command
+    out = capsys.readouterr().out
+    for words in ("drawn into runs/folder/preview.png", "3 classes: blue", "best val_accuracy", "9 / 9", "2 images in"):
+        assert words in out
+
+
+def test_a_run_on_own_images(finished, monkeypatch):
+    monkeypatch.chdir(finished[0].parent)
     stored = json.loads((finished[1] / "config.json").read_text())["data"]
     results = json.loads((finished[1] / "report" / "results.json").read_text())
     assert stored["classes"] == list(COLORS)
@@ -205,8 +233,9 @@ def test_a_run_on_own_images(finished):
     assert stored["policy"] == f"crop(4)|flip|normalize({numbers})"
 
 
-def test_classes_are_named_everywhere(finished, capsys):
+def test_classes_are_named_everywhere(finished, capsys, monkeypatch):
     _, workdir = finished
+    monkeypatch.chdir(finished[0].parent)
     assert main(["evaluate", str(workdir), "--split=validation"]) == 0
     assert "green $1_a$  " in capsys.readouterr().out
     assert "<td>green $1_a$</td>" in (workdir / "report" / "report.html").read_text()
