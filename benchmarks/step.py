@@ -39,7 +39,8 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray, dtype: str) -> Progr
 
     compiled = jax.jit(steps, donate_argnums=0) if looped else jax.jit(step, donate_argnums=0)
     batch = jax.device_put({"image": images, "label": labels})
-    state = jax.jit(partial(init_state, model, optimizer, 0, images.shape[1:]))()
+    quick = None if looped else {"xla_backend_optimization_level": 0}
+    state = jax.jit(partial(init_state, model, optimizer, 0, images.shape[1:]), compiler_options=quick)()
 
     def run(count: int) -> None:
         nonlocal state

@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from benchmarks import step
+from resnet_flax import models
 
 
 def measure(monkeypatch, folder, variants: str) -> dict[str, dict]:
+    monkeypatch.setitem(models.NETWORKS, "tiny", dict(blocks=(1,), widths=(4,)))
     words = ["--networks=tiny", "--batch=4", "--rounds=2", "--seconds=0", f"--variants={variants}"]
     monkeypatch.setattr(sys, "argv", ["step", *words, f"--output={folder}"])
     step.main()

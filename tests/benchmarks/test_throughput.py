@@ -6,22 +6,33 @@ import sys
 from benchmarks import throughput
 
 TINY = ["--recipes=preact", "--batches=8", "--config.model.blocks=(1,)", "--config.model.widths=(4,)"]
-SHORT = ["--examples=32", "--steps=2", "--rounds=1", "--seconds=0", "--ways=looped,host"]
+SHORT = ["--examples=32", "--steps=2", "--rounds=1", "--seconds=0", "--ways=looped"]
 
 
 def test_every_part_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["throughput", *TINY, *SHORT, f"--output={tmp_path}"])
     throughput.main()
     lines = [json.loads(line) for line in (tmp_path / "throughput.jsonl").read_text().splitlines()]
-    cases = {(line["case"]["part"], line["case"]["way"]) for line in lines}
-    assert cases == {("step", "looped"), *((part, way) for part in ("feed", "loop") for way in ("looped", "host"))}
-    assert all(line["case"]["steps"] == (2 if line["case"]["way"] == "looped" else 1) for line in lines)
+    cases = {(line["case"]["part"], line["case"]["way"], line["case"]["steps"]) for line in lines}
+    assert cases == {("step", "looped", 2), ("feed", "looped", 2), ("loop", "looped", 2)}
     assert all(line["found"]["images_per_second"] > 0 for line in lines)
     assert all(line["case"]["changes"] == TINY[2:] for line in lines)
     capsys.readouterr()
     monkeypatch.setattr(throughput, "measure", None)
     throughput.main()
     assert capsys.readouterr().out == ""
+
+
+def test_each_part_has_the_cases_of_its_ways(monkeypatch, capsys):
+    ways = ["single", "unrolled", "host"]
+    assert throughput.cases("feed", ways, (1, 4)) == [
+        {"part": "feed", "way": "single", "steps": 1},
+        {"part": "feed", "way": "host", "steps": 1},
+    ]
+    assert [case["steps"] for case in throughput.cases("step", ways, (1, 4))] == [1, 1, 4]
+    monkeypatch.setattr(throughput.importlib.util, "find_spec", lambda name: None)
+    assert throughput.usable(ways) == ["single", "unrolled"]
+    assert "TensorFlow is not installed" in capsys.readouterr().out
 
 
 def test_limits_are_of_every_recipe():
