@@ -21,6 +21,7 @@ stage() {
 
 stage 240 throughput --dtypes=bfloat16 --parts=loop --ways=looped --steps=1,100
 stage 900 reproduce --config.data.dir="$data"
+stage 600 speed --config.data.dir="$data"
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
 stage 3600 throughput

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import reproduce
+from benchmarks import reproduce, speed
 from benchmarks.recipes import RECIPES
 from benchmarks.record import RESULTS
 
@@ -108,6 +108,7 @@ SECTIONS = (
     ("throughput", "Training images a second, the fastest way of each part", throughput),
     ("throughput", "The same as trained, by how steps are sent", ways),
     ("step", "Images a second of a step beside PyTorch's", step),
+    ("speed", "Seconds to an accuracy", speed.table),
     ("profile", "Where the time of a step goes", profile),
 )
 

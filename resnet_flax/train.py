@@ -76,8 +76,11 @@ class Run:
         image_shape, averaged = self.data.train.images.shape[1:], self.config.train.ema_decay > 0
         init = partial(init_state, self.model, self.optimizer, self.config.seed, image_shape, averaged)
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        statistics = models.statistics(self.model, self.data.train.images, partial(self.stream.policy.plain, jnp))
-        return self.parallel.replicate(jax.jit(init, compiler_options=quick)(statistics=statistics))
+        return self.parallel.replicate(jax.jit(init, compiler_options=quick)(statistics=self.statistics()))
+
+    def statistics(self) -> dict:
+        """What the network takes from the training images before it trains, see models.statistics."""
+        return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.plain, jnp))
 
     def step(self) -> loop.Step:
         """One training step of this run, (state, totals, batch) -> (state, totals), not compiled."""

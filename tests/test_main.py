@@ -15,7 +15,16 @@ from resnet_flax.main import VERBS, main, parse
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
-RECIPES = ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_large", "resnet_353")
+RECIPES = (
+    "resnet_443",
+    "resnet_2322",
+    "preact",
+    "resnet18_w42",
+    "resnet_large",
+    "resnet_353",
+    "speed94",
+    "speed96",
+)
 
 
 def run(*words: str) -> int:

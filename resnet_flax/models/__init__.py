@@ -11,7 +11,8 @@ from resnet_flax.errors import UserError
 from resnet_flax.models import whitening
 from resnet_flax.models.resnet import ResNet
 
-# What each report built (its short name), and the two ResNet-18s they started from. A new network is one line here.
+# What each report built (its short name), two networks for fast training, and the two ResNet-18s that the reports
+# started from. A new network is one line here.
 NETWORKS: dict[str, dict] = {
     "resnet_443": dict(blocks=(4, 4, 3), widths=(64, 128, 256)),
     "resnet_2322": dict(blocks=(2, 3, 2, 2), widths=(64, 128, 192, 256), stem_dropout=0.2, block_dropout=0.2),
@@ -19,6 +20,8 @@ NETWORKS: dict[str, dict] = {
     "resnet18_w42": dict(blocks=(2, 2, 2, 2), widths=(42, 84, 168, 336), block_dropout=0.15),
     "resnet_large": dict(blocks=(1, 1, 1, 1), widths=(64, 128, 256, 512)),
     "resnet_353": dict(blocks=(3, 5, 3), widths=(64, 128, 256)),
+    "speed94": dict(stem="whitening", block="pool", blocks=(1, 1, 1), widths=(64, 192, 256), activation="gelu"),
+    "speed96": dict(stem="whitening", block="pool", blocks=(1, 1, 1), widths=(128, 256, 352), activation="gelu"),
     "resnet18": dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "preact_resnet18": dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), block="preact"),
     "tiny": dict(blocks=(1, 1, 1), widths=(16, 32, 64)),

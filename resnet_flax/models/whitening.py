@@ -1,7 +1,6 @@
 """A first layer that nobody trains: it takes the small patches of the images apart into independent directions."""
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -39,7 +38,7 @@ def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) 
     """
     some = np.ascontiguousarray(images[:: -(-len(images) // EXAMPLES)])
     channels = images.shape[-1]
-    variance, directions = np.linalg.eigh(np.asarray(covariance(some, normalize), np.float64))
+    variance, directions = np.linalg.eigh(np.asarray(covariance(normalize(jnp.asarray(some))), np.float64))
     # An eigenvector may point either way: here the largest entry is positive, on every machine.
     largest = np.abs(directions).argmax(0)
     directions = directions * np.sign(directions[largest, np.arange(len(largest))]) / np.sqrt(variance + FLOOR)
@@ -47,10 +46,12 @@ def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) 
     return np.concatenate([kernel, -kernel], -1).astype(np.float32)
 
 
-@partial(jax.jit, static_argnums=1)
-def covariance(images: jax.Array, normalize: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Of the values of a 2x2 patch over all patches: (4 C, 4 C) float32, ordered (row, column, channel)."""
-    x = normalize(images)
+@jax.jit
+def covariance(x: jax.Array) -> jax.Array:
+    """Of the values of a 2x2 patch over all patches of images (n, H, W, C) float32: (4 C, 4 C) float32.
+
+    The values are ordered (row, column, channel).
+    """
     height, width = x.shape[1] - SIDE + 1, x.shape[2] - SIDE + 1
     moved = [x[:, row : row + height, column : column + width] for row in range(SIDE) for column in range(SIDE)]
     patches = jnp.concatenate(moved, -1).reshape(-1, SIDE * SIDE * x.shape[-1])

@@ -1,0 +1,124 @@
+"""Seconds to 94, 95 and 96 % of CIFAR-10's test images: python -m benchmarks.speed [--targets=94,96] [--seeds=5]
+
+Each seed trains a target's recipe on all 50,000 images and is judged by all test images once, by the last weights.
+
+seconds        of all training steps, and of finding the whitening: without compiling, reading the data and judging. The
+               first step of a run compiles, so the others are timed and it is counted as one of them
+with_compiling from the random weights to the last step, with nothing compiled before
+accuracy       of each test image as it is; tta_accuracy: of the mean of it and its mirror image
+
+Results: speed.jsonl, a line a run; the table is printed at the end. With --small the recipes are cut down to what a CPU
+does in a minute, which shows that everything works and is kept apart, as speed_small.jsonl. Words such as
+--config.train.epochs=12 change the recipes.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+
+import jax
+
+from benchmarks import recipes, record
+from resnet_flax.config import FrozenConfigDict
+from resnet_flax.data.sources import Split
+from resnet_flax.evaluate import flip, mean_of
+from resnet_flax.steps import Totals
+from resnet_flax.train import Run
+
+# Per cent -> the recipe that is to get there, and what is changed in it.
+TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "94": ("speed94", ()),
+    "95": ("speed96", ("--config.train.epochs=16",)),
+    "96": ("speed96", ()),
+}
+SMALL = (
+    "--config.model.widths=(8,16,32)",
+    "--config.data.train=train[:5000]",
+    "--config.data.test=test[:2000]",
+    "--config.data.feed=device",
+    "--config.train.epochs=2",
+    "--config.train.batch_size=125",
+)
+HEADER = (
+    "test accuracy", "recipe", "epochs", "%", "% with TTA", "seconds", "with compiling", "seeds", "reached"
+)  # fmt: skip
+
+
+def measure(config: FrozenConfigDict) -> dict:
+    """What one run of `config` takes and reaches."""
+    run = Run.from_config(config)
+    steps = config.train.epochs * run.stream.steps_per_epoch
+    started = time.perf_counter()
+    state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
+    advance = run.advance(0)
+    state, totals, done = jax.block_until_ready(advance(state, totals, 1))
+    compiled = time.perf_counter()
+    while done < steps:
+        state, totals, taken = advance(state, totals, steps - done)
+        done += taken
+    jax.block_until_ready(totals)
+    finished = time.perf_counter()
+    run.statistics()
+    seconds = (finished - compiled) * steps / (steps - 1) + time.perf_counter() - finished
+    assert run.data.test
+    views = [run.classifier.evaluate(state, Split(view, run.data.test.labels)) for view in flip([run.data.test.images])]
+    return {
+        "accuracy": views[0].accuracy,
+        "tta_accuracy": mean_of(views).accuracy,
+        "loss": round(views[0].loss, 4),
+        "seconds": round(seconds, 3),
+        "with_compiling": round(finished - started, 1),
+        "images_per_second": round(steps * config.train.batch_size / seconds),
+        "parameters": run.parameters,
+    }
+
+
+def table(lines: Sequence[dict]) -> str:
+    """A row for each case of one device: mean and standard deviation over its seeds, and whether the target is met."""
+    groups: dict[tuple, list[dict]] = {}
+    for line in lines:
+        case = line["case"]
+        groups.setdefault((case["target"], case["recipe"], case["epochs"], *case["changes"]), []).append(line["found"])
+    rows = []
+    for (target, recipe, epochs, *changes), found in sorted(groups.items()):
+        name = " ".join([recipe, *changes]).replace("--config.", "")
+        percents = [spread([100 * run[field] for run in found]) for field in ("accuracy", "tta_accuracy")]
+        seconds = [spread([run[field] for run in found]) for field in ("seconds", "with_compiling")]
+        met = statistics.mean(run["accuracy"] for run in found) >= float(target) / 100
+        rows.append([f"{target} %", name, f"{epochs}", *percents, *seconds, f"{len(found)}", "yes" if met else "no"])
+    body = [HEADER, (":--", ":--", *["--:"] * (len(HEADER) - 2)), *rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in body)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of the sample, which one value has not."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def main() -> None:
+    parser = recipes.parser(__doc__, ())
+    parser.add_argument("--targets", type=recipes.words, default=tuple(TARGETS), help="per cent, with commas between")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--small", action="store_true")
+    arguments, given = recipes.read(parser)
+    journal = record.Journal("speed_small" if arguments.small else "speed", arguments.output, arguments.again)
+    for seed, target in itertools.product(range(arguments.seeds), arguments.targets):
+        recipe, own = TARGETS[target]
+        words = [*own, *(SMALL if arguments.small else ()), *given, f"--config.seed={seed}"]
+        config = recipes.config(recipe, words, "full")
+        case = {
+            "target": target,
+            "recipe": recipe,
+            "epochs": config.train.epochs,
+            "seed": seed,
+            "changes": [word for word in given if not word.startswith("--config.data.dir=")],
+        }
+        if not journal.has(case):
+            journal.add(case, measure(config))
+    print(table([line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]))
+
+
+if __name__ == "__main__":
+    main()
