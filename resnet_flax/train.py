@@ -210,6 +210,7 @@ def fit(
     speeds = []
 
     def save() -> None:
+        stop.nothing_to_save = False
         refuse_nonfinite(run, totals, state)
         best = best_row(history, train.monitor)
         tree = {"state": state, "totals": totals}

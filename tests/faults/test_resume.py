@@ -1,0 +1,60 @@
+"""A run that was stopped goes on to the very same end."""
+
+import signal
+import time
+
+import pytest
+
+from tests.faults.injection import (
+    EXIT_CODES,
+    STEPS,
+    at_step,
+    end,
+    in_evaluation,
+    in_save,
+    newest,
+    run,
+    send,
+    start,
+)
+
+TERM, INT = signal.SIGTERM, signal.SIGINT
+WAYS = {
+    "tfdata": ["--config.data.feed=tfdata"],
+    "device": ["--config.data.feed=device"],
+    "pmap": ["--config.data.feed=device", "--config.parallel=pmap"],
+}
+
+
+@pytest.mark.parametrize(("way", "first", "second"), [("tfdata", TERM, INT), ("device", INT, TERM), ("pmap", TERM, INT)])
+def test_run_stopped_everywhere_ends_as_if_nothing_had_happened(way, first, second, undisturbed, tmp_path, capsys):
+    """Stopped in the middle of epoch 1, in its evaluation, while it is saved, and before the last step of all."""
+    words = WAYS[way]
+    for stopping, signum, stopped_at in (
+        (at_step(3, send(first)), first, (4, 0)),
+        (in_evaluation(send(second)), second, (STEPS, 0)),
+        (in_save(1, send(first)), first, (STEPS, 1)),
+        (at_step(3 * STEPS - 1, send(second)), second, (3 * STEPS, 2)),
+    ):
+        with stopping:
+            assert run(tmp_path, *words) == EXIT_CODES[signum]
+        assert "the same command goes on from here" in capsys.readouterr().err
+        step, history, _ = newest(tmp_path, *words)
+        assert (step, len(history)) == stopped_at
+    assert run(tmp_path, *words) == 0
+    assert "stopped early after epoch 3" in capsys.readouterr().out
+    assert end(tmp_path, *words) == undisturbed(*words)
+
+
+def test_stopped_while_it_compiles(tmp_path):
+    """XLA takes half a minute for this one, and Python handles no signal before it is done."""
+    words = ["--config.model.blocks=(3,5,3)", "--config.model.widths=(64,128,256)"]
+    with start(tmp_path, *words) as process:
+        assert "parameters" in process.stdout.readline()
+        time.sleep(1)
+        stopped = time.monotonic()
+        process.send_signal(TERM)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "")
+    assert err == "stopped by SIGTERM; the same command goes on from here\n"
+    assert time.monotonic() - stopped < 10
