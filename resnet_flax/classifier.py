@@ -1,6 +1,5 @@
 """A network that gives answers: compiled once, with the state of any checkpoint."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from resnet_flax.text import say
 
 BATCH = 500
 ON_DEVICE_BYTES = 2**31  # more images than that stay on the host
-IN_FLIGHT = 4  # batches sent ahead of the one waited for
 
 
 class Classifier:
@@ -45,12 +43,9 @@ class Classifier:
     ) -> np.ndarray:
         """Log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, of fewer once `stopped()`."""
         outputs: list[jax.Array] = []
-        in_flight: deque[jax.Array] = deque()
         for batch in self._batches(images):
             outputs.append(self.step(state.variables, batch))
-            in_flight.append(outputs[-1])
-            if len(in_flight) > IN_FLIGHT:
-                jax.block_until_ready(in_flight.popleft())
+            jax.block_until_ready(outputs[-2:-1])  # one runs while the next is sent
             if stopped():
                 break
         return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
@@ -110,23 +105,29 @@ def restore(config: FrozenConfigDict, workdir: Path, which: str = "best") -> Che
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"{workdir} holds no checkpoints")
-    with Checkpoints(folder) as checkpoints:
-        steps = checkpoints.steps()
-        if which not in ("best", "newest", *map(str, steps)):
-            raise UserError(f"unknown checkpoint {which!r}: {nearest(which, ['best', 'newest', *map(str, steps)])}")
-        tree = blank(config)
-        checkpoint = read(checkpoints, [int(which)] if which.isdigit() else steps, tree)
-        best = best_row(checkpoint.history, config.train.monitor)
-        if which == "best" and best and best["step"] != checkpoint.step:
-            checkpoint = read(checkpoints, [int(best["step"])], tree)
-        return checkpoint
+    tree = blank(config)
+    while True:
+        with Checkpoints(folder) as checkpoints:
+            steps = checkpoints.steps()
+            if which not in ("best", "newest", *map(str, steps)):
+                raise UserError(f"unknown checkpoint {which!r}: {nearest(which, ['best', 'newest', *map(str, steps)])}")
+            try:
+                checkpoint = read(checkpoints, [int(which)] if which.isdigit() else steps, tree)
+                best = best_row(checkpoint.history, config.train.monitor)
+                if which == "best" and best and best["step"] != checkpoint.step:
+                    checkpoint = read(checkpoints, [int(best["step"])], tree)
+                return checkpoint
+            except FileNotFoundError:  # the run has gone on meanwhile
+                continue
 
 
 def read(checkpoints: Checkpoints, steps: list[int], tree: dict) -> Checkpoint:
-    """The first sound one of the checkpoints of `steps`."""
+    """The first sound one of the checkpoints of `steps`; FileNotFoundError where one is deleted before it is read."""
     for step in steps:
         try:
             return checkpoints.restore(step, tree)
         except Exception as error:  # Orbax and TensorStore raise many kinds
+            if not (checkpoints.folder / str(step)).exists():
+                raise FileNotFoundError from error
             say(f"checkpoint {step} cannot be read: {reason(error)}")
     raise UserError(f"none of the checkpoints {steps} in {checkpoints.folder} is sound")

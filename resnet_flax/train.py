@@ -251,6 +251,7 @@ def train_epoch(
     steps = run.stream.steps_per_epoch
     sent = first = int(state.step) - epoch * steps
     wanted = most = 1
+    ahead = 1 if jax.default_backend() == "cpu" else IN_FLIGHT  # a step there may take seconds
     monitor.start_epoch(epoch, first)
     in_flight: deque = deque()
     while sent < steps and not stop.signum:
@@ -263,7 +264,7 @@ def train_epoch(
         sent += taken
         # Clocks and signals differ between processes, which must all do the same: each acts on what any of them wants.
         in_flight.append((sent, totals, largest(stop.noted, wanted, monitor.due())))
-        if len(in_flight) > IN_FLIGHT:
+        if len(in_flight) > ahead:
             done, sums, wishes = in_flight.popleft()
             jax.block_until_ready(sums)
             signum, most, due = np.asarray(wishes).tolist()

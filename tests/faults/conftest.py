@@ -1,6 +1,7 @@
 """Runs without faults, to compare with."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,15 +9,14 @@ from tests.faults import injection
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Callable[..., dict]:
-    """undisturbed(*words): how a run of injection.SMALL with `words` ends that nothing happens to."""
-    ends: dict[tuple[str, ...], dict] = {}
+def undisturbed(tmp_path_factory) -> Callable[..., Path]:
+    """undisturbed(*words): the workdir of a finished run of injection.SMALL with `words`. Nobody writes there."""
+    workdirs: dict[tuple[str, ...], Path] = {}
 
-    def find(*words: str) -> dict:
-        if words not in ends:
-            workdir = tmp_path_factory.mktemp("undisturbed")
-            assert injection.run(workdir, *words) == 0
-            ends[words] = injection.end(workdir, *words)
-        return ends[words]
+    def find(*words: str) -> Path:
+        if words not in workdirs:
+            workdirs[words] = tmp_path_factory.mktemp("undisturbed")
+            assert injection.run(workdirs[words], *words) == 0
+        return workdirs[words]
 
     return find

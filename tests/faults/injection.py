@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -43,8 +44,12 @@ def run(workdir: Path, *words: str) -> int:
         return main([*SMALL, *words, f"--workdir={workdir}"])
 
 
-def start(workdir: Path, *words: str, python: tuple[str, ...] = ("-m", "resnet_flax.main"), **environment: str):
-    """The same as a process of its own."""
+PROGRAM = ("-m", "resnet_flax.main")
+WITHOUT_PICTURES = ("-m", "tests.faults.injection")  # as `run` does it
+
+
+def start(workdir: Path, *words: str, python: tuple[str, ...] = PROGRAM, **environment: str) -> subprocess.Popen:
+    """Train SMALL with `words` changed in a process of its own."""
     command = [sys.executable, *python, *SMALL, *words, f"--workdir={workdir}"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
@@ -137,3 +142,49 @@ def send(signum: int) -> Callable[[], None]:
 
 
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def kill(workdir: Path, doing: str, seconds: float, *words: str, python: tuple[str, ...] = PROGRAM) -> bool:
+    """Start the run and end it with SIGKILL so many seconds after it is "starting", "training" or "saving" (see below).
+
+    Returns whether it was in time: False where the run was finished before.
+    """
+    with start(workdir, *words, python=python) as process:
+        try:
+            if doing == "training":
+                wait_for_epoch(process)
+            elif doing == "saving":
+                wait_for_save(process, workdir / "checkpoints")
+            sleep(process, seconds)
+        finally:
+            process.kill()
+            _, err = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), err
+    return process.returncode != 0
+
+
+def wait_for_epoch(process: subprocess.Popen) -> None:
+    """Until the line about the first epoch, or the end of the process."""
+    while (line := process.stdout.readline()) and not line.startswith("epoch"):
+        pass
+
+
+def sleep(process: subprocess.Popen, seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def wait_for_save(process: subprocess.Popen, folder: Path) -> None:
+    """Until a first checkpoint is under way, or the end of the process."""
+
+    def unfinished() -> set[str]:
+        return {name for name in os.listdir(folder) if "orbax-checkpoint-tmp" in name} if folder.is_dir() else set()
+
+    before = unfinished()
+    while not unfinished() - before and process.poll() is None:
+        time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    *changed, last = sys.argv[1 + len(SMALL) :]
+    sys.exit(run(Path(last.removeprefix("--workdir=")), *changed))

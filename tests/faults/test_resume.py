@@ -2,7 +2,10 @@
 
 import signal
 import time
+from functools import partial
 
+import jax
+import numpy as np
 import pytest
 
 from tests.faults.injection import (
@@ -13,6 +16,7 @@ from tests.faults.injection import (
     in_evaluation,
     in_save,
     newest,
+    restored,
     run,
     send,
     start,
@@ -26,7 +30,9 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize(("way", "first", "second"), [("tfdata", TERM, INT), ("device", INT, TERM), ("pmap", TERM, INT)])
+@pytest.mark.parametrize(
+    ("way", "first", "second"), [("tfdata", TERM, INT), ("device", INT, TERM), ("pmap", TERM, INT)]
+)
 def test_run_stopped_everywhere_ends_as_if_nothing_had_happened(way, first, second, undisturbed, tmp_path, capsys):
     """Stopped in the middle of epoch 1, in its evaluation, while it is saved, and before the last step of all."""
     words = WAYS[way]
@@ -43,7 +49,7 @@ def test_run_stopped_everywhere_ends_as_if_nothing_had_happened(way, first, seco
         assert (step, len(history)) == stopped_at
     assert run(tmp_path, *words) == 0
     assert "stopped early after epoch 3" in capsys.readouterr().out
-    assert end(tmp_path, *words) == undisturbed(*words)
+    assert end(tmp_path, *words) == end(undisturbed(*words), *words)
 
 
 def test_stopped_while_it_compiles(tmp_path):
@@ -58,3 +64,32 @@ def test_stopped_while_it_compiles(tmp_path):
     assert (process.returncode, out) == (143, "")
     assert err == "stopped by SIGTERM; the same command goes on from here\n"
     assert time.monotonic() - stopped < 10
+
+
+STOP_AT_STEP_19 = """
+import sys
+from pathlib import Path
+from tests.faults.injection import SMALL, at_step, run, send
+
+*words, workdir = sys.argv[1 + len(SMALL):]
+with at_step(19, send(15)):
+    sys.exit(run(Path(workdir.removeprefix("--workdir=")), *words))
+"""
+
+
+def test_one_device_then_four_then_one(undisturbed, tmp_path):
+    # A rounding error stays one: it turns no ReLU on, and is not multiplied much.
+    smooth = ["--config.model.activation=gelu", "--config.optimizer.learning_rate=0.01"]
+    words = ["--config.data.feed=device", *smooth]
+    with at_step(10, send(TERM)):
+        assert run(tmp_path, *words) == 143
+    with start(tmp_path, *words, python=("-c", STOP_AT_STEP_19), JAX_NUM_CPU_DEVICES="4") as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "on 4 x cpu" in out
+    assert "resuming at step 11" in out
+    assert newest(tmp_path, *words)[0] == 20
+    assert run(tmp_path, *words) == 0
+    ours, theirs = (restored(workdir, "newest", *words) for workdir in (tmp_path, undisturbed(*words)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), ours.tree, theirs.tree)
+    assert [row["val_accuracy"] for row in ours.history] == [row["val_accuracy"] for row in theirs.history]

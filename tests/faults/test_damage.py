@@ -1,0 +1,150 @@
+"""Files of a run that are cut off, changed, missing or not its own: it goes on from the newest sound checkpoint."""
+
+import json
+import shutil
+
+import pytest
+
+from resnet_flax.main import main
+from tests.faults.injection import STEPS, end, run
+
+
+@pytest.fixture
+def workdir(undisturbed, tmp_path):
+    """A finished run that has forgotten its results; with checkpoints of steps 24, 16 and, the best, also 24."""
+    shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "report" / "results.json").unlink()
+    return tmp_path
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def replace_by_a_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+DAMAGES = {
+    "a truncated array": lambda step: truncate(largest(step / "tree" / "d")),
+    "a flipped bit in an array": lambda step: flip_a_bit(largest(step / "tree" / "d")),
+    "a flipped bit in the history": lambda step: flip_a_bit(step / "record" / "metadata"),
+    "a truncated history": lambda step: truncate(step / "record" / "metadata"),
+    "no metadata of arrays": lambda step: (step / "tree" / "_METADATA").unlink(),
+    "no metadata": lambda step: (step / "_CHECKPOINT_METADATA").unlink(),
+    "no history": lambda step: shutil.rmtree(step / "record"),
+    "an empty folder": empty,
+    "a file": replace_by_a_file,
+}
+HARMLESS = ("no metadata",)  # Orbax can do without it
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_newest_sound_checkpoint_is_restored_aloud(name, workdir, undisturbed, capsys):
+    checkpoints = workdir / "checkpoints"
+    DAMAGES[name](checkpoints / str(3 * STEPS))
+    assert run(workdir) == 0
+    out = capsys.readouterr().out
+    assert ("checkpoint 24 is damaged and is skipped: " in out) == (name not in HARMLESS)
+    assert f"resuming at step {3 * STEPS if name in HARMLESS else 2 * STEPS}" in out
+    assert (checkpoints / "24.damaged").exists() == (name not in HARMLESS)
+    assert end(workdir) == end(undisturbed())
+
+
+def test_where_none_is_sound_the_run_is_refused_and_left_alone(workdir, capsys):
+    folder = workdir / "checkpoints"
+    for step in folder.iterdir():
+        truncate(largest(step / "tree" / "d"))
+    before = sorted(folder.rglob("*"))
+    for _ in range(2):
+        assert run(workdir) == 1
+        captured = capsys.readouterr()
+        assert captured.out.count("is damaged and is skipped") == 2
+        assert (
+            captured.err
+            == f"error: no checkpoint in {folder} is sound: choose another --workdir to start from scratch\n"
+        )
+        assert sorted(folder.rglob("*")) == before
+
+
+def test_what_is_not_of_the_run_is_left_alone(workdir, undisturbed, capsys):
+    """Nor is it taken for the newest checkpoint, which would keep the run from saving its own."""
+    folder = workdir / "checkpoints"
+    shutil.rmtree(folder / "24")
+    strays = [folder / name for name in ("notes", "0099", "-1", "24.damaged", "24.damaged1")]
+    for stray in strays:
+        stray.mkdir()
+    (folder / "99999").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert run(workdir) == 0
+    assert "checkpoint 99999 is damaged and is skipped" in capsys.readouterr().out
+    assert all(stray.is_dir() for stray in strays)
+    assert end(workdir) == end(undisturbed())
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"test_accuracy": 0.1'])
+def test_damaged_results_are_made_again(content, workdir, undisturbed, capsys):
+    (workdir / "report" / "results.json").write_text(content)
+    assert run(workdir) == 0
+    assert "results.json is damaged" in capsys.readouterr().out
+    assert end(workdir) == end(undisturbed())
+
+
+def test_damaged_config_is_written_again_by_the_whole_command(workdir, undisturbed, capsys):
+    path = workdir / "config.json"
+    truncate(path)
+    assert main(["train", f"--workdir={workdir}"]) == 1
+    error = capsys.readouterr().err
+    assert f"error: {path} is damaged" in error
+    assert error.count("\n") == 1
+    assert run(workdir) == 0
+    assert f"{path} is damaged" in capsys.readouterr().out
+    assert path.read_bytes() == (undisturbed() / "config.json").read_bytes()
+    assert end(workdir) == end(undisturbed())
+
+
+@pytest.mark.parametrize("length", [5, 100, -30, -1])
+def test_damaged_table_is_read_from_the_checkpoint_and_written_again(length, workdir, undisturbed, capsys):
+    path = workdir / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:length])
+    assert main(["report", f"--workdir={workdir}", f"{workdir}", "--output=" + str(workdir / "both")]) == 0
+    assert "metrics.csv is damaged" in capsys.readouterr().out
+    assert run(workdir) == 0
+    assert path.read_bytes() == (undisturbed() / "metrics.csv").read_bytes()
+
+
+def test_results_without_a_report_are_drawn(undisturbed, tmp_path, capsys):
+    """As of a run that is killed while it draws."""
+    shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
+    assert main(["train", f"--workdir={tmp_path}"]) == 0
+    assert (tmp_path / "report" / "report.html").exists()
+    assert main(["train", f"--workdir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("is finished") == 2
+    assert out.count("report: ") == 1
+
+
+def test_damaged_predictions_are_told(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
+    truncate(tmp_path / "report" / "predictions.npz")
+    assert main(["report", f"--workdir={tmp_path}"]) == 1
+    error = capsys.readouterr().err
+    assert "predictions.npz is damaged" in error
+    assert error.count("\n") == 1
+    json.loads((tmp_path / "report" / "results.json").read_text())

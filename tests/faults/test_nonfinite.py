@@ -1,0 +1,97 @@
+"""A loss, gradient or weight that is no finite number ends a run, is explained, and is in no checkpoint."""
+
+import contextlib
+import csv
+import re
+import signal
+from unittest import mock
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_flax import train
+from resnet_flax.data import tfdata
+from resnet_flax.main import parse
+from tests.faults.injection import SMALL, STEPS, at_step, end, newest, run, send
+
+
+@contextlib.contextmanager
+def in_step(number, spoil):
+    """Training step `number` (from 0) is `spoil`(step, state, totals, batch), compiled with all others."""
+    step = train.Run.step
+
+    def patched(self):
+        sound = step(self)
+        return lambda state, totals, batch: spoil(sound, state.step == number, state, totals, batch)
+
+    with mock.patch.object(train.Run, "step", patched):
+        yield
+
+
+def nan_pixel(step, now, state, totals, batch):
+    image = batch["image"].at[5, 7, 7, 0].set(jnp.where(now, jnp.nan, batch["image"][5, 7, 7, 0]))
+    return step(state, totals, batch | {"image": image})
+
+
+def infinite_weight(step, now, state, totals, batch):
+    state, totals = step(state, totals, batch)
+    head = state.params["head"]
+    spoiled = head | {"bias": jnp.where(now, jnp.inf, head["bias"])}
+    return state.replace(params=state.params | {"head": spoiled}), totals
+
+
+def refused(workdir, error: str) -> list[int]:
+    """What is left as it should be after a bad step 11; returns the examples that `error` says were in it."""
+    assert re.match(r"error: the loss or a gradient is not finite at step 11, epoch 2, learning rate 0\.0\d+; ", error)
+    assert error.count("\n") == 1
+    step, history, _ = newest(workdir)
+    assert (step, len(history)) == (STEPS, 1)
+    with open(workdir / "metrics.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == [str(STEPS)]
+    return [int(number) for number in error.rpartition("training examples ")[2].split(",")]
+
+
+@pytest.mark.parametrize("feed", ["tfdata", "device"])
+def test_nan_ends_the_run_and_names_its_batch(feed, undisturbed, tmp_path, capsys):
+    words = [f"--config.data.feed={feed}"]
+    with in_step(11, nan_pixel):
+        assert run(tmp_path, *words) == 4
+    named = refused(tmp_path, capsys.readouterr().err)
+    _, [(config, _)], _ = parse([*SMALL, *words])
+    stream = train.Run.from_config(config).stream
+    batch = next(tfdata.batches(stream, 11))
+    np.testing.assert_array_equal(stream.split.labels[named], batch["label"])
+    # And without what spoiled it the run goes on from its last good checkpoint.
+    assert run(tmp_path, *words) == 0
+    assert end(tmp_path, *words) == end(undisturbed(*words), *words)
+
+
+def test_stop_while_nobody_has_noticed_saves_nothing_bad(tmp_path, capsys):
+    with in_step(11, nan_pixel), at_step(12, send(signal.SIGTERM)):
+        assert run(tmp_path) == 4
+    refused(tmp_path, capsys.readouterr().err)
+
+
+def test_weight_that_overflows_in_the_last_step_of_an_epoch_is_not_saved(tmp_path, capsys):
+    """Its loss and gradient were finite, so only the weights themselves say so."""
+    words = ["--config.data.validation=", "--config.train.patience=0"]
+    with in_step(2 * STEPS - 1, infinite_weight):
+        assert run(tmp_path, *words) == 4
+    assert "a weight is not finite at step 15, epoch 2" in capsys.readouterr().err
+    assert newest(tmp_path, *words)[0] == STEPS
+
+
+def test_validation_that_is_not_finite_is_never_best(tmp_path, capsys):
+    """Weights that are finite themselves, and too large to compute with."""
+
+    def enormous(step, now, state, totals, batch):
+        state, totals = step(state, totals, batch)
+        grown = {name: jnp.where(now, 3e38, leaf) for name, leaf in state.average["params"]["head"].items()}
+        params = state.average["params"] | {"head": grown}
+        return state.replace(average=state.average | {"params": params}), totals
+
+    with in_step(2 * STEPS - 1, enormous):
+        assert run(tmp_path) == 4
+    assert "the validation loss is not finite at step 15, epoch 2" in capsys.readouterr().err
+    assert newest(tmp_path)[0] == STEPS

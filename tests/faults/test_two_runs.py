@@ -1,0 +1,63 @@
+"""A workdir belongs to one run at a time; reading it is always possible."""
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+from unittest import mock
+
+import pytest
+
+from resnet_flax.checkpoint import Checkpoints
+from resnet_flax.main import main
+from resnet_flax.workdir import hold
+from tests.faults.injection import STEPS, at_step, end, in_save, restored, run
+
+
+def test_second_run_is_refused_and_told_who_is_first(undisturbed, tmp_path, capsys):
+    codes = []
+    with at_step(10, lambda: codes.append(run(tmp_path, "--config.seed=1"))):
+        assert run(tmp_path) == 0
+    assert codes == [1]
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert capsys.readouterr().err == (
+        f"error: {holder} trains in {tmp_path} already: wait for it, or choose another --workdir\n"
+    )
+    assert end(tmp_path) == end(undisturbed())
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_nothing_can_be_locked_a_note_says_so(code, tmp_path, capsys):
+    with mock.patch.object(fcntl, "flock", side_effect=OSError(code, os.strerror(code))), hold(tmp_path):
+        pass
+    assert f"cannot be locked ({os.strerror(code)})" in capsys.readouterr().out
+
+
+def test_run_is_read_while_it_trains(undisturbed, tmp_path):
+    """While its second checkpoint is being written."""
+    codes = []
+
+    def read():
+        workdir = f"--workdir={tmp_path}"
+        codes.extend([main(["evaluate", workdir, "--split=validation"]), main(["report", workdir])])
+
+    with in_save(2, read):
+        assert run(tmp_path) == 0
+    assert codes == [0, 0]
+    assert end(tmp_path) == end(undisturbed())
+
+
+def test_checkpoint_deleted_under_its_reader_is_looked_for_again(undisturbed, tmp_path, capsys):
+    """As training does with what is neither new nor best any more."""
+    restore = Checkpoints.restore
+
+    def moved_first(self, step, like):
+        if step == 3 * STEPS:
+            (self.folder / str(step)).rename(self.folder / "30")
+        return restore(self, step, like)
+
+    shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
+    with mock.patch.object(Checkpoints, "restore", moved_first):
+        assert restored(tmp_path, "newest").step == 30
+    assert "cannot be read" not in capsys.readouterr().out
