@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's narration, and errors that it raises as well
+        quiet()
         self.folder = folder.absolute()  # Orbax refuses relative paths
         if not is_first():
             return
@@ -76,16 +77,12 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
-        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._show_unraisable
         return self
 
     def __exit__(self, *exception: object) -> None:
-        try:
-            if is_first():
-                with self._saving():
-                    self._manager.close()
-        finally:
-            sys.unraisablehook = self._unraisable
+        if is_first():
+            with self._saving():
+                self._manager.close()
 
     def steps(self) -> list[int]:
         """The steps that something is there for, newest first, sound or not."""
@@ -179,11 +176,6 @@ class Checkpoints:
                 "same command goes on from there"
             ) from error
 
-    def _show_unraisable(self, unraisable) -> None:
-        """After a first error TensorStore goes on answering to Orbax's event loop, which is closed by then."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            self._unraisable(unraisable)
-
     def _replace_record(self, step: int, record: dict) -> None:
         """Orbax never writes a step twice."""
         with replacing(self.folder / str(step) / "record" / "metadata") as file:
@@ -201,6 +193,23 @@ class Checkpoints:
     def _delete_unfinished(self) -> None:
         for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def quiet() -> None:
+    """Let Orbax and TensorStore say nothing themselves: what goes wrong they raise as well.
+
+    After a first error TensorStore goes on answering to Orbax's event loop, which is closed by then, and Python would
+    print a traceback for each answer.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = show_others
 
 
 def place(checkpoint: Checkpoint, like: chex.ArrayTree) -> Checkpoint:

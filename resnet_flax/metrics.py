@@ -1,14 +1,16 @@
 """What a run says while it runs: the progress bar, a line an epoch, metrics.csv and TensorBoard."""
 
+import contextlib
 import csv
 import math
+import socket
 import sys
 import time
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from resnet_flax.checkpoint import Row
@@ -63,18 +65,25 @@ class Events:
 
     def __init__(self, workdir: Path, first_step: int):
         """What other files say about `first_step` and later is taken back."""
-        self.writer = EventsWriter(str(workdir / "events"))
-        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self.writer = RecordWriter(str(workdir / name))
+        try:
+            self._write(file_version="brain.Event:2")
+            self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-        self._write(step, summary=Summary(value=values))
+        self._write(step=step, summary=Summary(value=values))
 
     def close(self) -> None:
         self.writer.close()
 
-    def _write(self, step: int, **content) -> None:
-        self.writer.write_event(Event(wall_time=time.time(), step=step, **content))
+    def _write(self, **content) -> None:
+        self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
         self.writer.flush()
 
 
@@ -85,8 +94,8 @@ class Monitor:
         self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
         self.live = sys.stdout.isatty()
         if is_first():
-            self.events = Events(workdir, int(history[-1]["step"]) + 1 if history else 0)
             write_csv(history, workdir / "metrics.csv")
+            self.events = Events(workdir, int(history[-1]["step"]) + 1 if history else 0)
 
     def __enter__(self) -> "Monitor":
         return self

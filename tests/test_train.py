@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,49 +108,6 @@ COMMAND = [sys.executable, "-m", "resnet_flax.main", *SMALL]
 def start(workdir: Path) -> subprocess.Popen:
     command = [*COMMAND, f"--workdir={workdir}"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_run_goes_on_to_the_same_end(finished, tmp_path, signum, code):
-    with start(tmp_path) as process:
-        while not (line := process.stdout.readline()).startswith("epoch 1/3"):
-            assert line, process.stderr.read()
-        process.send_signal(signum)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "the same command goes on from here" in err
-    stopped_at, _, _ = newest(tmp_path)
-    assert 8 <= stopped_at < 24
-    with start(tmp_path) as process:
-        out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert f"resuming at step {stopped_at}" in out
-    assert newest(tmp_path) == newest(finished)
-    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
-
-
-def test_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
-    """At step 11 of 8 a epoch, exactly: a signal from outside cannot aim so well."""
-    start_advance = training.Run.advance
-
-    def stopping_advance(self, first_step):
-        advance = start_advance(self, first_step)
-
-        def counted(state, totals, most):
-            if int(state.step) == 10:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return advance(state, totals, most)
-
-        return counted
-
-    monkeypatch.setattr(training.Run, "advance", stopping_advance)
-    assert main([*SMALL, f"--workdir={tmp_path}"]) == 143
-    monkeypatch.undo()
-    step, history, _ = newest(tmp_path)
-    assert (step, len(history)) == (11, 1)
-    assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
-    assert newest(tmp_path) == newest(finished)
-    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
 
 
 def test_one_plain_line_an_epoch_where_there_is_no_terminal(tmp_path):

@@ -1,17 +1,20 @@
 """Files of a run that are cut off, changed, missing or not its own: it goes on from the newest sound checkpoint."""
 
+import contextlib
 import json
 import shutil
 
 import pytest
 
-from resnet_flax.main import main
-from tests.faults.injection import STEPS, end, run
+from resnet_flax import classifier
+from resnet_flax.checkpoint import Checkpoints, checksum
+from resnet_flax.main import main, parse
+from tests.faults.injection import SMALL, end, run
 
 
 @pytest.fixture
 def workdir(undisturbed, tmp_path):
-    """A finished run that has forgotten its results; with checkpoints of steps 24, 16 and, the best, also 24."""
+    """A finished run that has forgotten its results; with checkpoints of steps 16 and 24."""
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "report" / "results.json").unlink()
     return tmp_path
@@ -55,15 +58,46 @@ DAMAGES = {
 HARMLESS = ("no metadata",)  # Orbax can do without it
 
 
+@pytest.fixture
+def blank():
+    """What the checkpoints of the run are restored into."""
+    _, [(config, _)], _ = parse(SMALL)
+    return classifier.blank(config)
+
+
 @pytest.mark.parametrize("name", DAMAGES)
-def test_newest_sound_checkpoint_is_restored_aloud(name, workdir, undisturbed, capsys):
-    checkpoints = workdir / "checkpoints"
-    DAMAGES[name](checkpoints / str(3 * STEPS))
+def test_newest_sound_checkpoint_is_restored_aloud(name, workdir, blank, capsys):
+    folder = workdir / "checkpoints"
+    DAMAGES[name](folder / "24")
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.restore_newest(blank).step == (24 if name in HARMLESS else 16)
+    assert ("checkpoint 24 is damaged and is skipped: " in capsys.readouterr().out) == (name not in HARMLESS)
+    assert sorted(path.name for path in folder.iterdir())[1:] == ["24" if name in HARMLESS else "24.damaged"]
+
+
+def test_flipped_bit_in_whichever_file_restores_no_wrong_number(workdir, blank):
+    folder = workdir / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        sound = checksum(checkpoints.restore(24, blank))
+        unnoticed = []
+        files = [path for path in (folder / "24").rglob("*") if path.is_file()]
+        for path in files:
+            content = path.read_bytes()
+            flip_a_bit(path)
+            with contextlib.suppress(Exception):
+                unnoticed.append((path.name, checksum(checkpoints.restore(24, blank))))
+            path.write_bytes(content)
+    assert len(files) > 10
+    assert 0 < len(unnoticed) < len(files)
+    assert {found for _, found in unnoticed} == {sound}
+
+
+def test_run_with_a_damaged_checkpoint_goes_on_to_the_same_end(workdir, undisturbed, capsys):
+    DAMAGES["a flipped bit in an array"](workdir / "checkpoints" / "24")
     assert run(workdir) == 0
     out = capsys.readouterr().out
-    assert ("checkpoint 24 is damaged and is skipped: " in out) == (name not in HARMLESS)
-    assert f"resuming at step {3 * STEPS if name in HARMLESS else 2 * STEPS}" in out
-    assert (checkpoints / "24.damaged").exists() == (name not in HARMLESS)
+    assert "checkpoint 24 is damaged and is skipped: " in out
+    assert "resuming at step 16" in out
     assert end(workdir) == end(undisturbed())
 
 

@@ -1,0 +1,118 @@
+"""A disk that is full or not to be written: one line, nothing lost, and the same command goes on once there is room."""
+
+import contextlib
+import errno
+import os
+import re
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import pytest
+
+from resnet_flax.checkpoint import Checkpoint, Checkpoints
+from resnet_flax.errors import UserError
+from resnet_flax.main import main
+from resnet_flax.metrics import write_csv
+from tests.faults.injection import SMALL, at_step, end, run, send
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 1 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("only root can mount a file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def room(disk: Path, size: int | None) -> None:
+    """Leave so many bytes free, all but what is used where that is None."""
+    ballast = disk / "ballast"
+    ballast.unlink(missing_ok=True)
+    if size is not None:
+        free = shutil.disk_usage(disk).free
+        ballast.write_bytes(b"\0" * max(0, free - size))
+
+
+def test_full_disk_loses_nothing(disk, undisturbed, capfd):
+    """Full from the start, at the first checkpoint, at a later one, and in between."""
+    workdir = disk / "run"
+    refused = 0
+    for size in (0, 8_192, 40_960, 122_880, 163_840, 245_760):
+        room(disk, size)
+        code = run(workdir)
+        err = capfd.readouterr().err
+        if code == 0:
+            break
+        refused += 1
+        assert code == 1
+        assert re.fullmatch(r"error: .*No space left on device.*\n", err), err
+        assert not list(workdir.glob("*.tmp"))
+    assert refused >= 4
+    room(disk, None)
+    assert run(workdir) == 0
+    assert not list(workdir.glob("**/*tmp*"))
+    assert end(workdir) == end(undisturbed())
+
+
+def test_stop_that_cannot_be_saved_does_not_say_that_it_was(disk, capfd):
+    with at_step(3, lambda: (room(disk, 0), send(15)())):
+        assert run(disk / "run") == 1
+    err = capfd.readouterr().err
+    assert "no checkpoint could be written" in err
+    assert "stopped by SIGTERM" not in err
+
+
+def test_read_only_disk_is_refused_and_can_be_read(disk, undisturbed, capfd):
+    workdir = disk / "run"
+    shutil.copytree(undisturbed(), workdir)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for command in (["report", f"--workdir={workdir}"], [f"--workdir={disk / 'new'}", *SMALL]):
+        assert main(command) == 1
+        assert re.fullmatch(rf"error: Read-only file system: '?{disk}.*\n", capfd.readouterr().err)
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """No file may become larger: what a limit does, and much like a full disk, without the rights to mount one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path):
+    tree = {"weights": jax.random.normal(jax.random.key(0), (64, 64))}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(Checkpoint(1, tree), None)
+        checkpoints.wait()
+        with largest_file(10_000), pytest.raises(UserError, match=r"could be written.*File too large; those before"):
+            checkpoints.save(Checkpoint(2, tree), None)
+            checkpoints.wait()
+        assert checkpoints.restore_newest(tree).step == 1
+        assert not list(tmp_path.glob("*tmp*"))
+        checkpoints.save(Checkpoint(2, tree), None)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_newest(tree).step == 2
+
+
+def test_file_that_cannot_be_written_stays_as_it_was(tmp_path):
+    path = tmp_path / "metrics.csv"
+    write_csv([], path)
+    before = path.read_bytes()
+    with largest_file(1_000), pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
+        write_csv([{"epoch": epoch} for epoch in range(1_000)], path)
+    assert caught.value.filename == str(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
