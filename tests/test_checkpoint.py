@@ -66,7 +66,7 @@ def test_history_that_grew_is_written_where_the_arrays_are_already(tmp_path):
     """As of a run that was stopped in the evaluation at an epoch's end, and then went on."""
     fill(tmp_path, (3, None))
     grown = at(3)
-    grown.history += [{"epoch": 2, "step": 3}]
+    grown.history += [grown.history[0] | {"epoch": 2, "step": 6}]
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(grown, None)
         assert checkpoints.restore_newest(TREE).history == grown.history
