@@ -27,14 +27,11 @@ flags
 """
 
 import importlib
-import os
 import sys
 from typing import Any
 
-import jax
-
+from resnet_flax.cache import keep_compiled_programs
 from resnet_flax.command_line import Run, Verb, read
-from resnet_flax.data.sources import cache_folder
 from resnet_flax.errors import lookup, tell
 
 VERBS: dict[str, Verb] = {
@@ -61,9 +58,8 @@ def main(argv: list[str]) -> int:
     if {"--help", "-h", "help"} & set(argv):
         print(__doc__, end="")
         return 0
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # compile each program once, not at every start
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     try:
+        keep_compiled_programs()
         name, runs, options = parse(argv)
         module, function = VERBS[name].function.split(":")
         do = getattr(importlib.import_module(module), function)

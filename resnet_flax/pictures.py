@@ -17,8 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-matplotlib.rcParams["text.parse_math"] = False  # a class may be called $x$
-
 BLUE, ORANGE, GREY = "#2066a8", "#c8682a", "#666666"
 RUN_COLORS = (BLUE, ORANGE, "#2e8b57", "#8b4f9f", "#b03a48", "#7a6a1f", "#3a9aa8", "#444444")
 MANY_CLASSES = 20  # from which on a matrix has no room for numbers
@@ -37,7 +35,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def fitting(name: str, longest: int = LONGEST) -> str:
-    """The name of a class, for a picture."""
+    """The name of a class, for a picture; with parse_math=False, as one may be called $x$."""
     return printable(name, longest)
 
 
@@ -92,7 +90,8 @@ def finish(axes: Axes, quantity: str) -> None:
     axes.set_ylabel(quantity)
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(frameon=False)
+    for label in axes.legend(frameon=False).get_texts():
+        label.set_parse_math(False)
 
 
 def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
@@ -124,9 +123,9 @@ def confusion(found: Predictions, classes: Sequence[str]) -> Figure:
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = None if few else 5
-    names = [fitting(name) for name in classes]
-    axes.set_xticks(range(len(classes)), names, rotation=45 if few else 90, ha="right" if few else "center", size=size)
-    axes.set_yticks(range(len(classes)), names, size=size)
+    names, style = [fitting(name) for name in classes], dict(size=size, parse_math=False)
+    axes.set_xticks(range(len(classes)), names, rotation=45 if few else 90, ha="right" if few else "center", **style)
+    axes.set_yticks(range(len(classes)), names, **style)
     axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
     if few:
@@ -160,7 +159,7 @@ def mistakes(found: Predictions, images: np.ndarray, classes: Sequence[str]) -> 
         axes.imshow(images[index], interpolation="nearest")
         taken = found.predicted[index]
         share = found.probabilities[index, taken]
-        axes.set_title(f"{names[found.labels[index]]}\nas {names[taken]}, {share:.1%}", size=8)
+        axes.set_title(f"{names[found.labels[index]]}\nas {names[taken]}, {share:.1%}", size=8, parse_math=False)
     if not len(worst):
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     return figure

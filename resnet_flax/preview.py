@@ -40,7 +40,8 @@ def draw(config, workdir: Path, images: int, versions: int) -> None:
     figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, 0.9 * images + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(images, versions + 1, squeeze=False)
     for row, label in zip(grid, data.train.labels, strict=False):
-        row[0].set_ylabel(pictures.fitting(config.data.classes[label]), rotation="horizontal", ha="right", va="center")
+        name = pictures.fitting(config.data.classes[label])
+        row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center", parse_math=False)
     for at, column in enumerate(columns):
         grid[0, at].set_title("original" if at == 0 else f"epoch {at}", fontsize="small")
         for axes, image in zip(grid[:, at], column, strict=True):

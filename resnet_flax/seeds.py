@@ -1,6 +1,7 @@
 """A recipe with several seeds: what it reaches on average, and how much of that is chance."""
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,10 +18,11 @@ from resnet_flax.report import read_history, save
 from resnet_flax.stopping import StopRequest
 from resnet_flax.study_pictures import shown
 from resnet_flax.tables import as_text
-from resnet_flax.text import say
+from resnet_flax.text import printable, say
 from resnet_flax.workdir import replacing
 
 MEASURED = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
+MOST = 1000  # seeds
 HEADER = ["", "mean", "std", "95 % interval of the mean"]
 
 
@@ -78,10 +80,14 @@ def train(config: FrozenConfigDict, workdir: Path, seeds: str) -> None:
 def read_seeds(text: str) -> list[int]:
     """[0, 1, 2] for "3" and for "0,1,2". Raises UserError for anything else, and for fewer than two."""
     words = text.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise UserError(f"--seeds must be how many, such as 5, or which, such as 0,1,2: not {text!r}")
+    if not all(re.fullmatch("[0-9]{1,10}", word.strip()) for word in words):
+        raise UserError(
+            f"--seeds must be how many, such as 5, or which, such as 0,1,2: not {printable(repr(text), 80)}"
+        )
     numbers = [int(word) for word in words]
-    seeds = list(dict.fromkeys(numbers)) if len(words) > 1 else list(range(numbers[0]))
+    seeds = list(dict.fromkeys(numbers)) if len(words) > 1 else list(range(min(numbers[0], MOST + 1)))
+    if len(seeds) > MOST:
+        raise UserError(f"--seeds takes at most {MOST:,}")
     if len(seeds) < 2:
         raise UserError("--seeds needs two or more: of one there is no spread. For another seed set --config.seed")
     return seeds

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ Settings = dict[str, str]  # field -> its value, as one would type it
 
 # They say what trials are judged by, which has to be the same for all.
 SAME_FOR_ALL = ("data.name", "data.dir", "data.validation", "data.test", "train.monitor")
+MOST = 10_000  # combinations of values
 RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_rate=1e-3..1:log"
 
@@ -73,6 +75,8 @@ class Space:
             if isinstance(field, Range):
                 raise UserError(f"a grid takes values and {name} has a range: --method=random or --method=tpe draw")
             choices.append(field)
+        if math.prod(map(len, choices)) > MOST:
+            raise UserError(f"a grid has at most {MOST:,} combinations, not {math.prod(map(len, choices)):,}")
         return [dict(zip(self.fields, values, strict=True)) for values in itertools.product(*choices)]
 
     def words(self, settings: Settings) -> list[str]:

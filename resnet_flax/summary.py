@@ -18,8 +18,8 @@ from resnet_flax.errors import UserError
 from resnet_flax.models import table
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.steps import cross_entropy, init_state
-from resnet_flax.tables import as_text, number, share
-from resnet_flax.text import say
+from resnet_flax.tables import LONGEST, as_text, number, share
+from resnet_flax.text import printable, say
 
 WIDTH = 110  # characters of a line
 MANY = 10_007  # a number of images that is the size of nothing else: no network is so wide
@@ -91,11 +91,12 @@ def data_lines(config: FrozenConfigDict) -> str:
         normalized = f"mean {mean} and standard deviation {std}"
     else:
         normalized = "the mean and standard deviation of the training images, computed when training starts"
-    splits = ", ".join(f"{role} {data[role] or '(none)'}" for role in ROLES)
+    splits = ", ".join(f"{role} {printable(data[role]) or '(none)'}" for role in ROLES)
+    names = [printable(name, LONGEST) for name in data.classes]
     lines = [
-        f"data: {data.name}{f' in {data.dir}' if data.dir else ''}; {splits}",
+        f"data: {data.name}{f' in {printable(data.dir)}' if data.dir else ''}; {splits}",
         f"images: {data.image_size} x {data.image_size}, RGB, normalised by {normalized}",
-        textwrap.fill(f"{len(data.classes)} classes: {', '.join(data.classes)}", WIDTH, subsequent_indent="  "),
+        textwrap.fill(f"{len(data.classes)} classes: {', '.join(names)}", WIDTH, subsequent_indent="  "),
     ]
     return "\n".join(lines) + "\n"
 

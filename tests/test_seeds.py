@@ -127,6 +127,8 @@ def test_without_seeds_it_is_one_run_of_its_own(tmp_path, trained):
         ("0,-1", "not '0,-1'"),
         ("1", "--seeds needs two or more"),
         ("3,3", "--seeds needs two or more"),
+        ("9999999999", "--seeds takes at most 1,000"),
+        ("9" * 5000, "--seeds must be how many"),
         ("1,4294967296", "config.seed must be an integer from 0 to 2**31 - 1"),
     ],
 )

@@ -77,6 +77,13 @@ def test_mistakes(words, message):
     assert "\n" not in str(raised.value)
 
 
+def test_a_grid_has_an_end():
+    hundred = ",".join(map(str, range(1, 102)))
+    space = Space.read([f"train.epochs={hundred}", f"train.batch_size={hundred}"], RECIPE)
+    with pytest.raises(UserError, match="at most 10,000 combinations, not 10,201"):
+        space.combinations()
+
+
 def test_a_grid_has_no_range():
     space = Space.read(["optimizer.learning_rate=0.1,0.2", "optimizer.momentum=0.1..0.9"], RECIPE)
     with pytest.raises(UserError, match=r"momentum has a range: --method=random"):

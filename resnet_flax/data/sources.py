@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from resnet_flax.cache import cache_folder
 from resnet_flax.data.folders import Tree, several
 from resnet_flax.errors import UserError, nearest
 from resnet_flax.text import shown
@@ -238,11 +239,6 @@ def load_split(config, text: str) -> tuple[str, Split]:
 
 def short_hash(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
-
-
-def cache_folder() -> Path:
-    """Where decoded datasets and compiled programs are kept between runs: XDG_CACHE_HOME/resnet_flax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "resnet_flax"
 
 
 def find_arrays(config) -> Path:
