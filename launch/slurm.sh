@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Train on SLURM, a process for each GPU; sbatch's own flags say how many:
+#
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/preact.py
+#
+# To be sent from the project's folder, with all nodes seeing it. Two minutes before its time is up, or when the job must
+# make room, the run saves and stops; the same command goes on from there. PYTHON=PATH names another Python than
+# .venv/bin/python; DRY_RUN=1 prints the command instead of running it.
+#SBATCH --job-name=resnet_flax
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+set -euo pipefail
+
+tasks=${SLURM_NTASKS_PER_NODE:?is not set: start this with sbatch}
+if [[ ${SLURM_GPUS_ON_NODE:-$tasks} != "$tasks" ]]; then
+  echo "error: --gpus-per-node is $SLURM_GPUS_ON_NODE and --ntasks-per-node $tasks: make them equal" >&2
+  exit 1
+fi
+command=(srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
+  "${PYTHON:-.venv/bin/python}" -m resnet_flax.main "$@")
+if [[ -n ${DRY_RUN:-} ]]; then
+  printf '%q ' "${command[@]}"
+  echo
+else
+  exec "${command[@]}"
+fi
