@@ -20,6 +20,7 @@ class UserError(Exception):
     """A mistake in the config, the command line, the data or the workdir; `main` prints it without a traceback."""
 
     exit_code = 1
+    quiet = False  # where another process tells it
 
 
 class Damaged(UserError):
@@ -34,6 +35,8 @@ class NotFinite(UserError):
 
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
+
+    quiet = False
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
@@ -69,5 +72,6 @@ def tell(error: Exception) -> int:
         error = UserError(f"{error.strerror}{place}")
     if not isinstance(error, UserError | Interrupted):
         raise error
-    say(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
+    if not error.quiet:
+        say(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
     return error.exit_code

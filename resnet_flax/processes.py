@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from resnet_flax.errors import Interrupted, UserError
 
 Result = TypeVar("Result")
+Error = TypeVar("Error", UserError, Interrupted)
 
 # Where a launcher says how many processes there are: whoever sets JAX_*, srun, mpirun, Cloud TPU of several slices.
 COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
@@ -83,7 +84,7 @@ def is_first() -> bool:
 def from_first(compute: Callable[[], Result]) -> Result:
     """What `compute` returns in the first process, the only one to run it, in all of them.
 
-    Where it raises an exception there, the others leave. The result must be what pickle takes.
+    What it raises there is raised in the others too. The result must be what pickle takes.
     """
     if jax.process_count() == 1:
         return compute()
@@ -93,21 +94,23 @@ def from_first(compute: Callable[[], Result]) -> Result:
             result = compute()
         except Exception as error:
             failure = error
-    message = pickle.dumps((result, getattr(failure, "exit_code", 1) if failure else 0))
+    known = failure if failure is None or isinstance(failure, UserError) else UserError(str(failure))
+    message = pickle.dumps((result, known))
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     padded = message[:size].ljust(size, b"\0")  # the others' own message says nothing
     received = multihost_utils.broadcast_one_to_all(np.frombuffer(padded, np.uint8))
     if failure:
         raise failure
-    result, exit_code = pickle.loads(received.tobytes())
-    if exit_code:
-        raise SystemExit(exit_code)
+    result, known = pickle.loads(received.tobytes())
+    if known:
+        raise told_once(known)
     return result
 
 
-def told_once(error: UserError | Interrupted) -> BaseException:
-    """What to raise for an `error` that all processes have alike: but the first they leave without a word."""
-    return error if is_first() else SystemExit(error.exit_code)
+def told_once(error: Error) -> Error:
+    """An `error` that all processes have alike, to be raised; the first will tell it."""
+    error.quiet = not is_first()
+    return error
 
 
 def largest(*values: int) -> np.ndarray | jax.Array:

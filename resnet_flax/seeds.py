@@ -5,15 +5,17 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax import config as configs
+from resnet_flax import processes, study_pictures
 from resnet_flax import report_page as page
-from resnet_flax import study_pictures
 from resnet_flax import train as training
 from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.processes import from_first, told_once
 from resnet_flax.report import read_history, save
 from resnet_flax.stopping import StopRequest
 from resnet_flax.study_pictures import shown
@@ -52,6 +54,7 @@ def train(config: FrozenConfigDict, workdir: Path, seeds: str) -> None:
     Then the workdir holds seeds.json, seeds.html and pictures, as soon as two are done. Raises what train.train does; a
     seed that diverged does not stop the others, and raises NotFinite when they are done.
     """
+    processes.start()
     if not seeds:
         training.train(config, workdir)
         return
@@ -68,13 +71,15 @@ def train(config: FrozenConfigDict, workdir: Path, seeds: str) -> None:
                 diverged.append(seed)
                 say(f"seed {seed} diverged: {error}")
             if len(results) > 1:
-                draw(config, workdir, results, diverged)
+                from_first(partial(draw, config, workdir, results, diverged))
+            stop.ask_all()
             if stop.signum:
-                raise Interrupted(stop.signum)
+                raise told_once(Interrupted(stop.signum))
     if len(results) > 1:
         say(f"\n{as_text(HEADER, rows(results))}report: {workdir / 'seeds.html'}")
     if diverged:
-        raise NotFinite(f"of {len(runs)} seeds these diverged and are in no mean: {', '.join(map(str, diverged))}")
+        which = ", ".join(map(str, diverged))
+        raise told_once(NotFinite(f"of {len(runs)} seeds these diverged and are in no mean: {which}"))
 
 
 def read_seeds(text: str) -> list[int]:

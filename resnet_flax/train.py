@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_flax import config as configs
-from resnet_flax import loop, models, processes, report
+from resnet_flax import loop, models, report
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row, best_row
 from resnet_flax.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.data import sources
@@ -110,7 +110,6 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
     (the last one where nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
     """
-    processes.start()
     run = Run.from_config(config)
     config = run.config
     with ExitStack() as held:
