@@ -69,6 +69,7 @@ def circumstances() -> dict:
         "date": datetime.date.today().isoformat(),
         "device": device(),
         "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),  # how many processes wanted a core: a busy machine is slow for all
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit(),
