@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ Settings = dict[str, str]  # field -> its value, as one would type it
 # They say what trials are judged by, which has to be the same for all.
 SAME_FOR_ALL = ("data.name", "data.dir", "data.validation", "data.test", "train.monitor")
 MOST = 10_000  # combinations of values
+LAST_PARTS = Counter(name.rpartition(".")[2] for name in configs.field_types())
 RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_rate=1e-3..1:log"
 
@@ -90,7 +92,7 @@ class Space:
     def label(self, name: str) -> str:
         """The last part of a field's name, where no other field of the config has the same."""
         last = name.rpartition(".")[2]
-        return last if [other.rpartition(".")[2] for other in configs.field_types()].count(last) == 1 else name
+        return last if LAST_PARTS[last] == 1 else name
 
     def describe(self, settings: Settings) -> str:
         """One line, such as learning_rate=0.1,momentum=0.9."""

@@ -43,6 +43,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 # Bergstra and Bengio, 2012, and the tree-structured Parzen estimator of Bergstra et al., 2011: it draws ten at random
 # before it learns from those that are finished; constant_liar keeps it away from those that are running.
@@ -104,7 +105,9 @@ def opened(url: str, workdir: Path) -> Iterator[RDBStorage]:
     cannot be read any more once a line has been cut short.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = {} if url else {"connect_args": {"timeout": 60}}  # seconds to wait for another process to have written
+    options: dict[str, Any] = {"poolclass": NullPool}  # a trial may last longer than a server keeps a connection
+    if not url:
+        options["connect_args"] = {"timeout": 60}  # seconds to wait for another process to have written
     try:
         with locked(workdir):  # only one makes the tables
             database = RDBStorage(url or f"sqlite:///{workdir.absolute()}/sweep.db", options)
