@@ -36,7 +36,7 @@ class Tree:
         if not directory:
             raise UserError("which images? Give --config.data.dir=PATH, with a folder of images for each class in it")
         if not root.is_dir():
-            beside = [str(path) for path in folders_in(root.parent)] if root.parent.is_dir() else []
+            beside = [str(path) for path in root.parent.glob("*/")]
             raise UserError(f"there is no folder {root}" + (f": {nearest(str(root), beside)}" if beside else ""))
         splits = {"train": root}
         if (root / "train").is_dir() and folders_in(root / "train"):
@@ -109,7 +109,10 @@ class Tree:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot look into {folder}: {error.strerror}") from None
 
 
 def check_classes(splits: dict[str, Path], classes: dict[str, tuple[str, ...]]) -> None:

@@ -177,6 +177,15 @@ def test_mistakes_are_one_line(tmp_path, capsys, files, directory, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=f"^cannot look into {tmp_path}: Permission denied$"):
+        Tree.find(str(tmp_path))
+
+
 def test_a_class_of_which_nothing_can_be_read_is_refused(tmp_path):
     paint(tmp_path, 2)
     for path in (tmp_path / "red").iterdir():
