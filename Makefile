@@ -1,13 +1,14 @@
 # make demo: install and train the quickstart; make test: install what tests need and run them all;
-# make fidelity: compare everything with PyTorch, which it installs.
+# make fidelity: compare everything with PyTorch, which it installs; make soak: put FAULTS faults into runs.
 PYTHON ?= python3
 VENV ?= .venv
+FAULTS ?= 300
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint fidelity
+.PHONY: demo test lint fidelity soak
 
 demo: $(VENV)/installed
 	$(BIN)/python -m resnet_flax.main --config=configs/quickstart.py --workdir=runs/demo
@@ -17,6 +18,9 @@ test: $(VENV)/installed-dev lint
 
 fidelity: $(VENV)/installed-reference
 	$(BIN)/python -m benchmarks.fidelity
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.soak --faults=$(FAULTS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

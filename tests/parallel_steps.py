@@ -1,4 +1,4 @@
-"""Five training steps and an evaluation over all devices; run by test_parallel.py: python parallel_steps.py WAY OUT."""
+"""Five training steps, an evaluation and a batch over all devices, for test_parallel.py: python parallel_steps.py WAY OUT."""
 
 import sys
 from functools import partial
@@ -8,6 +8,10 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config import get_config
+from resnet_flax.data.augment import Policy
+from resnet_flax.data.batches import Stream
+from resnet_flax.data.device import Resident
+from resnet_flax.data.sources import Split
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL
@@ -44,7 +48,25 @@ def main(way: str, out: str) -> None:
     evaluate = parallel.compile(evaluation, sharded=(1,))
     evaluated = evaluate(state.variables, parallel.shard({"image": batch["image"]}))
     leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
-    np.savez(out, *[np.asarray(leaf) for leaf in leaves], devices=jax.device_count())
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel))
+
+
+def fed(parallel) -> dict[str, np.ndarray]:
+    """What the second epoch's third batch of 16 out of 64 images is, by the feed that lies on the devices."""
+    images = np.random.default_rng(1).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    split = Split(images, np.arange(64, dtype=np.int32))
+    policy = Policy("crop(4)|flip|color_jitter(0.2,0.2,0.2)|rotate(15)|normalize(cifar10)")
+    feed = Resident(Stream(split, policy, 16, 3, False), parallel)
+
+    def batch(images, labels, order):
+        made = feed.batch(images, labels, order, 1, 2)
+        if parallel.axis_name is None:
+            return made
+        return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
+
+    made = parallel.compile(batch, sharded=(2,))(*feed.arrays, feed.order(1))
+    return {name: np.asarray(rows) for name, rows in made.items()}
 
 
 if __name__ == "__main__":

@@ -144,10 +144,12 @@ def send(signum: int) -> Callable[[], None]:
 EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-def kill(workdir: Path, doing: str, seconds: float, *words: str, python: tuple[str, ...] = PROGRAM) -> bool:
-    """Start the run and end it with SIGKILL so many seconds after it is "starting", "training" or "saving" (see below).
+def interrupt(
+    workdir: Path, signum: int, doing: str, seconds: float, *words: str, python: tuple[str, ...] = PROGRAM
+) -> tuple[int, float]:
+    """Start the run and send it a signal so many seconds after it is "starting", "training" or "saving" (see below).
 
-    Returns whether it was in time: False where the run was finished before.
+    Returns how its process ended, 0 where the run was finished before, and after how many seconds.
     """
     with start(workdir, *words, python=python) as process:
         try:
@@ -156,11 +158,14 @@ def kill(workdir: Path, doing: str, seconds: float, *words: str, python: tuple[s
             elif doing == "saving":
                 wait_for_save(process, workdir / "checkpoints")
             sleep(process, seconds)
+            process.send_signal(signum)
+            sent = time.monotonic()
+            _, err = process.communicate(timeout=60)
         finally:
             process.kill()
-            _, err = process.communicate()
-    assert process.returncode in (0, -signal.SIGKILL), err
-    return process.returncode != 0
+    expected = (0, -signum, 128 + signum) if doing == "starting" else (0, -9 if signum == 9 else 128 + signum)
+    assert process.returncode in expected, err
+    return process.returncode, time.monotonic() - sent
 
 
 def wait_for_epoch(process: subprocess.Popen) -> None:

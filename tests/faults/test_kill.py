@@ -1,15 +1,17 @@
 """A process that is killed loses what it did since its last checkpoint, and nothing else. More kills: make soak."""
 
+import signal
+
 import pytest
 
-from tests.faults.injection import WITHOUT_PICTURES, end, kill, run
+from tests.faults.injection import WITHOUT_PICTURES, end, interrupt, run
 
 LONG = ["--config.train.epochs=12", "--config.train.patience=0", "--config.data.feed=device"]
 
 
 @pytest.mark.parametrize(("doing", "seconds"), [("training", 0.1), ("saving", 0.0)])
 def test_killed_run_goes_on_to_the_same_end(doing, seconds, undisturbed, tmp_path, capsys):
-    assert kill(tmp_path, doing, seconds, *LONG, python=WITHOUT_PICTURES)
+    assert interrupt(tmp_path, signal.SIGKILL, doing, seconds, *LONG, python=WITHOUT_PICTURES)[0] == -signal.SIGKILL
     whole = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
     assert run(tmp_path, *LONG) == 0
     out = capsys.readouterr().out
