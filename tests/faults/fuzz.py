@@ -14,6 +14,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -141,7 +142,7 @@ def virtual_memory() -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers with semicolons between, all by default")
@@ -150,4 +151,6 @@ if __name__ == "__main__":
     os.environ["XDG_CACHE_HOME"] = str(place)
     figures = fuzz(arguments.inputs, arguments.seed, [name for name in arguments.only.split(";") if name], place)
     print(json.dumps(figures, indent=2))
-    sys.exit(1 if figures["failures"] else 0)
+    if figures["failures"]:
+        sys.exit(1)
+    shutil.rmtree(place)
