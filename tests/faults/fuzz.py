@@ -27,7 +27,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from resnet_flax.text import printable_lines
-from tests.faults.readers import SIZES, Reader, all_readers
+from tests.faults.readers import SIZES, Figures, Reader, all_readers
 
 SECONDS = 1.0  # of CPU time for one input
 MEMORY = 2**30  # bytes beyond what the process has when it starts
@@ -73,8 +73,8 @@ class Slow(BaseException):
     """One input took too long."""
 
 
-def answer(reader: Reader, content: bytes) -> str:
-    """ "value" or "refused"; raises anything else."""
+def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
+    """("value" or "refused", seconds); raises anything else."""
 
     def stop(signum: int, frame: object) -> None:
         raise Slow(f"more than {SECONDS} seconds")
@@ -86,7 +86,7 @@ def answer(reader: Reader, content: bytes) -> str:
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.simplefilter("error")
-            reader.read(content)
+            value = reader.read(content)
         outcome = "value"
     except reader.refusals as refusal:
         outcome, message = "refused", str(refusal)
@@ -94,11 +94,13 @@ def answer(reader: Reader, content: bytes) -> str:
             raise AssertionError(f"a message of {len(message)} characters: {message[:200]!r}") from None
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    if time.process_time() - started > SECONDS:  # where nothing could stop it
-        raise Slow(f"{time.process_time() - started:.1f} seconds")
+    if (taken := time.process_time() - started) > SECONDS:  # where nothing could stop it
+        raise Slow(f"{taken:.1f} seconds")
+    if outcome == "value" and isinstance(value, Figures):
+        value.draw(folder / "figure.png")
     if not printable_lines(printed.getvalue()) == printed.getvalue():
         raise AssertionError(f"prints {printed.getvalue()[:200]!r}")
-    return outcome
+    return outcome, taken
 
 
 def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
@@ -107,7 +109,7 @@ def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
     for name, reader in readers.items():
         for content in reader.valid:
             if reader.pack(content) and name not in MAY_REFUSE:
-                assert answer(reader, reader.pack(content)) == "value", (name, content[:200])
+                assert answer(reader, reader.pack(content), folder)[0] == "value", (name, content[:200])
     resource.setrlimit(resource.RLIMIT_AS, (virtual_memory() + MEMORY,) * 2)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes: dict[str, Counter] = {name: Counter() for name in readers}
@@ -116,15 +118,15 @@ def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
     for name, reader in readers.items():
         for index, content in enumerate(inputs(name, reader, -(-count // len(readers)), seed)):
             (folder / "input").write_bytes(content)
-            started = time.process_time()
             try:
-                outcomes[name][answer(reader, content)] += 1
+                outcome, seconds = answer(reader, content, folder)
+                outcomes[name][outcome] += 1
+                slowest = max(slowest, (round(seconds, 2), f"{name} {index}"))
             except (Exception, Slow) as error:
                 outcomes[name]["failed"] += 1
                 kept = folder / f"{name.replace(', ', '-')}-{index}"
                 kept.write_bytes(content)
                 failures.append({"reader": name, "input": str(kept), "error": f"{type(error).__name__}: {error}"[:300]})
-            slowest = max(slowest, (round(time.process_time() - started, 2), f"{name} {index}"))
     return {
         "inputs": sum(sum(outcome.values()) for outcome in outcomes.values()),
         "seed": seed,

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
+from matplotlib.figure import Figure
 from PIL import Image
 
 from resnet_flax import config as configs
@@ -48,6 +49,14 @@ SIZES = [struct.pack(kind, value) for kind in ("<I", ">I", "<Q", "<H") for value
     struct.pack(kind, value) for kind in ("<I", ">I", "<Q", ">Q") for value in (2**20, 2**31 - 1, 2**31, 2**32 - 1)
 ]
 TEXT = NUMBERS + WORDS + SIGNS
+
+
+class Figures(list):
+    """What is to be drawn of a value. It takes longer than reading."""
+
+    def draw(self, path: Path) -> None:
+        for figure in self:
+            pictures.save(figure(), path)
 
 
 @dataclass
@@ -87,11 +96,11 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def huge_png(side: int) -> bytes:
-    """A few bytes that say that they are `side` x `side` pixels, and are as many as Pillow would begin to unpack."""
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(3 * side + 1) * min(side, 1000))
-    chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", rows), png_chunk(b"IEND", b"")]
+def huge_png(side: int, rows: int) -> bytes:
+    """A few bytes that say that they are `side` x `side` pixels, and have so many rows of them."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
+    pixels = zlib.compress(bytes(4 * side + 1) * rows)
+    chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
@@ -271,7 +280,10 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
             [saved_as("PNG", mode) for mode in ("RGB", "P", "L", "RGBA", "1")],
             SIZES,
             pack=mended_png,
-            bombs=[*map(huge_png, (9000, 10_000, 50_000)), saved_as("PNG", "L")[:33] + b"\xff" * 4 + b"IDAT"],
+            bombs=[
+                *(huge_png(side, rows) for side, rows in ((5000, 5000), (7000, 100), (10_000, 100), (50_000, 10))),
+                saved_as("PNG", "L")[:33] + b"\xff" * 4 + b"IDAT",
+            ],
         ),
         "jpg": Reader(
             of_file("a.jpg", read), [saved_as("JPEG", "RGB"), saved_as("JPEG", "CMYK", progressive=True)], SIZES
@@ -305,18 +317,16 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
     kept = (folder / "seed.npz").read_bytes()
     drawn = Counter[str]()
 
-    def draw(name: str, *figures: Callable) -> None:
-        """Every figure of the first few that could be read, as they take long."""
+    def to_draw(name: str, *figures: Callable[[], Figure]) -> Figures:
+        """The figures of the first few that could be read."""
         drawn[name] += 1
-        if drawn[name] <= 20:
-            for figure in figures:
-                pictures.save(figure(), folder / "figure.png")
+        return Figures(figures if drawn[name] <= 20 else ())
 
-    def history(path: Path) -> None:
+    def history(path: Path) -> Figures:
         rows = report.read_history(config, path.parent)
         report.epoch_rows(rows)
         report.best_validation(rows)
-        draw(
+        return to_draw(
             "history",
             lambda: pictures.curves(rows, "loss", {}),
             lambda: pictures.curves(rows, "accuracy", {}),
@@ -324,25 +334,25 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
             lambda: pictures.compared_curves({"a": rows, "b": rows}, "loss"),
         )
 
-    def finished(path: Path) -> None:
+    def finished(path: Path) -> Figures:
         results = report.read_results(path.parents[1])
         if not results:
             raise UserError("damaged, as was said")
         report.comparison_row(config, path.parents[1], rows)
         report.headline(config, rows, results)
-        draw(
+        return to_draw(
             "results",
             lambda: pictures.curves(rows, "loss", results),
             lambda: pictures.curves(rows, "accuracy", results),
         )
 
-    def answers(path: Path) -> None:
+    def answers(path: Path) -> Figures:
         found = report.find_answers(config, path.parents[1], finished=True)
         assert found
         report.class_rows(found.found, config.data.classes)
         pixels = np.zeros((len(found.found), 32, 32, 3), np.uint8)
         calibration = found.found.calibration()
-        draw(
+        return to_draw(
             "answers",
             lambda: pictures.confusion(found.found, config.data.classes),
             lambda: pictures.mistakes(found.found, pixels, config.data.classes),
