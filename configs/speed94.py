@@ -30,6 +30,5 @@ def get_config(arg: str = ""):
     config.train.epochs = 10
     config.train.batch_size = 1000
     config.train.label_smoothing = 0.2
-    config.train.ema_decay = 0.98
     config.train.checkpoint_every = 10
     return config
