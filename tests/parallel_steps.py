@@ -1,4 +1,4 @@
-"""Five training steps, an evaluation and a batch over all devices, for test_parallel.py: python parallel_steps.py WAY OUT."""
+"""Five training steps, an evaluation and a batch over all devices, for test_parallel.py: parallel_steps.py WAY OUT."""
 
 import sys
 from functools import partial
