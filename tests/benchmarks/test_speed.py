@@ -44,11 +44,12 @@ def test_a_fast_recipe_is_a_recipe(tmp_path, monkeypatch):
 
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     monkeypatch.setattr(training.Run, "advance", stopping_advance)
-    words = [*SPEED94, "--config.data.feed=device", f"--workdir={stopped}"]
+    averaged = [*SPEED94, "--config.train.ema_decay=0.9"]
+    words = [*averaged, "--config.data.feed=device", f"--workdir={stopped}"]
     assert main(words) == 143
     monkeypatch.undo()
     assert main(words) == 0
-    assert main([*SPEED94, "--config.data.feed=tfdata", "--config.parallel=pmap", f"--workdir={whole}"]) == 0
+    assert main([*averaged, "--config.data.feed=tfdata", "--config.parallel=pmap", f"--workdir={whole}"]) == 0
     for name in ("train_loss", "val_loss", "test_loss", "unaveraged_test_loss"):
         assert results(stopped)[name] == pytest.approx(results(whole)[name], rel=1e-3), name
     assert main(["evaluate", str(stopped), "--tta=flip"]) == 0
