@@ -210,8 +210,9 @@ def initial_weights(kernel_init: str, fields: dict) -> Iterator[tuple[np.ndarray
     quick = {"xla_backend_optimization_level": 0}
     init = partial(model.init, jax.random.key(4), jnp.zeros((1, 32, 32, 3)), train=False)
     initial = to_torch(jax.jit(init, compiler_options=quick)())
+    fixed = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     for name, tensor in net.state_dict().items():
-        if kernel_init == "he_normal" and tensor.ndim > 1:
+        if kernel_init == "he_normal" and tensor.ndim > 1 and name not in fixed:
             torch.nn.init.kaiming_normal_(tensor)
         if name in initial:
             yield initial[name].astype(np.float64).ravel(), tensor.double().numpy().ravel()
