@@ -20,8 +20,8 @@ from resnet_flax.errors import Interrupted, UserError
 Result = TypeVar("Result")
 Error = TypeVar("Error", UserError, Interrupted)
 
-# Where a launcher says how many processes there are: whoever sets JAX_*, srun, mpirun, Cloud TPU of several slices.
-COUNTS = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+# Where srun, mpirun and a Cloud TPU of several slices say how many there are.
+COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 
 SHUTDOWN_SECONDS = 30  # when one process failed alone, how long the others are left waiting for it
 
@@ -30,8 +30,9 @@ def start() -> None:
     """Join the other processes of this run, where the environment says that there are some; all but one fall silent.
 
     It says so with JAX_NUM_PROCESSES, JAX_PROCESS_ID (from 0) and JAX_COORDINATOR_ADDRESS (HOST:PORT, a free port of
-    the first), or is one that jax.distributed.initialize knows by itself: srun, mpirun, Cloud TPU. To be called before
-    anything touches a device. Raises UserError where something is missing.
+    the first), or is one that jax.distributed.initialize knows by itself: srun, mpirun, Cloud TPU. JAX_NUM_PROCESSES=1
+    says that there are none after all. To be called before anything touches a device. Raises UserError where something
+    is missing.
     """
     if jax.distributed.is_initialized() or not launched_with_others():
         return
@@ -58,10 +59,11 @@ def start() -> None:
 
 def launched_with_others() -> bool:
     """Whether the environment speaks of several processes. Costs nothing where it does not."""
+    if "JAX_NUM_PROCESSES" in os.environ:
+        return number("JAX_NUM_PROCESSES") > 1
     if any(number(name) > 1 for name in COUNTS if name in os.environ):
         return True
-    platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
-    if "JAX_NUM_PROCESSES" in os.environ or "tpu" not in platforms:
+    if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return False
     # On a Cloud TPU (importing jax finds that out). GKE names all hosts, elsewhere a metadata server does.
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES")

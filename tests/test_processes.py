@@ -28,7 +28,8 @@ SMALL = [
 @pytest.fixture
 def nowhere(monkeypatch):
     """An environment that says nothing of other processes, and a record of what jax is asked for."""
-    for name in [*processes.COUNTS, "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES"]:
+    ours = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")
+    for name in (*processes.COUNTS, *ours, "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.append(args))
@@ -42,7 +43,7 @@ def nowhere(monkeypatch):
         ({"SLURM_STEP_NUM_TASKS": "1"}, None),
         ({"SLURM_STEP_NUM_TASKS": "4"}, ()),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, ()),
-        ({"JAX_NUM_PROCESSES": "1"}, None),
+        ({"JAX_NUM_PROCESSES": "1", "SLURM_STEP_NUM_TASKS": "4"}, None),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": "a:1"}, ("a:1", 2, 1)),
     ],
 )
