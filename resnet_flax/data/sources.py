@@ -20,7 +20,8 @@ import numpy as np
 
 from resnet_flax.cache import cache_folder
 from resnet_flax.data.folders import Tree, several
-from resnet_flax.errors import UserError, nearest
+from resnet_flax.errors import UserError, nearest, reason
+from resnet_flax.files import read_npy
 from resnet_flax.text import shown
 
 
@@ -216,7 +217,7 @@ def load(config) -> Dataset:
     slices = {role: parse_split(text, folder) for role, text in spans.items()}
     refuse_shared_examples(slices, spans)
     refuse_exchanged(slices, spans)
-    splits = {role: read_split(folder, name, part) for role, (name, part) in slices.items()}
+    splits = {role: read_split(folder, *slices[role], len(config.classes)) for role in slices}
     if config.train_examples:
         train = splits["train"]
         splits["train"] = Split(train.images[: config.train_examples], train.labels[: config.train_examples])
@@ -234,7 +235,7 @@ def load_split(config, text: str) -> tuple[str, Split]:
             raise UserError(f"config.data.{text} is empty: there is no such split")
         return config[text], getattr(load(config), text)
     folder = find_arrays(config)
-    return text, read_split(folder, *parse_split(text, folder))
+    return text, read_split(folder, *parse_split(text, folder), len(config.classes))
 
 
 def short_hash(path: Path) -> str:
@@ -256,7 +257,7 @@ def find_arrays(config) -> Path:
             write_arrays(source.decode(config), arrays)
             for older in set(arrays.parent.glob(Path(f"{place}-{'?' * len(version)}").name)) - {arrays}:
                 shutil.rmtree(older, ignore_errors=True)
-    shape = np.load(next(arrays.glob("*_images.npy")), mmap_mode="r").shape[1:]
+    shape = arrays_of(arrays, next(arrays.glob("*_images.npy")).name.removesuffix("_images.npy"))[0].shape[1:]
     if shape != image_shape(config):
         size = "height and width must be the same" if shape[0] != shape[1] else f"set it to {shape[0]}"
         raise UserError(f"{config.name} has images {shape}, and config.data.image_size is {config.image_size}: {size}")
@@ -312,7 +313,7 @@ def parse_split(text: str, folder: Path) -> tuple[str, range]:
     names = [path.name.removesuffix("_labels.npy") for path in folder.glob("*_labels.npy")]
     if name not in names:
         raise UserError(f"unknown split {shown(name)}: {nearest(name, names)}")
-    size = len(np.load(folder / f"{name}_labels.npy", mmap_mode="r"))
+    size = len(arrays_of(folder, name)[1])
 
     def position(bound: str | None, default: int) -> int:
         if bound is None:
@@ -353,9 +354,26 @@ def refuse_exchanged(slices: dict[str, tuple[str, range]], texts: dict[str, str]
         )
 
 
-def read_split(folder: Path, name: str, part: range) -> Split:
-    """Examples `part` of a saved split; the images stay on disk until they are read."""
-    at = slice(part.start, part.stop)
-    images = np.load(folder / f"{name}_images.npy", mmap_mode="r")[at]
-    labels = np.load(folder / f"{name}_labels.npy")[at].astype(np.int32)
-    return Split(images, labels)
+def read_split(folder: Path, name: str, part: range, classes: int) -> Split:
+    """Examples `part` of a saved split of so many `classes`; UserError where a label is of none of them."""
+    images, labels = (array[part.start : part.stop] for array in arrays_of(folder, name))
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(f"{folder} has labels from {labels.min()} to {labels.max()}, and there are {classes} classes")
+    return Split(images, labels.astype(np.int32))
+
+
+def arrays_of(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, height, width, 3) uint8 and labels (n,) of a saved split, on disk until they are read.
+
+    Raises UserError where the files, which anybody may have put there, are something else.
+    """
+    try:
+        images, labels = (read_npy(folder / f"{name}_{kind}.npy") for kind in ("images", "labels"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"the arrays {name}_*.npy in {folder} cannot be read: {reason(error)}") from None
+    found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise UserError(f"{folder}/{name}_*.npy must hold images (n, height, width, 3) uint8: there are {found}")
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(f"{folder}/{name}_*.npy must hold a whole number for each image: there are {found}")
+    return images, labels

@@ -1,5 +1,6 @@
 """Datasets: decoded once, split as TFDS splits, refused quickly when they are not there."""
 
+import mmap
 import subprocess
 import sys
 import time
@@ -10,6 +11,13 @@ import pytest
 from resnet_flax.config import complete, get_config
 from resnet_flax.data import sources
 from resnet_flax.errors import UserError
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether its memory is a file."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(getattr(array, "obj", None), mmap.mmap)
 
 
 def data_config(**changes):
@@ -25,7 +33,7 @@ def test_digits_are_real_images_in_a_fixed_split():
     assert data.train.images.dtype == np.uint8
     assert data.train.images.max() == 255
     assert data_config().classes == tuple("0123456789")
-    assert isinstance(data.train.images, np.memmap)
+    assert is_mapped(data.train.images)
     # The same ones on every machine: the first labels of each split, as drawn when the dataset was made.
     assert data.train.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
     assert np.bincount(data.test.labels).min() >= 25
@@ -143,6 +151,27 @@ def test_folder_of_arrays_is_a_dataset(tmp_path):
     data = sources.load(data_config(name="cifar10", dir=str(tmp_path)))
     assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 5)
     assert data.train.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("file", "array", "why"),
+    [
+        ("train_images", np.zeros((20, 32, 32, 3)), "must hold images .* uint8: there are float64"),
+        ("train_images", np.zeros((20, 3072), np.uint8), r"there are uint8 \(20, 3072\)"),
+        ("train_images", np.zeros((19, 32, 32, 3), np.uint8), "a whole number for each image"),
+        ("train_images", np.array([None]), "cannot be read: has an array of Python objects"),
+        ("train_labels", np.zeros(20), "a whole number for each image: there are .* float64"),
+        ("train_labels", np.full(20, 10), "labels from 10 to 10, and there are 10 classes"),
+        ("train_labels", np.full(20, -1), "labels from -1 to -1"),
+    ],
+)
+def test_arrays_of_anybody_are_checked(tmp_path, file, array, why):
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((20, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(20) % 10)
+    np.save(tmp_path / f"{file}.npy", array)
+    with pytest.raises(UserError, match=why):
+        sources.load(data_config(dir=str(tmp_path)))
 
 
 def test_start_without_tensorflow_where_the_feed_needs_none(tmp_path):

@@ -198,6 +198,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
                 bombs=PICKLE_BOMBS,
             ),
         }
+        | array_readers(folder, of_file)
         | image_readers(of_file)
         | run_readers(folder, of_file)
         | weight_readers(of_file)
@@ -245,6 +246,29 @@ def run_command(text: str) -> Any:
     if verb == "sweep":
         return Space.read(options["fields"], options["recipe"])
     return runs
+
+
+def array_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
+    """Images and labels of a dataset."""
+    config = configs.get_config()
+    config.data.dir, config.data.image_size = str(folder / "dataset"), 8
+    config.data.train, config.data.validation, config.data.test = "train", "", ""
+    config = configs.complete(config)
+    (folder / "dataset").mkdir()
+    arrays = {"images": np.zeros((20, 8, 8, 3), np.uint8), "labels": np.arange(20) % 10}
+    for name, array in arrays.items():
+        np.save(folder / "dataset" / f"train_{name}.npy", array)
+
+    def load(path: Path) -> None:
+        try:
+            sources.load(config.data)
+        finally:
+            np.save(path, arrays[path.stem.removeprefix("train_")])
+
+    return {
+        f"dataset's {name}": Reader(of_file(f"dataset/train_{name}.npy", load), [npy(array)], SIZES + TEXT)
+        for name, array in arrays.items()
+    }
 
 
 def image_readers(of_file: Callable) -> dict[str, Reader]:
