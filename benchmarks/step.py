@@ -1,8 +1,8 @@
 """One training step beside PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32]
 
 The same networks and plain SGD with momentum, the batch on the device. The variants take turns in one process and so
-share the machine's noise. Ours run as training runs them: on a CPU one step a dispatch, elsewhere as a loop in the
-compiled program. Float32 is what each framework makes of it by default, TF32 in the convolutions of an NVIDIA GPU.
+share the machine's noise. Ours run as training runs them where the data is on the device: as a loop in the compiled
+program. Float32 is what each framework makes of it by default, TF32 in the convolutions of an NVIDIA GPU.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import optax
 from benchmarks import record
 from resnet_flax import models
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.parallel import Jit
 from resnet_flax.steps import Totals, init_state, train_step
 
 NETWORKS = ("preact", "resnet_large", "resnet_353")
@@ -32,24 +33,18 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray, dtype: str) -> Progr
     model = ResNet(**models.architecture(name), dtype=jnp.dtype(dtype))
     optimizer = optax.sgd(0.01, momentum=0.9)
     step = partial(train_step, model=model, optimizer=optimizer, seed=0)
-    looped = jax.default_backend() != "cpu"
 
     def steps(state, totals, batch, count):
         return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, batch), (state, totals))
 
-    compiled = jax.jit(steps, donate_argnums=0) if looped else jax.jit(step, donate_argnums=0)
+    compiled = Jit().compile(steps, sharded=(2,), donate=(0,))
     batch = jax.device_put({"image": images, "label": labels})
-    quick = None if looped else {"xla_backend_optimization_level": 0}
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     state = jax.jit(partial(init_state, model, optimizer, 0, images.shape[1:]), compiler_options=quick)()
 
     def run(count: int) -> None:
         nonlocal state
-        totals = Totals.zero()
-        if looped:
-            state, totals = compiled(state, totals, batch, count)
-        else:
-            for _ in range(count):
-                state, totals = compiled(state, totals, batch)
+        state, totals = compiled(state, Totals.zero(), batch, count)
         jax.block_until_ready(totals)
 
     return run

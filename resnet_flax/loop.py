@@ -27,15 +27,13 @@ def host_fed(step: Step, stream: Stream, first_step: int, parallel: Parallel) ->
     return advance
 
 
-def resident(step: Step, stream: Stream, first_step: int, parallel: Parallel, looped: bool | None = None) -> Advance:
+def resident(step: Step, stream: Stream, first_step: int, parallel: Parallel, looped: bool = True) -> Advance:
     """As many steps at a time as asked for, from `first_step` on, with the data on the devices.
 
     The steps of a dispatch are a loop in the compiled program, whose length is an argument: one program serves all
-    lengths. `looped` False sends every step on its own, None does so on a CPU alone: there XLA computes a convolution
-    inside a loop 35 times slower (measured with jax 0.10 and 0.12), and sending a step costs little.
+    lengths. Not `looped`, every step is sent on its own.
     """
     feed = Resident(stream, parallel)
-    looped = jax.default_backend() != "cpu" if looped is None else looped
 
     def steps(state, totals, images, labels, order, epoch, position, count):
         def one(index, carry):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_flax.errors import UserError
-from resnet_flax.parallel import check_batch_size, local_rows
+from resnet_flax.parallel import check_batch_size, compiler_options, local_rows
 
 
 def five_steps(way: str, devices: int, out: Path) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
@@ -49,3 +49,14 @@ def test_local_rows_are_this_processes_share(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert local_rows(np.arange(6)).tolist() == [3, 4, 5]
     assert local_rows(np.arange(8).reshape(2, 4), axis=1).tolist() == [[2, 3], [6, 7]]
+
+
+def test_what_xla_is_told_is_for_a_cpu_and_for_a_jaxlib_that_knows_it(monkeypatch):
+    fresh = compiler_options.__wrapped__
+    assert fresh()
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        assert fresh() is None
+    jit = jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f, compiler_options: jit(f, compiler_options={"xla_cpu_renamed": "1"}))
+    assert fresh() is None

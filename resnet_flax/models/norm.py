@@ -25,29 +25,25 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        # All is measured from the running mean, so that no digits cancel where a mean is large against the spread.
+        offset = x.astype(jnp.float32) - running_mean.value
         if train:
-            mean, var, count = self.moments(x, running_mean.value)
+            mean, var, count = self.moments(offset)
             if not self.is_initializing():
                 blend = 1 - self.momentum
-                running_mean.value += blend * (mean - running_mean.value)
+                running_mean.value += blend * mean
                 running_var.value += blend * (var * (count / max(count - 1, 1)) - running_var.value)
         else:
-            mean, var = running_mean.value, running_var.value
+            mean, var = jnp.zeros(shape), running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(x.dtype)
+        return (offset * factor + (bias - mean * factor)).astype(x.dtype)
 
-    def moments(self, x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance per channel, and the number of values each is taken over.
-
-        Both sums are taken in one pass over `x`, around the running mean `near`, so that no digits cancel once a
-        channel's mean is large against its spread.
-        """
-        near = jax.lax.stop_gradient(near)
-        offset = x.astype(jnp.float32) - near
-        sums = jnp.stack([offset.mean((0, 1, 2)), jnp.square(offset).mean((0, 1, 2))])
+    def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance per channel, in one pass over `x`, and the number of values each is taken over."""
+        sums = jnp.stack([x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))])
         count = x.size // x.shape[-1]
         if self.axis_name is not None:
             sums = jax.lax.pmean(sums, self.axis_name)
             count *= jax.lax.axis_size(self.axis_name)
         mean, mean_square = sums
-        return mean + near, jnp.maximum(mean_square - jnp.square(mean), 0.0), count
+        return mean, jnp.maximum(mean_square - jnp.square(mean), 0.0), count

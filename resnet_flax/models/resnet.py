@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import variance_scaling
 
 from resnet_flax.models.blocks import BLOCKS, PreActBlock
+from resnet_flax.models.convolution import convolution
 from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.whitening import Whitening
 
@@ -50,11 +51,6 @@ def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
     return init
-
-
-def convolution(width: int, kernel: int, stride: int, **kwargs) -> nn.Conv:
-    """A square convolution without bias, padded as PyTorch's `padding=kernel // 2`."""
-    return nn.Conv(width, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, **kwargs)
 
 
 class ResNet(nn.Module):

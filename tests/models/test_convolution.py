@@ -1,0 +1,60 @@
+"""The gradients written for a CPU are those that JAX derives, in the form that XLA has a fast kernel for."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_flax.models.convolution import convolution, on_cpu
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_gradients_are_jaxs(kernel, stride, size, dtype):
+    rng = np.random.default_rng(0)
+
+    def random(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    x, weights = random(4, *size, 3), random(kernel, kernel, 3, 6)
+    strides, padding = (stride, stride), [(kernel // 2, kernel // 2)] * 2
+
+    def derived(x, weights):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, weights, strides, padding, dimension_numbers=layout)
+
+    expected, derive = jax.vjp(derived, x, weights)
+    output, written = jax.vjp(lambda x, weights: on_cpu(x, weights, strides, padding), x, weights)
+    np.testing.assert_array_equal(output, expected)
+    gradient = random(*expected.shape)
+    for ours, theirs in zip(written(gradient), derive(gradient), strict=True):
+        assert ours.dtype == theirs.dtype == dtype
+        scale = float(jnp.abs(theirs).max())
+        tolerance = 1e-5 if dtype == "float32" else 2**-8  # half a unit in the last place
+        np.testing.assert_allclose(ours / scale, theirs / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_in_a_loop_too_all_convolutions_have_the_layout_of_the_fast_kernel(stride):
+    x, weights = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def loss(x, weights):
+        return jnp.square(on_cpu(x, weights, (stride, stride), [(1, 1)] * 2)).sum()
+
+    def descend(_, arguments):
+        return jax.tree.map(lambda old, slope: old - 0.1 * slope, arguments, jax.grad(loss, (0, 1))(*arguments))
+
+    program = jax.jit(lambda *arguments: jax.lax.fori_loop(0, 3, descend, arguments)).lower(x, weights).compile()
+    layouts = re.findall(r"dim_labels=(\S+?),? ", program.as_text())
+    assert len(layouts) == 3
+    assert set(layouts) == {"b01f_01io->b01f"}
+
+
+def test_other_devices_get_the_derivative_that_xla_knows(monkeypatch):
+    assert convolution(4, 3, 1).conv_general_dilated is on_cpu
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert convolution(4, 3, 1).conv_general_dilated is None
