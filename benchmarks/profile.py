@@ -24,6 +24,7 @@ import jax
 
 from benchmarks import recipes, record
 from resnet_flax.data.device import Resident
+from resnet_flax.parallel import compiler_options
 from resnet_flax.steps import Totals
 from resnet_flax.tables import as_text
 from resnet_flax.train import Run
@@ -174,6 +175,8 @@ def summarise(folder: Path, hlo: str, kernels: dict[str, int], steps: int, top: 
         raise SystemExit(f"error: no kernel or operation in the trace at {folder}")
     known = operations(hlo)
     known |= {name.replace(".", "_").replace("-", "_"): operation for name, operation in known.items()}
+    # A call has events of its own beside those of what is inside.
+    events = [event for event in events if event.name not in known or known[event.name].opcode != "call"]
     spent: dict[str, float] = {}
     for name, microseconds in [(e.name, e.duration) for e in events] if gpu else lasting(events):
         spent[name] = spent.get(name, 0.0) + microseconds / 1000 / steps
@@ -211,7 +214,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
     arrays = (*feed.arrays, feed.order(0))
     lowered = jax.jit(training_step, donate_argnums=0).lower(state, totals, *arrays, 0)
-    options = {} if jax.default_backend() == "cpu" else {"xla_gpu_enable_command_buffer": ""}
+    options = compiler_options() if jax.default_backend() == "cpu" else {"xla_gpu_enable_command_buffer": ""}
     compiled = lowered.compile(compiler_options=options)
     state, totals = compiled(state, totals, *arrays, 0)
     jax.block_until_ready(totals)
