@@ -91,7 +91,7 @@ def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
             nonlocal sent
             if sent == step:
                 act()
-            state, totals, taken = go_on(state, totals, most)
+            state, totals, taken = go_on(state, totals, min(most, max(1, step - sent)))
             sent += taken
             return state, totals, taken
 
