@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
                 classes=placeholder(tuple),  # the names of its classes; None is as the dataset has them
                 image_size=32,  # height and width; images in folders are resized to it
                 train_examples=0,  # keep only so many of the training split; 0 keeps all
-                feed="auto",  # "tfdata" on the host, "device" on the accelerator
+                feed="auto",  # "device" (what trains) if the images fit there, or else "tfdata" (the host)
                 policy="crop(4)|flip|normalize(auto)",
                 concat_original=False,  # an epoch is the augmented and the plain training split, shuffled together
             ),

@@ -34,6 +34,8 @@ from resnet_flax.workdir import claim, hold, replacing
 
 IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
 DISPATCH_SECONDS = 0.1  # what a dispatch of many steps is to take
+# On a CPU, where a step may take seconds and every dispatch has to find its memory anew.
+CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS = 1, 0.5
 
 
 @dataclass
@@ -98,8 +100,7 @@ class Run:
         """What does the training steps from `first_step` on, compiled."""
         feed = self.config.data.feed
         if feed == "auto":
-            fits = jax.default_backend() != "cpu" and self.data.train.images.nbytes < ON_DEVICE_BYTES
-            feed = "device" if fits else "tfdata"
+            feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"
         start = loop.resident if feed == "device" else loop.host_fed
         return start(self.step(), self.stream, first_step, self.parallel)
 
@@ -250,7 +251,8 @@ def train_epoch(
     steps = run.stream.steps_per_epoch
     sent = first = int(state.step) - epoch * steps
     wanted = most = 1
-    ahead = 1 if jax.default_backend() == "cpu" else IN_FLIGHT  # a step there may take seconds
+    cpu = jax.default_backend() == "cpu"
+    ahead, seconds = (CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS) if cpu else (IN_FLIGHT, DISPATCH_SECONDS)
     monitor.start_epoch(epoch, first)
     in_flight: deque = deque()
     while sent < steps and not stop.signum:
@@ -268,7 +270,7 @@ def train_epoch(
             jax.block_until_ready(sums)
             signum, most, due = np.asarray(wishes).tolist()
             stop.signum = stop.signum or signum
-            wanted = max(1, int(monitor.steps_per_second(done) * DISPATCH_SECONDS))
+            wanted = max(1, int(monitor.steps_per_second(done) * seconds))
             if due:
                 refuse_nonfinite(run, sums)
             if monitor.due():
