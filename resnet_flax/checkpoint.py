@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from resnet_flax.errors import UserError, reason
-from resnet_flax.processes import from_first, is_first
+from resnet_flax.processes import arrays_from_first, from_first, is_first
 from resnet_flax.text import say
 from resnet_flax.workdir import replacing
 
@@ -104,7 +104,9 @@ class Checkpoints:
 
     def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
         """The checkpoint of a step, on the devices that `like` is on. If damaged, raises any exception."""
-        return place(from_first(lambda: self._restore(step, like)), like)
+        found = from_first_on_devices(lambda: self._restore(step, like), like)
+        assert found  # or it has raised
+        return found
 
     def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
         """The newest sound checkpoint, None if there is none at all. Newer ones are renamed, and a line says so.
@@ -112,8 +114,7 @@ class Checkpoints:
         Raises UserError when none of several is sound, and leaves them as they are: starting from scratch would
         silently lose the run. What a process killed while it saved has left is deleted.
         """
-        found = from_first(lambda: self._restore_newest(like))
-        return found and place(found, like)
+        return from_first_on_devices(lambda: self._restore_newest(like), like)
 
     def _save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
         self._kept.best = best_step
@@ -136,10 +137,9 @@ class Checkpoints:
 
     def _restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
         """As NumPy arrays."""
-        target = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
         items = self._manager.restore(
             step,
-            args=ocp.args.Composite(tree=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()),
+            args=ocp.args.Composite(tree=ocp.args.StandardRestore(on_host(like)), record=ocp.args.JsonRestore()),
         )
         checkpoint = Checkpoint(step, items.tree, check_history(items.record["history"]))
         if checksum(checkpoint) != items.record["checksum"]:
@@ -212,13 +212,30 @@ def quiet() -> None:
     sys.unraisablehook = show_others
 
 
-def place(checkpoint: Checkpoint, like: chex.ArrayTree) -> Checkpoint:
-    """A checkpoint of NumPy arrays, the same in all processes, on the devices that `like` is on."""
+def from_first_on_devices(find: Callable[[], Checkpoint | None], like: chex.ArrayTree) -> Checkpoint | None:
+    """The checkpoint of NumPy arrays that `find` returns in the first process, on the devices that `like` is on."""
+    found: Checkpoint | None = None
+
+    def find_and_describe() -> tuple[int, list[Row]] | None:
+        nonlocal found
+        found = find()
+        return (found.step, found.history) if found else None
+
+    described = from_first(find_and_describe)
+    if described is None:
+        return None
+    step, history = described
+    tree = arrays_from_first(found.tree if found else on_host(like))
 
     def put(host: np.ndarray, leaf: jax.Array) -> jax.Array:
         return jax.make_array_from_process_local_data(leaf.sharding, host)
 
-    return replace(checkpoint, tree=jax.tree.map(put, checkpoint.tree, like))
+    return Checkpoint(step, jax.tree.map(put, tree, like), history)
+
+
+def on_host(like: chex.ArrayTree) -> chex.ArrayTree:
+    """NumPy arrays of the same shapes and types, with anything in them."""
+    return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
 
 
 def check_history(history: Any) -> list[Row]:

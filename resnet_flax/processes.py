@@ -3,13 +3,15 @@
 All compute the same; only the first one reads and writes a workdir and speaks, so that no folder need be shared.
 """
 
+import io
+import json
 import os
-import pickle
 import sys
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
+import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -84,9 +86,9 @@ def is_first() -> bool:
 
 
 def from_first(compute: Callable[[], Result]) -> Result:
-    """What `compute` returns in the first process, the only one to run it, in all of them.
+    """What `compute` returns in the first process, the only one to run it, in all of them, as far as JSON can say it.
 
-    What it raises there is raised in the others too. The result must be what pickle takes.
+    What it raises there is raised in the others too.
     """
     if jax.process_count() == 1:
         return compute()
@@ -96,17 +98,29 @@ def from_first(compute: Callable[[], Result]) -> Result:
             result = compute()
         except Exception as error:
             failure = error
-    known = failure if failure is None or isinstance(failure, UserError) else UserError(str(failure))
-    message = pickle.dumps((result, known))
+    message = json.dumps([result, failure and str(failure)]).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    padded = message[:size].ljust(size, b"\0")  # the others' own message says nothing
-    received = multihost_utils.broadcast_one_to_all(np.frombuffer(padded, np.uint8))
+    result, why = json.loads(bytes_from_first(message, size))
     if failure:
         raise failure
-    result, known = pickle.loads(received.tobytes())
-    if known:
-        raise told_once(known)
+    if why is not None:
+        raise told_once(UserError(why))
     return result
+
+
+def arrays_from_first(tree: chex.ArrayTree) -> chex.ArrayTree:
+    """The first process's `tree` of NumPy arrays in all of them; what others give has the same shapes and types."""
+    if jax.process_count() == 1:
+        return tree
+    content = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(tree))
+    file = io.BytesIO(bytes_from_first(content, len(content)))
+    return jax.tree.map(lambda leaf: np.frombuffer(file.read(leaf.nbytes), leaf.dtype).reshape(leaf.shape), tree)
+
+
+def bytes_from_first(content: bytes, size: int) -> bytes:
+    """The `size` bytes of the first process, in all of them; what the others give says nothing."""
+    own = np.frombuffer(content[:size].ljust(size, b"\0"), np.uint8)
+    return multihost_utils.broadcast_one_to_all(own).tobytes()
 
 
 def told_once(error: Error) -> Error:

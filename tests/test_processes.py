@@ -1,10 +1,12 @@
 """Runs of several processes: how they find each other, that they end as one process does, and stop together."""
 
+import math
 import signal
 import subprocess
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from launch import local
@@ -93,6 +95,42 @@ def test_what_is_missing_is_named(nowhere, monkeypatch, environment, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         processes.start()
+
+
+def in_two_processes(monkeypatch, compute, tree):
+    """What each of two processes gets from the first: [(result or error, arrays)], one after the other in this one."""
+    sent: list[np.ndarray] = []
+    got = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index in (0, 1):
+        told = iter(sent if index else ())
+        broadcast = (lambda own, told=told: next(told)) if index else (lambda own: sent.append(own) or own)
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", broadcast)
+        try:
+            result = processes.from_first(compute if index == 0 else pytest.fail)
+        except Exception as error:
+            result = error
+        own = tree if index == 0 else jax.tree.map(np.zeros_like, tree)
+        got.append((result, processes.arrays_from_first(own)))
+    return got
+
+
+def test_others_get_from_the_first_what_it_found(monkeypatch):
+    """Down to the bits of a float, and an error with what it says; nothing of it is run."""
+    row = {"epoch": 3, "val_loss": 0.1 + 0.2, "images_per_second": math.nan, "none": None, "name": "\x1b\ud800"}
+    tree = {"a": np.array([-0.0, math.inf, 5e-324]), "b": (np.array(0.1, np.float32), np.zeros((2, 0), np.int8))}
+    for result, arrays in in_two_processes(monkeypatch, lambda: [row], tree):
+        assert repr(result) == repr([row])
+        assert str(jax.tree.map(np.ndarray.tobytes, arrays)) == str(jax.tree.map(np.ndarray.tobytes, tree))
+        assert jax.tree.map(np.shape, arrays) == jax.tree.map(np.shape, tree)
+
+    def fail():
+        raise UserError("")
+
+    (first, _), (other, _) = in_two_processes(monkeypatch, fail, tree)
+    assert (str(first), first.quiet) == ("", False)
+    assert (type(other), str(other), other.quiet) == (UserError, "", True)
 
 
 def launch(count: int, workdir: Path, feed: str) -> list[subprocess.Popen]:
