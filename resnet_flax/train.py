@@ -21,7 +21,7 @@ from resnet_flax.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.data import sources
 from resnet_flax.data.augment import Policy
 from resnet_flax.data.batches import Stream
-from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.errors import Interrupted, NotFinite, UserError, reason
 from resnet_flax.metrics import Monitor
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
@@ -151,7 +151,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
                 f"stopped early after epoch {len(history)}: no better {config.train.monitor} in "
                 f"{config.train.patience} epochs; epoch {chosen['epoch']} is restored"
             )
-        state = checkpoints.restore(int(chosen["step"]), tree).tree["state"]
+        state = chosen_state(checkpoints, chosen, tree)
         role, split = ("test", run.data.test) if run.data.test else ("validation", run.data.validation)
         found = run.classifier.evaluate(state, split, stop.requested) if split else None
         unaveraged = run.data.test if state.average else None
@@ -175,6 +175,19 @@ def train_to_end(run: Run, workdir: Path) -> dict:
     }
     from_first(lambda: keep(workdir, results, answers))
     return results
+
+
+def chosen_state(checkpoints: Checkpoints, chosen: Row, tree: dict) -> TrainState:
+    """The state after the epoch `chosen`; UserError where its checkpoint is damaged: no other is the best."""
+    try:
+        return checkpoints.restore(int(chosen["step"]), tree).tree["state"]
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise told_once(
+            UserError(
+                f"checkpoint {chosen['step']}, of epoch {chosen['epoch']}, the best, is damaged: {reason(error)}. "
+                "The same command with another --workdir makes it again; evaluate --checkpoint=newest scores the newest"
+            )
+        ) from error
 
 
 def keep(workdir: Path, results: dict, answers: report.Answers | None) -> None:

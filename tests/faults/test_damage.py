@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from resnet_flax import classifier
+from resnet_flax import classifier, train
 from resnet_flax.checkpoint import Checkpoints, checksum
 from resnet_flax.main import main, parse
 from tests.faults.injection import SMALL, end, run
@@ -34,6 +34,10 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+def flip_a_bit_in_an_array(step):
+    flip_a_bit(largest(step / "tree" / "d"))
+
+
 def empty(folder):
     shutil.rmtree(folder)
     folder.mkdir()
@@ -46,7 +50,7 @@ def replace_by_a_file(folder):
 
 DAMAGES = {
     "a truncated array": lambda step: truncate(largest(step / "tree" / "d")),
-    "a flipped bit in an array": lambda step: flip_a_bit(largest(step / "tree" / "d")),
+    "a flipped bit in an array": flip_a_bit_in_an_array,
     "a flipped bit in the history": lambda step: flip_a_bit(step / "record" / "metadata"),
     "a truncated history": lambda step: truncate(step / "record" / "metadata"),
     "no metadata of arrays": lambda step: (step / "tree" / "_METADATA").unlink(),
@@ -99,6 +103,18 @@ def test_run_with_a_damaged_checkpoint_goes_on_to_the_same_end(workdir, undistur
     assert "checkpoint 24 is damaged and is skipped: " in out
     assert "resuming at step 16" in out
     assert end(workdir) == end(undisturbed())
+
+
+def test_best_that_is_damaged_is_told_and_no_other_taken_for_it(workdir, monkeypatch, capsys):
+    monkeypatch.setattr(train, "best_row", lambda history, _: history[:2][-1])
+    step = workdir / "checkpoints" / "16"
+    for damage in (flip_a_bit_in_an_array, shutil.rmtree):
+        damage(step)
+        assert run(workdir) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: checkpoint 16, of epoch 2, the best, is damaged: ")
+        assert error.count("\n") == 1
+    assert not (workdir / "report" / "results.json").exists()
 
 
 def test_where_none_is_sound_the_run_is_refused_and_left_alone(workdir, capsys):
