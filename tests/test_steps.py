@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +58,22 @@ def test_first_nonfinite_step_is_remembered():
     state, totals = step(state, totals, bad)
     state, totals = step(state, totals, batch)
     assert int(totals.nonfinite_step) == 1
+
+
+class Root(nn.Module):
+    """Its logits are finite, and their gradient is not."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return jnp.sqrt(self.param("root", nn.initializers.zeros, (10,))) + jnp.zeros((len(image), 1))
+
+
+def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is():
+    optimizer = optax.sgd(0.1)
+    state = init_state(Root(), optimizer, 0, SHAPE)
+    _, totals = train_step(state, Totals.zero(), make_batch(), model=Root(), optimizer=optimizer, seed=0)
+    assert np.isfinite(totals.loss)
+    assert int(totals.nonfinite_step) == 0
 
 
 def test_dropout_changes_with_the_step_and_repeats_with_it():

@@ -103,7 +103,7 @@ def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_evaluation(act: Callable[[], object]) -> Iterator[None]:
-    """Do `act` after the first batch of the next evaluation."""
+    """Do `act` after the first batch of the next evaluation, which is to end with it."""
     evaluate, acted = classifier.Classifier.evaluate, False
 
     def patched(self, state, split, stopped):
@@ -114,7 +114,10 @@ def in_evaluation(act: Callable[[], object]) -> Iterator[None]:
                 act()
             return stopped()
 
-        return evaluate(self, state, split, act_once_and_ask)
+        first = not acted
+        found = evaluate(self, state, split, act_once_and_ask)
+        assert not first or len(found) < len(split)
+        return found
 
     with mock.patch.object(classifier.Classifier, "evaluate", patched):
         yield
