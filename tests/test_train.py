@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,23 +97,24 @@ def test_report_verb_draws_again(finished, capsys):
     assert (finished / "report" / "loss.png").exists()
 
 
-def test_same_seed_same_run(finished, tmp_path):
-    assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
-    assert newest(tmp_path) == newest(finished)
-    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+@pytest.fixture(scope="module")
+def again(tmp_path_factory) -> tuple[Path, str, str]:
+    """(the same run in a process of its own that compiles everything itself, what it printed, its errors)."""
+    workdir = tmp_path_factory.mktemp("again")
+    command = [sys.executable, "-m", "resnet_flax.main", *SMALL, f"--workdir={workdir}"]
+    alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=120, check=True)
+    return workdir, done.stdout, done.stderr
 
 
-COMMAND = [sys.executable, "-m", "resnet_flax.main", *SMALL]
+def test_same_seed_same_run(finished, again):
+    workdir, _, _ = again
+    assert newest(workdir) == newest(finished)
+    assert (workdir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
 
 
-def start(workdir: Path) -> subprocess.Popen:
-    command = [*COMMAND, f"--workdir={workdir}"]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_one_plain_line_an_epoch_where_there_is_no_terminal(tmp_path):
-    with start(tmp_path) as process:
-        out, err = process.communicate(timeout=120)
+def test_one_plain_line_an_epoch_where_there_is_no_terminal(again):
+    _, out, err = again
     lines = out.splitlines()
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
     assert len(lines) == 3 + 3  # and what is trained before, the result and where the report is after
@@ -124,18 +126,24 @@ def test_one_plain_line_an_epoch_where_there_is_no_terminal(tmp_path):
     assert err == ""
 
 
-def test_bar_on_a_terminal(tmp_path):
+def test_bar_on_a_terminal(tmp_path, monkeypatch):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 100))
-    with subprocess.Popen([*COMMAND, f"--workdir={tmp_path}"], cwd=ROOT, stdout=writer) as process:
-        os.close(writer)
-        with open(reader, "rb", buffering=0) as screen:
-            parts = []
-            with contextlib.suppress(OSError):  # how the end of a terminal reads
-                while part := screen.read(65536):
-                    parts.append(part)
-    assert process.returncode == 0
+    parts = []
+
+    def read():
+        with open(reader, "rb", buffering=0) as screen, contextlib.suppress(OSError):  # how the end of a terminal reads
+            while part := screen.read(65536):
+                parts.append(part)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    with open(writer, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(training.report, "draw", lambda *_: None)
+        assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
+    reading.join()
     text = b"".join(parts).decode()
     assert "\r" in text
     assert re.search(r"loss \d\.\d{4} acc [\d.]+% lr \S+ [\d,]+ img/s \S+ left", text)
