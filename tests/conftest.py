@@ -9,6 +9,13 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="resnet_flax-tests-")
 os.environ.pop("TFDS_DATA_DIR", None)
+# The same tiny programs again and again, in this process and in others: compiled once.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+from resnet_flax.cache import keep_compiled_programs
+
+keep_compiled_programs()  # before the first program: jax decides then
 
 
 @pytest.fixture(scope="session")
