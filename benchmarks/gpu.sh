@@ -24,4 +24,14 @@ stage 900 reproduce --config.data.dir="$data"
 stage 600 speed --config.data.dir="$data"
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
+
+# What might make a step faster, to be compared with the same step as it is.
+tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=step --ways=looped --steps=100 "$@"; }
+flagged() { (export XLA_FLAGS="$1" && tried --recipes=preact,resnet_353); }
+tried
+flagged --xla_gpu_enable_command_buffer=
+flagged --xla_gpu_enable_latency_hiding_scheduler=true
+flagged --xla_gpu_enable_triton_gemm=false
+flagged --xla_gpu_exhaustive_tiling_search=true
+tried --recipes=resnet18_w42 '--config.model.widths=(48,96,192,384)' --config.model.max_params=0
 stage 3600 throughput

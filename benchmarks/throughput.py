@@ -11,11 +11,13 @@ way   single    one step a dispatch, sent ahead of the device
       host      one step a dispatch, with batches that tf.data makes on the host (feed, loop)
 
 The programs of a recipe take turns, so that a noisy machine is noisy for all; medians are kept. On an H200 the speeds
-of steps and loops are also given in percent of the limits below. A part is measured only in the ways that it has.
+of steps and loops are also given in percent of the limits below. A part is measured only in the ways that it has. What
+is measured with changes or with XLA_FLAGS set is told apart, and not in README.
 """
 
 import importlib.util
 import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -191,6 +193,7 @@ def main() -> None:
     arguments, changes = recipes.read(parser)
     journal = record.Journal("throughput", arguments.output, arguments.again)
     ways = usable(arguments.ways)
+    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
     with tempfile.TemporaryDirectory() as folder:
         data = recipes.random_images(Path(folder), arguments.examples)
         for dtype, batch, recipe in itertools.product(arguments.dtypes, arguments.batches, arguments.recipes):
@@ -198,7 +201,7 @@ def main() -> None:
             run = Run.from_config(
                 recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes])
             )
-            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": changes}
+            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": [*changes, *flags]}
             wanted = [
                 named | ({} if part == "feed" else {"dtype": dtype}) | case
                 for part in arguments.parts

@@ -10,6 +10,7 @@ SHORT = ["--examples=32", "--steps=2", "--rounds=1", "--seconds=0", "--ways=loop
 
 
 def test_every_part_once(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(sys, "argv", ["throughput", *TINY, *SHORT, f"--output={tmp_path}"])
     throughput.main()
     lines = [json.loads(line) for line in (tmp_path / "throughput.jsonl").read_text().splitlines()]
@@ -21,6 +22,11 @@ def test_every_part_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(throughput, "measure", None)
     throughput.main()
     assert capsys.readouterr().out == ""
+    monkeypatch.setenv("XLA_FLAGS", "--some")
+    monkeypatch.setattr(throughput, "measure", lambda run, wanted, *_: [[1.0] for _ in wanted])
+    throughput.main()
+    lines = [json.loads(line) for line in (tmp_path / "throughput.jsonl").read_text().splitlines()]
+    assert [line["case"]["changes"] for line in lines] == [TINY[2:]] * 3 + [[*TINY[2:], "XLA_FLAGS=--some"]] * 3
 
 
 def test_each_part_has_the_cases_of_its_ways(monkeypatch, capsys):
