@@ -23,7 +23,7 @@ from ml_collections import FrozenConfigDict
 from benchmarks import recipes, record
 from resnet_flax.data import sources
 from resnet_flax.main import main as train
-from resnet_flax.report import read_results
+from resnet_flax.results import read_results
 
 # What the reports say of their test accuracy, in percent.
 REPORTED = {

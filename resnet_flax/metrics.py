@@ -1,16 +1,12 @@
 """What a run says while it runs: the progress bar, a line an epoch, metrics.csv and TensorBoard."""
 
-import contextlib
 import csv
 import math
-import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from resnet_flax.checkpoint import Row
@@ -57,36 +53,6 @@ def epoch_line(row: Row, epochs: int, images_per_second: float) -> str:
     return line if math.isnan(images_per_second) else line + f"  {images_per_second:,.0f} img/s"
 
 
-class Events:
-    """TensorBoard's file, written at once.
-
-    tensorboardX's SummaryWriter has a thread for it. A full disk ends that, and the run would wait for it for ever.
-    """
-
-    def __init__(self, workdir: Path, first_step: int):
-        """What other files say about `first_step` and later is taken back."""
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
-        self.writer = RecordWriter(str(workdir / name))
-        try:
-            self._write(file_version="brain.Event:2")
-            self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
-        except OSError:
-            with contextlib.suppress(OSError):
-                self.close()
-            raise
-
-    def add(self, step: int, scalars: dict[str, float]) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
-        self._write(step=step, summary=Summary(value=values))
-
-    def close(self) -> None:
-        self.writer.close()
-
-    def _write(self, **content) -> None:
-        self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
-        self.writer.flush()
-
-
 class Monitor:
     """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
 
@@ -95,13 +61,13 @@ class Monitor:
         self.live = sys.stdout.isatty()
         if is_first():
             write_csv(history, workdir / "metrics.csv")
-            self.events = Events(workdir, int(history[-1]["step"]) + 1 if history else 0)
+        self.events: Any = None
 
     def __enter__(self) -> "Monitor":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if is_first():
+        if self.events:
             self.events.close()
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
@@ -151,5 +117,9 @@ class Monitor:
         self.bar.close()
         say(epoch_line(row, self.epochs, images_per_second))
         write_csv(history, self.workdir / "metrics.csv")
+        if not self.events:
+            from resnet_flax.events import Events  # imports PyTorch where it is installed: not before the first step
+
+            self.events = Events(self.workdir, int(history[-2]["step"]) + 1 if len(history) > 1 else 0)
         scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         self.events.add(int(row["step"]), scalars | {"images_per_second": images_per_second})

@@ -11,15 +11,14 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax import config as configs
-from resnet_flax import processes, study_pictures
+from resnet_flax import processes
 from resnet_flax import report_page as page
 from resnet_flax import train as training
 from resnet_flax.errors import Interrupted, NotFinite, UserError
 from resnet_flax.processes import from_first, told_once
-from resnet_flax.report import read_history, save
+from resnet_flax.results import read_history
 from resnet_flax.stopping import StopRequest
-from resnet_flax.study_pictures import shown
-from resnet_flax.tables import as_text
+from resnet_flax.tables import as_text, monitored
 from resnet_flax.text import printable, say
 from resnet_flax.workdir import replacing
 
@@ -116,13 +115,19 @@ def spreads(results: Mapping[int, dict]) -> dict[str, Spread]:
 
 def rows(results: Mapping[int, dict]) -> list[list[str]]:
     return [
-        [name, shown(name, one.mean), shown(name, one.std), f"{shown(name, one.low)} - {shown(name, one.high)}"]
+        [name, monitored(name, one.mean), monitored(name, one.std), interval(name, one)]
         for name, one in spreads(results).items()
     ]
 
 
+def interval(name: str, one: Spread) -> str:
+    return f"{monitored(name, one.low)} - {monitored(name, one.high)}"
+
+
 def draw(config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], diverged: Sequence[int]) -> None:
     """Write seeds.json, seeds.html and the curves of the seeds that have `results`, of which there are at least two."""
+    from resnet_flax import pictures, study_pictures  # import Matplotlib: a run of one seed starts without
+
     found = spreads(results)
     content = {
         "statistics": {name: asdict(one) for name, one in found.items()},
@@ -134,17 +139,17 @@ def draw(config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], d
     histories = [read_history(with_seed(config, seed), folder(workdir, seed)) for seed in results]
     figures = []
     for quantity in ("accuracy", "loss"):
-        save(workdir, f"seeds_{quantity}", study_pictures.seed_curves(histories, quantity))
-        figures.append(page.picture(workdir / f"seeds_{quantity}.png", f"{quantity} after each epoch"))
+        path = workdir / f"seeds_{quantity}.png"
+        pictures.save(study_pictures.seed_curves(histories, quantity), path)
+        figures.append(page.picture(path, f"{quantity} after each epoch"))
     main = next((name for name in ("test_accuracy", "val_accuracy") if name in found), "train_accuracy")
-    low, high = (shown(main, value) for value in (found[main].low, found[main].high))
     numbers = {
-        f"mean {main}": f"{shown(main, found[main].mean)} ± {shown(main, found[main].std)}",
-        "95 % interval of the mean": f"{low} - {high}",
+        f"mean {main}": f"{monitored(main, found[main].mean)} ± {monitored(main, found[main].std)}",
+        "95 % interval of the mean": interval(main, found[main]),
         "seeds": str(len(results)),
     }
     each = [
-        [str(seed), *(shown(name, one[name]) for name in found), f"{one['chosen_epoch']:.0f}"]
+        [str(seed), *(monitored(name, one[name]) for name in found), f"{one['chosen_epoch']:.0f}"]
         for seed, one in results.items()
     ]
     left_out = f" Diverged, and in no mean: {', '.join(map(str, diverged))}." if diverged else ""

@@ -15,15 +15,11 @@ from matplotlib.patches import Rectangle
 
 from resnet_flax.pictures import BLUE, GREY, ORANGE, History, axes_over_epochs, finish
 from resnet_flax.space import Range, Settings, Space
+from resnet_flax.tables import monitored
 
 Point = tuple[Settings, float]  # a trial's settings and its score, NaN if it failed
 COLUMNS = 3
 LONG = 8  # characters, from which on labels below an axis are turned
-
-
-def shown(monitor: str, value: float) -> str:
-    """A value of the column `monitor`, as text."""
-    return f"{value:.2%}" if monitor.endswith("accuracy") else f"{value:.4f}"
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Scores:
             spare.set_axis_off()
         bar = figure.colorbar(self.colors(), ax=panels, shrink=0.8)
         bar.set_label(self.monitor + (", the best over the other fields" if len(pairs) > 1 else ""))
-        bar.ax.yaxis.set_major_formatter(lambda value, _: shown(self.monitor, value))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: monitored(self.monitor, value))
         return figure
 
     def best(self, points: Sequence[Point]) -> Point:
@@ -86,14 +82,14 @@ class Scores:
     def draw_line(self, axes: Axes, name: str) -> None:
         self.label(axes, "x", name)
         axes.set_ylabel(self.monitor)
-        axes.yaxis.set_major_formatter(lambda value, _: shown(self.monitor, value))
+        axes.yaxis.set_major_formatter(lambda value, _: monitored(self.monitor, value))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         trials = sorted((self.at(name, settings), score) for settings, score in self.points)
         done = [(x, score) for x, score in trials if not math.isnan(score)]
         axes.plot(*zip(*done, strict=True), marker="o", color=BLUE)
         settings, score = self.best(self.points)
-        axes.plot(self.at(name, settings), score, "o", color=ORANGE, label=f"best: {shown(self.monitor, score)}")
+        axes.plot(self.at(name, settings), score, "o", color=ORANGE, label=f"best: {monitored(self.monitor, score)}")
         for x, score in trials:
             if math.isnan(score):
                 axes.axvline(x, color=GREY, linestyle=":", label="failed")
@@ -127,7 +123,7 @@ class Scores:
             color = to_rgba_array("#e6e6e6")[0] if failed else colors.to_rgba(np.array(score))
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white"))
             ink = "white" if np.mean(color[:3]) < 0.5 else "black"
-            text = "failed" if failed else shown(self.monitor, score)
+            text = "failed" if failed else monitored(self.monitor, score)
             axes.text(column, row, text, ha="center", va="center", size=9, color=ink)
         settings, _ = self.best(self.points)
         corner = self.at(x, settings) - 0.48, self.at(y, settings) - 0.48

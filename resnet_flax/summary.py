@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import config as configs
-from resnet_flax import models, report
+from resnet_flax import models
 from resnet_flax.checkpoint import Checkpoints, best_row
 from resnet_flax.classifier import optimizer
 from resnet_flax.data.augment import Policy
@@ -17,6 +17,7 @@ from resnet_flax.data.sources import ROLES, image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.models import table
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.results import read_history, read_results
 from resnet_flax.steps import cross_entropy, init_state
 from resnet_flax.tables import LONGEST, as_text, number, share
 from resnet_flax.text import printable, say
@@ -117,7 +118,7 @@ def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
             steps = checkpoints.steps()
     if not steps:
         return f"{workdir} has no checkpoint yet\n"
-    history = report.read_history(config, workdir)
+    history = read_history(config, workdir)
     best = best_row(history, config.train.monitor)
     rows = []
     for step in steps:
@@ -125,6 +126,6 @@ def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
         mark = f"best {config.train.monitor}" if best and best["step"] == step else ""
         epoch = f"{row['epoch']:.0f}" if row else "-"
         rows.append([f"step {step:,}", epoch, share(row.get("val_accuracy")), number(row.get("val_loss")), mark])
-    results = report.read_results(workdir)
+    results = read_results(workdir)
     tested = f"test accuracy {results['test_accuracy']:.2%}\n" if "test_accuracy" in results else ""
     return as_text(CHECKPOINTS_HEADER, rows) + tested

@@ -13,7 +13,7 @@ from resnet_flax.data import sources
 from resnet_flax.predictions import wilson
 from resnet_flax.report import save
 from resnet_flax.space import Plan, Settings
-from resnet_flax.tables import as_text, number, share
+from resnet_flax.tables import as_text, monitored, number, share
 from resnet_flax.workdir import replacing
 
 SHOWN = 20  # rows on the terminal; the page and the CSV have all
@@ -50,7 +50,7 @@ def draw(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     examples = len(sources.load_split(plan.config.data, "validation")[1])
     header = ["trial", *map(plan.space.label, plan.space.fields), *COLUMNS]
     rows = [row(one, examples) for one in ranked]
-    best, score = complete[0], study_pictures.shown(plan.monitor, complete[0].results[plan.monitor])
+    best, score = complete[0], monitored(plan.monitor, complete[0].results[plan.monitor])
     command = winner(plan, best)
     parts = [
         page.paragraph(f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}"),

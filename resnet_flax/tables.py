@@ -27,6 +27,11 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def monitored(column: str, value: float) -> str:
+    """A value of such a column as val_accuracy or val_loss."""
+    return share(value) if column.endswith("accuracy") else number(value)
+
+
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table with the first column to the left and the others to the right."""
     header, *rows = [[printable(cell) for cell in row] for row in (header, *rows)]

@@ -1,6 +1,5 @@
 """Training, from a config to the results of a run."""
 
-import json
 import math
 import platform
 import statistics
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_flax import config as configs
-from resnet_flax import loop, models, report
+from resnet_flax import loop, models
 from resnet_flax.checkpoint import Checkpoint, Checkpoints, Row, best_row
 from resnet_flax.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.data import sources
@@ -27,10 +26,11 @@ from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel import PARALLEL, Parallel, check_batch_size
 from resnet_flax.predictions import Predictions
 from resnet_flax.processes import from_first, largest, told_once
+from resnet_flax.results import Answers, is_drawn, keep, read_results
 from resnet_flax.steps import Totals, TrainState, init_state, train_step
 from resnet_flax.stopping import StopRequest
 from resnet_flax.text import say
-from resnet_flax.workdir import claim, hold, replacing
+from resnet_flax.workdir import claim, hold
 
 IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
 DISPATCH_SECONDS = 0.1  # what a dispatch of many steps is to take
@@ -115,16 +115,22 @@ def train(config: configs.FrozenConfigDict, workdir: Path) -> dict:
     config = run.config
     with ExitStack() as held:
         results = from_first(lambda: enter(held, workdir, config)) or train_to_end(run, workdir)
-        if not from_first(lambda: report.is_drawn(workdir)):
-            from_first(lambda: report.draw(config, workdir))
+        if not from_first(lambda: is_drawn(workdir)):
+            from_first(lambda: draw(config, workdir))
     return results
+
+
+def draw(config: configs.FrozenConfigDict, workdir: Path) -> None:
+    from resnet_flax import report  # imports Matplotlib, for which no run needs to wait before it starts
+
+    report.draw(config, workdir)
 
 
 def enter(held: ExitStack, workdir: Path, config: configs.FrozenConfigDict) -> dict:
     """Keep `workdir` for this run, and return the results that it has come to already, or {}."""
     held.enter_context(hold(workdir))
     claim(workdir, config)
-    results = report.read_results(workdir)
+    results = read_results(workdir)
     if results:
         say(f"{workdir} is finished: {workdir / 'report' / 'results.json'}")
     return results
@@ -160,7 +166,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
         if stop.signum:  # everything but this evaluation is saved
             raise told_once(Interrupted(stop.signum))
     say(conclusion(found, role, int(chosen["epoch"])))
-    answers = report.Answers(found, role, config.data[role], int(chosen["step"])) if found else None
+    answers = Answers(found, role, config.data[role], int(chosen["step"])) if found else None
     results = {
         **(test_results(found) if found and role == "test" else {}),
         **({"unaveraged_test_accuracy": trained.accuracy, "unaveraged_test_loss": trained.loss} if trained else {}),
@@ -173,7 +179,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-    from_first(lambda: keep(workdir, results, answers))
+    from_first(lambda: keep(results, answers, workdir))
     return results
 
 
@@ -188,16 +194,6 @@ def chosen_state(checkpoints: Checkpoints, chosen: Row, tree: dict) -> TrainStat
                 "The same command with another --workdir makes it again; evaluate --checkpoint=newest scores the newest"
             )
         ) from error
-
-
-def keep(workdir: Path, results: dict, answers: report.Answers | None) -> None:
-    """Leave in `workdir` what the run has come to."""
-    path = workdir / "report" / "results.json"
-    path.parent.mkdir(exist_ok=True)
-    if answers:
-        report.keep(answers, workdir)
-    with replacing(path) as file:
-        json.dump(results, file, indent=2)
 
 
 def test_results(found: Predictions) -> dict:

@@ -15,6 +15,7 @@ from PIL import Image
 from resnet_flax import config as configs
 from resnet_flax import pictures, predictions, report, report_page
 from resnet_flax.main import main
+from resnet_flax.results import read_history
 
 PICTURES = ["loss", "accuracy", "learning_rate", "epochs", "summary", "confusion", "reliability", "mistakes"]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -98,7 +99,7 @@ def test_while_it_trains_it_is_about_validation(small_runs, tmp_path):
     found, about = predictions.load(workdir / "report" / "predictions.npz")
     assert (about["role"], about["split"], len(found)) == ("validation", "train[90%:]", 144)
     config = configs.complete(configs.read(workdir))
-    best = max(row["val_accuracy"] for row in report.read_history(config, workdir))
+    best = max(row["val_accuracy"] for row in read_history(config, workdir))
     assert found.accuracy == pytest.approx(best)
     text = Tags((workdir / "report" / "report.html").read_text()).text
     assert "On the validation split" in text

@@ -14,6 +14,7 @@ from unittest import mock
 from resnet_flax import classifier, report, train
 from resnet_flax.checkpoint import Checkpoints, checksum
 from resnet_flax.main import main, parse
+from resnet_flax.results import read_results
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8  # an epoch
@@ -70,7 +71,7 @@ def restored(workdir: Path, which: str, *words: str):
 def end(workdir: Path, *words: str) -> dict:
     """All that must be the same at the end of two runs: every array, row and result."""
     best = restored(workdir, "best", *words)
-    results = report.read_results(workdir)
+    results = read_results(workdir)
     return {
         "newest": newest(workdir, *words),
         "best": (best.step, checksum(best)),

@@ -27,6 +27,7 @@ from resnet_flax.data import images, pickles, sources
 from resnet_flax.data.augment import Policy
 from resnet_flax.errors import STORAGE, UserError
 from resnet_flax.predictions import Predictions
+from resnet_flax.results import find_answers, read_history, read_results
 from resnet_flax.space import Space
 
 NUMBERS = [b"0", b"-1", b"1e999", b"nan", b"-inf", b"9" * 400, b"9" * 5000, b"2147483648", b"1e-46", b"True", b"None"]
@@ -348,7 +349,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
         return Figures(figures if drawn[name] <= 20 else ())
 
     def history(path: Path) -> Figures:
-        rows = report.read_history(config, path.parent)
+        rows = read_history(config, path.parent)
         report.epoch_rows(rows)
         report.best_validation(rows)
         return to_draw(
@@ -360,7 +361,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
         )
 
     def finished(path: Path) -> Figures:
-        results = report.read_results(path.parents[1])
+        results = read_results(path.parents[1])
         if not results:
             raise UserError("damaged, as was said")
         report.comparison_row(config, path.parents[1], rows)
@@ -372,7 +373,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
         )
 
     def answers(path: Path) -> Figures:
-        found = report.find_answers(config, path.parents[1], finished=True)
+        found = find_answers(config, path.parents[1], finished=True)
         assert found
         report.class_rows(found.found, config.data.classes)
         pixels = np.zeros((len(found.found), 32, 32, 3), np.uint8)

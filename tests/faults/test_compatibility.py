@@ -9,6 +9,7 @@ import pytest
 from resnet_flax import classifier, report
 from resnet_flax import config as configs
 from resnet_flax.main import main
+from resnet_flax.results import read_results
 
 # Written in November 2026, and never written again: a change of the format is one that still reads this.
 STOPPED = Path(__file__).parents[1] / "fixtures" / "stopped_run"
@@ -38,7 +39,7 @@ def test_stopped_run_of_an_older_version_goes_on_to_the_end_that_it_had(workdir,
     assert main([f"--workdir={workdir}"]) == 0
     assert "resuming at step 3 (epoch 2)" in capsys.readouterr().out
     then = json.loads(STOPPED.with_suffix(".json").read_text())
-    now = report.read_results(workdir)
+    now = read_results(workdir)
     for name in ("train_loss", "val_loss", "test_loss", "unaveraged_test_loss"):
         assert now[name] == pytest.approx(then[name], rel=1e-4), name  # another jax may round another way
     assert now["chosen_epoch"] == then["chosen_epoch"]
