@@ -87,7 +87,7 @@ def test_report_verb_looks_at_the_test_split_no_second_time(small_runs, tmp_path
     workdir = copy(small_runs[0], tmp_path / "run", finished=True)
     (workdir / "report" / "report.html").unlink()
     before = (workdir / "report" / "predictions.npz").read_bytes()
-    monkeypatch.setattr(report, "Classifier", None)
+    monkeypatch.setattr("resnet_flax.results.Classifier", None)
     assert main(["report", f"--workdir={workdir}"]) == 0
     assert (workdir / "report" / "report.html").exists()
     assert (workdir / "report" / "predictions.npz").read_bytes() == before
