@@ -37,6 +37,7 @@ def keep_compiled_programs() -> None:
         return
     if is_private(folder.parent) and is_private(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs add up, too
     else:
         say(f"note: no compiled programs are taken from {folder}, where others can write: chmod 700 it", sys.stderr)
 
