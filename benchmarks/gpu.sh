@@ -34,4 +34,5 @@ flagged --xla_gpu_enable_latency_hiding_scheduler=true
 flagged --xla_gpu_enable_triton_gemm=false
 flagged --xla_gpu_exhaustive_tiling_search=true
 tried --recipes=resnet18_w42 '--config.model.widths=(48,96,192,384)' --config.model.max_params=0
+stage 240 startup --feeds=device --rounds=3 --config.data.dir="$data"
 stage 3600 throughput

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import reproduce, speed
+from benchmarks import reproduce, speed, startup
 from benchmarks.recipes import RECIPES
 from benchmarks.record import RESULTS
 
@@ -109,6 +109,7 @@ SECTIONS = (
     ("throughput", "The same as trained, by how steps are sent", ways),
     ("step", "Images a second of a step beside PyTorch's", step),
     ("speed", "Seconds to an accuracy", speed.table),
+    ("startup", "Seconds from starting a process to the end of its first training step, and its parts", startup.table),
     ("profile", "Where the time of a step goes", profile),
 )
 

@@ -1,0 +1,92 @@
+"""`python -m resnet_flax.main` until its first training step is done: python -m benchmarks.first_step --config=...
+
+Then it says in one line of JSON where the time since STARTED (in the environment, as time.time() has it) has gone, and
+ends. Nothing else is changed: what the command does is watched, not done in its place.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
+
+from resnet_flax import main, train
+
+import jax  # isort: skip  the package is what imports it first
+
+# What jax calls the parts of making a program, and what they are called here.
+EVENTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
+    "/jax/core/compile/backend_compile_duration": "compile",
+}
+
+# What takes long to import, and what a first step on the device needs none of.
+HEAVY = ("tensorflow", "keras", "torch", "matplotlib", "scipy", "sklearn", "pandas", "optuna")
+
+
+class Watch:
+    """Where the time since the process was started goes."""
+
+    def __init__(self) -> None:
+        self.parts: defaultdict[str, float] = defaultdict(float)
+        self.last = float(os.environ["STARTED"])
+        jax.monitoring.register_event_duration_secs_listener(self.add)
+
+    def part(self, name: str) -> None:
+        """What is not accounted for yet was `name`."""
+        now = time.time()
+        self.parts[name] += now - self.last
+        self.last = now
+
+    def add(self, event: str, seconds: float, **_) -> None:
+        if event in EVENTS:
+            self.parts[EVENTS[event]] += seconds
+
+    def after(self, name: str, function: Callable) -> Callable:
+        """`function`, whose time is the part `name`, with all since the part before."""
+
+        @wraps(function)
+        def watched(*arguments):
+            result = function(*arguments)
+            self.part(name)
+            return result
+
+        return watched
+
+    def end(self) -> None:
+        """Say what there is to say, and end the process at once."""
+        print(
+            json.dumps({"parts": self.parts, "imported": [name for name in HEAVY if name in sys.modules]}), flush=True
+        )
+        os._exit(0)
+
+
+def watched_run(watch: Watch) -> None:
+    """Have the next training end after its first step."""
+    Run = train.Run
+    from_config, advance = Run.from_config, Run.advance
+    Run.from_config = watch.after("data", from_config)  # type: ignore[method-assign]
+    Run.fresh_state = watch.after("init", Run.fresh_state)  # type: ignore[method-assign]
+
+    def advance_once(run: train.Run, first_step: int) -> Callable:
+        dispatch = advance(run, first_step)
+        watch.part("feed")
+
+        def first(*arguments) -> None:
+            jax.block_until_ready(dispatch(*arguments))
+            watch.part("step")
+            watch.end()
+
+        return first
+
+    Run.advance = advance_once  # type: ignore[method-assign,assignment]
+
+
+if __name__ == "__main__":
+    watch = Watch()
+    watch.part("imports")
+    watched_run(watch)
+    sys.exit(main.main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Seconds from starting a process to the end of its first training step: python -m benchmarks.startup [--rounds=5]
+
+ours, cold   `python -m resnet_flax.main --config=configs/preact.py` where nothing is compiled, but the dataset decoded
+ours, warm   the same command for the second time, with the programs that the first one kept; both for each feed
+plain        the same network, optimiser and batch as one writes them first: benchmarks.plain, which keeps nothing
+
+Every start is a process of its own, timed from outside, and the variants take turns. `parts` are medians, too: imports;
+data (config, dataset, size of the network); init (the random weights); feed (what makes batches); step (the first one,
+which compiles). What jax says it took to trace, lower and compile, or to load what is kept, is in them.
+
+Results: startup.jsonl. Words such as --config.data.dir=DATA change the recipe.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for the processes that are timed
+
+import jax
+
+from benchmarks import recipes, record
+
+PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three are in the others
+RECIPE = recipes.ROOT / "configs" / "preact.py"
+
+
+def start(module: str, words: Sequence[str], cache: Path) -> dict:
+    """What `python -m module` says about its first step as JSON in its last line, and the seconds until it did."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_PYTHON_CLIENT_PREALLOCATE"}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    started, clock = time.time(), time.perf_counter()
+    process = subprocess.run(
+        [sys.executable, "-m", module, *words],
+        cwd=recipes.ROOT,
+        env=environment | {"XDG_CACHE_HOME": str(cache), "STARTED": repr(started)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    seconds = time.perf_counter() - clock
+    if process.returncode:
+        raise SystemExit(f"{module} ended with {process.returncode}")
+    return {"seconds": seconds, **json.loads(process.stdout.splitlines()[-1])}
+
+
+def start_ours(feed: str, warm: bool, changes: Sequence[str], folder: Path) -> dict:
+    """A start of training in a new workdir, with the programs of those before if `warm`."""
+    workdir = folder / "run"
+    shutil.rmtree(workdir, ignore_errors=True)
+    if not warm:
+        shutil.rmtree(folder / "resnet_flax" / "compiled", ignore_errors=True)
+    words = [f"--config={RECIPE}", f"--config.data.feed={feed}", f"--workdir={workdir}", *changes]
+    return start("benchmarks.first_step", words, folder)
+
+
+def medians(starts: Sequence[dict]) -> dict:
+    """What is kept of the starts of a variant."""
+    parts = {name: round(statistics.median(one["parts"][name] for one in starts), 2) for name in starts[0]["parts"]}
+    seconds = [round(one["seconds"], 2) for one in starts]
+    median = round(statistics.median(seconds), 2)
+    return {"seconds": median, "rounds": seconds, "parts": parts, "imported": starts[0]["imported"]}
+
+
+def table(lines: Sequence[dict]) -> str:
+    """A row for each variant: seconds, and where they go."""
+    rows = []
+    for line in sorted(lines, key=lambda line: [str(value) for value in line["case"].values()]):
+        case, found = line["case"], line["found"]
+        name = f"{case['program']}, {case['feed']}, {case['cache']}" if case["feed"] else case["program"]
+        seconds = [f"{found['parts'][part]:.2f}" if part in found["parts"] else "" for part in PARTS]
+        rows.append([name, case["jax"], f"{found['seconds']:.2f}", *seconds])
+    body = [["start", "jax", "seconds", *PARTS], [":--", *["--:"] * (2 + len(PARTS))], *rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in body)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--feeds", type=recipes.words, default=("device", "tfdata"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
+    record.add_arguments(parser)
+    arguments, changes = recipes.read(parser)
+    journal = record.Journal("startup", arguments.output, arguments.again)
+
+    def case(program: str, feed: str = "", cache: str = "") -> dict:
+        words = [word for word in changes if not word.startswith("--config.data.dir=")]
+        return {"program": program, "feed": feed, "cache": cache, "jax": jax.__version__, "changes": words}
+
+    with tempfile.TemporaryDirectory() as temporary:
+        variants = [
+            (case("ours", feed, cache), lambda f=feed, w=cache == "warm": start_ours(f, w, changes, Path(temporary)))
+            for feed in arguments.feeds
+            for cache in ("cold", "warm")  # in this order: a cold start leaves what the next one takes
+        ]
+        if arguments.plain:
+            variants.append((case("plain"), lambda: start("benchmarks.plain", [], Path(temporary))))
+        if all(journal.has(case) for case, _ in variants):
+            return
+        start_ours(arguments.feeds[0], False, changes, Path(temporary))  # decodes the dataset
+        starts: list[list[dict]] = [[] for _ in variants]
+        for _ in range(arguments.rounds):
+            for (_, measure), found in zip(variants, starts, strict=True):
+                found.append(measure())
+    for (named, _), found in zip(variants, starts, strict=True):
+        journal.add(named, medians(found))
+    print(table([line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]))
+
+
+if __name__ == "__main__":
+    recipes.run(main)
