@@ -20,8 +20,10 @@ def lines(name: str, folder: Path = RESULTS) -> list[dict]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = [f"| {' | '.join(header)} |", "|:--|" + "--:|" * (len(header) - 1)]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows), ""])
+    """Without the columns that are empty."""
+    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
+    lines = [f"| {' | '.join(row[index] for index in kept)} |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|:--|" + "--:|" * (len(kept) - 1), *lines[1:], ""])
 
 
 def by_device(found: list[dict]) -> Iterator[tuple[str, list[dict]]]:
@@ -56,9 +58,7 @@ def throughput(found: list[dict]) -> str:
         of_limits = [line["found"].get("percent_of_limits") for line in parts["loop"] if fastest(parts["loop"]) is line]
         percent = " / ".join(f"{share:.0f}" for share in of_limits[0].values()) if any(of_limits) else ""
         rows.append([recipe, str(batch), dtype, *map(rate, parts.values()), percent])
-    header = ["recipe", "batch", "dtype", "as trained", "step alone", "feed alone", "% of limits A / C / D"]
-    known = any(row[-1] for row in rows)
-    return table(header if known else header[:-1], rows if known else [row[:-1] for row in rows])
+    return table(["recipe", "batch", "dtype", "as trained", "step alone", "feed alone", "% of limits A / C / D"], rows)
 
 
 def ways(found: list[dict]) -> str:

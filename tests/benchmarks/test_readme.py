@@ -46,7 +46,7 @@ def test_every_journal_has_its_table(tmp_path):
     assert "| preact | 32 | bfloat16 | 20,000 | 30,000 | 40,000 | 1 / 3 |" in text
     assert "| single, 1 a dispatch | looped, 9 a dispatch |" in text
     assert "| preact | 32 | bfloat16 | 10,000 | 20,000 |" in text
-    assert "| preact | 32 | 1,000 | 1,002 |  |  |  |" in text
+    assert "| preact | 32 | 1,000 | 1,002 |\n" in text
     assert "99,999" not in text
 
 
