@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_flax import report
 from resnet_flax import train as training
 from resnet_flax.checkpoint import Checkpoints, checksum
 from resnet_flax.main import main, parse
@@ -141,7 +142,7 @@ def test_bar_on_a_terminal(tmp_path, monkeypatch):
     reading.start()
     with open(writer, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
-        patch.setattr(training.report, "draw", lambda *_: None)
+        patch.setattr(report, "draw", lambda *_: None)
         assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
     reading.join()
     text = b"".join(parts).decode()
