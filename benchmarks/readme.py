@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import reproduce, speed, startup
+from benchmarks import reproduce, speed, speed_ablation, startup
 from benchmarks.recipes import RECIPES
 from benchmarks.record import RESULTS
 
@@ -110,6 +110,7 @@ SECTIONS = (
     ("step", "Images a second of a step beside PyTorch's", step),
     ("speed", "Seconds to an accuracy", speed.table),
     ("startup", "Seconds from starting a process to the end of its first training step, and its parts", startup.table),
+    ("speed_ablation", "What single ideas of `speed94` are worth, small, in percent", speed_ablation.table),
     ("profile", "Where the time of a step goes", profile),
 )
 

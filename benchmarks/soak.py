@@ -91,6 +91,8 @@ def malformed(inputs: int, seed: int) -> dict:
     """The row of so many malformed inputs."""
     command = [sys.executable, "-m", "tests.faults.fuzz", f"--inputs={inputs}", f"--seed={seed}"]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    for failure in figures["failures"]:
+        print(failure)
     given = figures["inputs"]
     return {"fault": "malformed input", "injected": given, "survived": given - len(figures["failures"])}
 

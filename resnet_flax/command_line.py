@@ -108,7 +108,7 @@ def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flag
     for word in argv:
         named = re.match(r"--?(?:no)?config\.([^=]*)", word)
         if named and named[1] not in fields:
-            raise UserError(f"unknown field config.{printable(named[1], 80)}: {nearest(named[1], fields)}")
+            raise UserError(configs.unknown_field(named[1]))
     values = flags.FlagValues()
     argv = [word for word in argv if not word.startswith("--config=")]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -118,6 +118,6 @@ def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flag
         kinds[type(default)](name, default, "", flag_values=values)
     try:
         values([sys.argv[0], *argv])
-    except (flags.Error, MemoryError, RecursionError) as error:  # the last two of a tuple nested too deep
+    except (flags.Error, ValueError, MemoryError, RecursionError) as error:  # the last two of a tuple nested too deep
         raise UserError(printable(reason(error), 300)) from None
     return values

@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from resnet_flax.models.resnet import ACTIVATIONS, KERNEL_INITS
 from resnet_flax.optim.optimizers import OPTIMIZERS
 from resnet_flax.optim.schedules import SCHEDULES
 from resnet_flax.text import printable, shown
+
+MOST_MISTAKES = 20  # that one message tells
 
 
 def get_config() -> ConfigDict:
@@ -254,8 +257,11 @@ def settle(config: FrozenConfigDict) -> FrozenConfigDict:
 
 def refuse(lines: Iterable[str]) -> None:
     """Raise UserError if there are any."""
-    if text := "\n".join(lines):
-        raise UserError(text)
+    told = list(lines)
+    if len(told) > MOST_MISTAKES:
+        told = [*told[:MOST_MISTAKES], f"and {len(told) - MOST_MISTAKES} more"]
+    if told:
+        raise UserError("\n".join(told))
 
 
 def misfits(values: dict[str, Any]) -> Iterator[str]:
@@ -263,7 +269,7 @@ def misfits(values: dict[str, Any]) -> Iterator[str]:
     types = field_types()
     for field, value in values.items():
         if field not in types:
-            yield f"unknown field config.{printable(field, 80)}: {nearest(field, types)}"
+            yield unknown_field(field)
             continue
         kind, optional = types[field]
         fits = isinstance(value, (kind, int) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
@@ -271,6 +277,16 @@ def misfits(values: dict[str, Any]) -> Iterator[str]:
             yield f"config.{field} must be {TYPES[kind]}, not {shown(value)}"
 
 
+def unknown_field(field: str) -> str:
+    """What is said of a field that there is not: the closest that there is, those of its section, or the sections."""
+    sections: dict[str, list[str]] = {}
+    for name in field_types():
+        sections.setdefault(name.partition(".")[0], []).append(name)
+    near = sections.get(field.partition(".")[0], sections)
+    return f"unknown field config.{printable(field, 80)}: {nearest(field, field_types(), near)}"
+
+
+@cache
 def field_types() -> dict[str, tuple[type, bool]]:
     """Field -> (its type, whether None may stand for what the network or the dataset has)."""
     config = get_config()

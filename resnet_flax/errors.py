@@ -43,12 +43,13 @@ class Interrupted(Exception):
         self.exit_code = 128 + signum
 
 
-def nearest(name: object, choices: Iterable[str]) -> str:
-    """A hint to put behind an unknown `name`: the closest of `choices`, or all of them when none is close."""
+def nearest(name: object, choices: Iterable[str], instead: Iterable[str] = ()) -> str:
+    """A hint to put behind an unknown `name`: the closest of `choices`, or all of them or `instead` if none is close."""
     names = sorted(choices)
     close = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
-    rest = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(names[:MOST_NAMED])}{rest}"
+    listed = sorted(instead) or names
+    rest = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(listed[:MOST_NAMED])}{rest}"
 
 
 def lookup(kind: str, name: object, registry: dict):

@@ -152,7 +152,7 @@ def check(found: Predictions, classes: int | None) -> Predictions:
     values, labels = found.log_probabilities, found.labels
     if values.dtype != np.float32 or labels.dtype != np.int32 or values.ndim != 2 or labels.shape != values.shape[:1]:
         raise ValueError("its arrays do not fit each other")
-    if not values.size or classes not in (None, values.shape[1]) or np.any(values > 1e-3):
+    if not values.size or classes not in (None, values.shape[1]) or not np.all(values <= 1e-3):
         raise ValueError("its probabilities are none")
     if labels.min() < 0 or labels.max() >= values.shape[1]:
         raise ValueError("its labels are none")

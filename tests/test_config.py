@@ -256,6 +256,20 @@ def test_a_config_of_somebody_is_data(text, message, tmp_path):
         complete(configs.read(tmp_path))
 
 
+def test_a_message_names_what_there_is_near_and_ends(tmp_path):
+    strange = {**{f"x{n}": n for n in range(30)}, "optimizer": {"z" * 2000: 1}}
+    (tmp_path / "config.json").write_text(json.dumps(strange))
+    with pytest.raises(UserError) as error:
+        configs.read(tmp_path)
+    *lines, last = str(error.value).splitlines()
+    assert len(lines) == configs.MOST_MISTAKES
+    assert last == "and 11 more"
+    assert lines[1].endswith(
+        "unknown field config.x1: there are: data, model, optimizer, parallel, schedule, seed, train"
+    )
+    assert "there are: optimizer.b1, " in configs.unknown_field("optimizer." + "z" * 2000)
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     config = get_config()
     config.optimizer.learning_rate = np.float64(0.5)

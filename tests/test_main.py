@@ -75,6 +75,8 @@ MISTAKES = [
     (["train", QUICKSTART, "--workdir=a"], "train takes one --workdir, not 2"),
     ([QUICKSTART, "--wordkir=x"], "Did you mean: workdir"),
     ([QUICKSTART, "--config.optimizer.momentun=1"], "config.optimizer.momentun: did you mean 'optimizer.momentum'"),
+    ([QUICKSTART, "--config.train.zzzzzzzzzzzzzzzzz=1"], "there are: train.batch_size, "),
+    ([QUICKSTART, "--noconfig.optimizer.nesterov=maybe"], "--noconfig.optimizer.nesterov=maybe does not take"),
     ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "could not convert string to float: 'fast'"),
     ([QUICKSTART, "--config.model.name=resnet_433"], "unknown model 'resnet_433': did you mean 'resnet_443'"),
     ([QUICKSTART, "--config.model.block=basik"], "unknown block 'basik': did you mean 'basic'"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from resnet_flax.errors import UserError
 from resnet_flax.predictions import ClassScores, Predictions, load, mean, save, wilson
 
 
@@ -73,3 +74,13 @@ def test_saved_and_loaded(tmp_path):
     with np.load(tmp_path / "predictions.npz") as arrays:
         assert arrays["probabilities"].dtype == np.float32
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])
+def test_what_is_no_probability_is_no_prediction(value, tmp_path):
+    found = draw()
+    found.log_probabilities[1, 1] = value
+    with np.errstate(invalid="ignore"):
+        save(found, tmp_path / "predictions.npz")
+    with pytest.raises(UserError, match="its probabilities are none"):
+        load(tmp_path / "predictions.npz")
