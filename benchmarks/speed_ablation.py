@@ -96,7 +96,7 @@ def table(lines: list[dict]) -> str:
     if len(averaged) > 1:
         gain = f"{statistics.mean(averaged):+.2f} ± {statistics.stdev(averaged):.2f}"
         rows.append(f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain}")
-    return "\n".join(rows)
+    return "\n".join([*rows, ""])
 
 
 def main() -> None:

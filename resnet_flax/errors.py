@@ -44,7 +44,7 @@ class Interrupted(Exception):
 
 
 def nearest(name: object, choices: Iterable[str], instead: Iterable[str] = ()) -> str:
-    """A hint to put behind an unknown `name`: the closest of `choices`, or all of them or `instead` if none is close."""
+    """A hint to put behind an unknown `name`: the closest of `choices`; if none is close, `instead` or all."""
     names = sorted(choices)
     close = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
     listed = sorted(instead) or names
