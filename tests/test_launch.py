@@ -23,7 +23,8 @@ TPU = JOB | {"TPU": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4", "CHIPS": "8", "NA
 
 def launch(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
     command = [str(ROOT / "launch" / script), *words]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}  # make may have set it
+    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True)
 
 
 def stand_in(folder: Path, name: str, script: str) -> dict[str, str]:
