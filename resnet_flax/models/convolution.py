@@ -46,8 +46,8 @@ def _forward(x, kernel, stride, padding):
 def _backward(stride, padding, saved, gradient):
     x, kernel = saved
     # Inlined, what made x and the gradient would be fused into their transposition: computed again, in strides. But in
-    # a computation of its own a sum over processes would come at any time, and they would wait for different ones.
-    apart = set_xla_metadata(inlineable="false") if jax.process_count() == 1 else nullcontext()
+    # a computation of its own a sum over devices would come at any time, and they would wait for different ones.
+    apart = set_xla_metadata(inlineable="false") if jax.device_count() == 1 else nullcontext()
     with apart:
         of_kernel = _kernel_gradient(x, gradient, kernel.shape[0], stride, padding)
     return _input_gradient(x.shape, kernel, gradient, stride, padding), of_kernel
