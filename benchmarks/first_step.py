@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import wraps
 
-from resnet_flax import main, train
+from resnet_flax import main
+from resnet_flax.training.run import Run
 
 import jax  # isort: skip  the package is what imports it first
 
@@ -66,12 +67,11 @@ class Watch:
 
 def watched_run(watch: Watch) -> None:
     """Have the next training end after its first step."""
-    Run = train.Run
     from_config, advance = Run.from_config, Run.advance
     Run.from_config = watch.after("data", from_config)  # type: ignore[method-assign]
     Run.fresh_state = watch.after("init", Run.fresh_state)  # type: ignore[method-assign]
 
-    def advance_once(run: train.Run, first_step: int) -> Callable:
+    def advance_once(run: Run, first_step: int) -> Callable:
         dispatch = advance(run, first_step)
         watch.part("feed")
 

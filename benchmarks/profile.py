@@ -23,11 +23,11 @@ from pathlib import Path
 import jax
 
 from benchmarks import recipes, record
-from resnet_flax.data.device import Resident
-from resnet_flax.parallel import compiler_options
-from resnet_flax.steps import Totals
-from resnet_flax.tables import as_text
-from resnet_flax.train import Run
+from resnet_flax.data.device_feed import DeviceFeed
+from resnet_flax.parallel.devices import compiler_options
+from resnet_flax.report.tables import text_table
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
 
 MOVES = {"copy", "transpose", "bitcast", "reshape", "broadcast", "convert", "pad", "slice", "concatenate", "reverse"}
 MOVES |= {"parameter", "constant", "tuple", "get-tuple-element", "dynamic-slice", "copy-start", "copy-done"}
@@ -204,7 +204,7 @@ def summarise(folder: Path, hlo: str, kernels: dict[str, int], steps: int, top: 
 
 def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
     """What summarise() says about `steps` steps of a run, traced into `folder`."""
-    feed, step = Resident(run.stream, run.parallel), run.step()
+    feed, step = DeviceFeed(run.stream, run.parallel), run.step()
 
     def training_step(state, totals, images, labels, order, position):
         with jax.named_scope("feed"):
@@ -239,7 +239,7 @@ def table(found: dict) -> str:
     header = ["kind", "ms a step", "share"]
     kinds = [row(name, milliseconds) for name, milliseconds in found["kinds"].items()]
     kernels = [row(f"  {top['name']} ({top['kind']})", top["milliseconds"]) for top in found["top"]]
-    return as_text(header, [*kinds, row("all", found["milliseconds"]), *kernels])
+    return text_table(header, [*kinds, row("all", found["milliseconds"]), *kernels])
 
 
 def main() -> None:

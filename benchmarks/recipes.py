@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from benchmarks import record
-from resnet_flax.errors import UserError, tell
+from resnet_flax.errors import UserError, report_error
 from resnet_flax.main import parse
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def run(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        return tell(error)
+        return report_error(error)
 
 
 def words(text: str) -> tuple[str, ...]:

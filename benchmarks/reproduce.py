@@ -21,9 +21,9 @@ from pathlib import Path
 from ml_collections import FrozenConfigDict
 
 from benchmarks import recipes, record
-from resnet_flax.data import sources
+from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.main import main as train
-from resnet_flax.results import read_results
+from resnet_flax.workdir.results import read_results
 
 # What the reports say of their test accuracy, in percent.
 REPORTED = {
@@ -77,7 +77,7 @@ def run(words: list[str], config: FrozenConfigDict, workdir: Path) -> tuple[int,
     names = ("test_accuracy", "test_loss", "train_loss", "train_accuracy", "chosen_epoch", "epochs", "parameters")
     found = {name: results[name] for name in names}
     if results["images_per_second"]:
-        examples = len(sources.load(config.data).train) * (2 if config.data.concat_original else 1)
+        examples = len(load_dataset(config.data).train) * (2 if config.data.concat_original else 1)
         found["seconds_per_epoch"] = round(examples / results["images_per_second"], 3)
     return 0, found | ({"seconds": round(time.perf_counter() - started, 1)} if fresh else {})
 
@@ -138,7 +138,7 @@ def main() -> int:
                 "recipe": recipe,
                 "seed": seed,
                 "batch": config.train.batch_size,
-                "train_examples": len(sources.load(config.data).train),
+                "train_examples": len(load_dataset(config.data).train),
                 "changes": lasting(changes),
             }
             if journal.has(case):

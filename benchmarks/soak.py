@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks import record
-from tests.faults import injection
+from benchmarks.faults import injection
 
 WORDS = ["--config.train.epochs=60", "--config.train.patience=0"]
 WAYS = {
@@ -89,7 +89,7 @@ def soak(faults: int, rng: random.Random) -> tuple[list[dict], dict]:
 
 def malformed(inputs: int, seed: int) -> dict:
     """The row of so many malformed inputs."""
-    command = [sys.executable, "-m", "tests.faults.fuzz", f"--inputs={inputs}", f"--seed={seed}"]
+    command = [sys.executable, "-m", "benchmarks.faults.fuzz", f"--inputs={inputs}", f"--seed={seed}"]
     figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
     for failure in figures["failures"]:
         print(failure)

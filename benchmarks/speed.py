@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 
 import jax
+from ml_collections import FrozenConfigDict
 
 from benchmarks import recipes, record
-from resnet_flax.config import FrozenConfigDict
-from resnet_flax.data.sources import Split
-from resnet_flax.evaluate import flip, mean_of
-from resnet_flax.steps import Totals
-from resnet_flax.train import Run
+from resnet_flax.commands.evaluate import ensemble, flip
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
 
 # Per cent -> the recipe that is to get there, and what is changed in it.
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -65,7 +65,7 @@ def measure(config: FrozenConfigDict) -> dict:
     views = [run.classifier.evaluate(state, Split(view, run.data.test.labels)) for view in flip([run.data.test.images])]
     return {
         "accuracy": views[0].accuracy,
-        "tta_accuracy": mean_of(views).accuracy,
+        "tta_accuracy": ensemble(views).accuracy,
         "loss": round(views[0].loss, 4),
         "seconds": round(seconds, 3),
         "with_compiling": round(finished - started, 1),

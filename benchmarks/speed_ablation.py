@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks import recipes, record
 from resnet_flax.models import whitening
 from resnet_flax.models.whitening import Whitening
-from resnet_flax.steps import Totals
-from resnet_flax.train import Run
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
 
 SMALL = (
     "--config.model.widths=(8,16,32)",

@@ -22,8 +22,8 @@ import optax
 from benchmarks import record
 from resnet_flax import models
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.parallel import Jit
-from resnet_flax.steps import Totals, init_state, train_step
+from resnet_flax.parallel.devices import Jit
+from resnet_flax.training.step import Totals, init_state, train_step
 
 NETWORKS = ("preact", "resnet_large", "resnet_353")
 Program = Callable[[int], None]  # does so many steps and waits for them

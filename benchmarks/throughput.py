@@ -32,12 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import recipes, record
-from resnet_flax import loop
-from resnet_flax.data import tfdata
-from resnet_flax.data.device import Resident
-from resnet_flax.parallel import local_rows
-from resnet_flax.steps import Totals, TrainState
-from resnet_flax.train import IN_FLIGHT, Run
+from resnet_flax.data import host_feed
+from resnet_flax.data.device_feed import DeviceFeed
+from resnet_flax.parallel.devices import local_rows
+from resnet_flax.training.dispatch import device_steps, host_steps
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals, TrainState
+from resnet_flax.training.train import IN_FLIGHT
 
 # Thousand training images a second that one H200 could do, from the arithmetic and the bytes of every layer, with 790
 # TFLOP/s in bfloat16 and 4.3 TB/s as measured on one. A: arithmetic alone; C: perfect convolutions, and the traffic of
@@ -81,9 +82,9 @@ def step_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
 
 def feed_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     if way == "host":
-        batches = tfdata.batches(run.stream, 0)
+        batches = host_feed.batches(run.stream, 0)
         return lambda most: (1, next(batches)["image"])
-    feed = Resident(run.stream, run.parallel)
+    feed = DeviceFeed(run.stream, run.parallel)
     order, positions = feed.order(0), itertools.count()
 
     def several(images, labels, order, position, count):
@@ -99,9 +100,9 @@ def feed_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
 
 def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     if way == "host":
-        advance = loop.host_fed(run.step(), run.stream, 0, run.parallel)
+        advance = host_steps(run.step(), run.stream, 0, run.parallel)
     else:
-        advance = loop.resident(run.step(), run.stream, 0, run.parallel, looped=way == "looped")
+        advance = device_steps(run.step(), run.stream, 0, run.parallel, looped=way == "looped")
     totals = run.parallel.replicate(Totals.zero())
 
     def dispatch(most: int) -> tuple[int, Any]:
@@ -153,8 +154,8 @@ def measure(run: Run, wanted: list[dict], rounds: int, seconds: float) -> list[l
         dispatches.append(programs[key])
     measured: list[list[float]] = [[] for _ in wanted]
     for _ in range(rounds):
-        for case, dispatch, speeds in zip(wanted, dispatches, measured, strict=True):
-            speeds.append(run.stream.batch_size * speed(dispatch, case["steps"], seconds))
+        for case, send, speeds in zip(wanted, dispatches, measured, strict=True):
+            speeds.append(run.stream.batch_size * speed(send, case["steps"], seconds))
     return measured
 
 

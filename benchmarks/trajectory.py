@@ -21,15 +21,16 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from ml_collections import FrozenConfigDict
 
 from benchmarks import record
 from benchmarks.fidelity import reference, schedules
-from resnet_flax.config import FrozenConfigDict, complete
-from resnet_flax.data import tfdata
+from resnet_flax.config.checks import complete
+from resnet_flax.data import host_feed
 from resnet_flax.models import architecture
-from resnet_flax.steps import Totals
-from resnet_flax.torch_weights import Tensors, to_torch
-from resnet_flax.train import Run
+from resnet_flax.models.torch_weights import Tensors, to_torch
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
 
 STEPS, EXACT_STEPS, WINDOW = 100, 20, 10
 EXACT_BOUND, MEAN_BOUND = 1e-3, 0.05
@@ -98,7 +99,7 @@ def measure(label: str) -> dict:
     """The three curves of a setting and how far they are apart."""
     config = configure(SETTINGS[label])
     run = Run.from_config(config)
-    batches = list(itertools.islice(tfdata.batches(run.stream, 0), STEPS))
+    batches = list(itertools.islice(host_feed.batches(run.stream, 0), STEPS))
     state, draw = run.fresh_state(), np.random.default_rng(0)
     weights = to_torch({"params": state.params, "batch_stats": state.batch_stats})
     rounded = {

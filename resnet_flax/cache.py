@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from resnet_flax.errors import UserError
-from resnet_flax.text import say
+from resnet_flax.text import print_line
 
 
 def cache_folder() -> Path:
@@ -39,7 +39,9 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs add up, too
     else:
-        say(f"note: no compiled programs are taken from {folder}, where others can write: chmod 700 it", sys.stderr)
+        print_line(
+            f"note: no compiled programs are taken from {folder}, where others can write: chmod 700 it", sys.stderr
+        )
 
 
 def is_private(folder: Path) -> bool:

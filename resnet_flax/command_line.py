@@ -12,60 +12,59 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
-from resnet_flax import config as configs
+from resnet_flax.config.checks import complete, unknown_field
+from resnet_flax.config.defaults import field_types
+from resnet_flax.config.stored import read_config
 from resnet_flax.errors import UserError, nearest, reason
-from resnet_flax.text import printable, shown
+from resnet_flax.text import escape_line, short_repr
+from resnet_flax.workdir.folder import Job
 
 
 @dataclass(frozen=True)
 class Verb:
-    """`function` is called with a config, a workdir and the verb's own `flags`.
+    """What a verb takes: its own `flags` with their defaults, and what the `words` behind it are.
 
-    Where `words` behind the verb are "workdirs" it is called with a list of pairs (config, workdir) instead; where they
-    are "files" or "fields", with them as one more flag, and for fields with what else sets the config as `recipe`. A
-    verb on what was `trained` takes the config that the workdir holds.
+    Its function is called with a config, a workdir and the flags. Where the words are "workdirs", it gets a list of
+    jobs instead; where they are "files" or "fields", it gets them as one more flag, and for fields also `recipe`, the
+    words that set the config. A verb on a `trained` network takes the config that the workdir holds.
     """
 
-    function: str
     flags: dict[str, Any] = field(default_factory=dict)
     words: str = ""
     trained: bool = False
 
 
-Run = tuple[FrozenConfigDict, Path]  # a complete config and its workdir
-
-
-def read(argv: list[str], name: str, verb: Verb, words: list[str]) -> tuple[list[Run], dict[str, Any]]:
+def read_command_line(argv: list[str], name: str, verb: Verb, words: list[str]) -> tuple[list[Job], dict[str, Any]]:
     """(runs, the verb's own flags) of a command line with `words` behind the verb `name`; UserError for a mistake."""
     if words and not verb.words:
         raise UserError(f"one verb at a time, and a flag's value behind '=': what is {words[0]!r}?")
-    recipe = given(argv, "--config")[-1] if given(argv, "--config") else ""
-    workdirs = given(argv, "--workdir") + (words if verb.words == "workdirs" else [])
+    recipe = flag_values(argv, "--config")[-1] if flag_values(argv, "--config") else ""
+    workdirs = flag_values(argv, "--workdir") + (words if verb.words == "workdirs" else [])
     if not workdirs and not recipe:
         if verb.trained:
             raise UserError("which run? Give --workdir=PATH")
         raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
     if len(workdirs) > 1 and verb.words != "workdirs":
         raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
-    runs = []
-    for workdir in map(Path, workdirs or [f"runs/{name_of_run(recipe)}"]):
-        config = configs.read(workdir) if verb.trained or not recipe else load_recipe(recipe)
+    jobs = []
+    for workdir in map(Path, workdirs or [f"runs/{default_run_name(recipe)}"]):
+        config = read_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         values = read_flags(argv, verb.flags, config)
-        runs.append((configs.complete(values.config), workdir))
+        jobs.append(Job(complete(values.config), workdir))
     options = {flag: values[flag].value for flag in verb.flags}
     if verb.words in ("files", "fields"):
         options[verb.words] = words
     if verb.words == "fields":
         options["recipe"] = [word for word in argv if re.match(r"--?(no)?config[.=]", word)]
-    return runs, options
+    return jobs, options
 
 
-def given(argv: list[str], flag: str) -> list[str]:
+def flag_values(argv: list[str], flag: str) -> list[str]:
     """Every value that a command line has for a flag."""
     return [word.removeprefix(f"{flag}=") for word in argv if word.startswith(f"{flag}=")]
 
 
-def name_of_run(recipe: str) -> str:
+def default_run_name(recipe: str) -> str:
     """What a run of FILE:ARGUMENT is called by default."""
     file, _, argument = recipe.partition(":")
     return Path(file).stem + (f"-{argument}" if argument else "")
@@ -80,7 +79,7 @@ def load_recipe(recipe: str) -> ConfigDict:
     path = Path(file)
     if not path.is_file():
         names = [str(other) for other in path.parent.glob("*.py")] or [str(p) for p in Path("configs").glob("*.py")]
-        raise UserError(f"there is no config file {shown(file)}: {nearest(file, names)}")
+        raise UserError(f"there is no config file {short_repr(file)}: {nearest(file, names)}")
     loader = importlib.machinery.SourceFileLoader("recipe", file)
     module = types.ModuleType(loader.name)
     module.__file__ = file
@@ -93,9 +92,9 @@ def load_recipe(recipe: str) -> ConfigDict:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [0])[-1]
         place = f"{file}, line {line}" if line else file
-        raise UserError(f"{place}: {type(error).__name__}: {printable(error, 300)}") from None
+        raise UserError(f"{place}: {type(error).__name__}: {escape_line(error, 300)}") from None
     if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
-        raise UserError(f"{file}: get_config must return a ConfigDict, not {shown(config)}")
+        raise UserError(f"{file}: get_config must return a ConfigDict, not {short_repr(config)}")
     return config
 
 
@@ -104,11 +103,11 @@ def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flag
 
     Raises UserError for a mistake.
     """
-    fields = configs.field_types()
+    fields = field_types()
     for word in argv:
         named = re.match(r"--?(?:no)?config\.([^=]*)", word)
         if named and named[1] not in fields:
-            raise UserError(configs.unknown_field(named[1]))
+            raise UserError(unknown_field(named[1]))
     values = flags.FlagValues()
     argv = [word for word in argv if not word.startswith("--config=")]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -119,5 +118,5 @@ def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flag
     try:
         values([sys.argv[0], *argv])
     except (flags.Error, ValueError, MemoryError, RecursionError) as error:  # the last two of a tuple nested too deep
-        raise UserError(printable(reason(error), 300)) from None
+        raise UserError(escape_line(reason(error), 300)) from None
     return values

@@ -7,13 +7,13 @@ import signal
 import sys
 from collections.abc import Iterable
 
-from resnet_flax.text import say, shown
+from resnet_flax.text import print_line, short_repr
 
 # What can be wrong with a disk or a folder: full, a limit reached, not to be written, nothing that can be called so.
 STORAGE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 STORAGE += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-LONGEST = 100  # characters of a name that are compared
-MOST_NAMED = 100  # names that a hint lists
+MAX_COMPARED_CHARS = 100  # characters of a name that are compared
+MAX_NAMES_LISTED = 100  # names that a hint lists
 
 
 class UserError(Exception):
@@ -46,17 +46,17 @@ class Interrupted(Exception):
 def nearest(name: object, choices: Iterable[str], instead: Iterable[str] = ()) -> str:
     """A hint to put behind an unknown `name`: the closest of `choices`; if none is close, `instead` or all."""
     names = sorted(choices)
-    close = difflib.get_close_matches(str(name)[:LONGEST], names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:MAX_COMPARED_CHARS], names, n=1, cutoff=0.5)
     listed = sorted(instead) or names
-    rest = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(listed[:MOST_NAMED])}{rest}"
+    rest = f" and {len(listed) - MAX_NAMES_LISTED} more" if len(listed) > MAX_NAMES_LISTED else ""
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(listed[:MAX_NAMES_LISTED])}{rest}"
 
 
 def lookup(kind: str, name: object, registry: dict):
     """`registry[name]`, or a UserError that names the `kind` of thing looked for and the nearest valid name."""
     if isinstance(name, str) and name in registry:
         return registry[name]
-    raise UserError(f"unknown {kind} {shown(name)}: {nearest(name, registry)}")
+    raise UserError(f"unknown {kind} {short_repr(name)}: {nearest(name, registry)}")
 
 
 def reason(error: BaseException) -> str:
@@ -66,7 +66,7 @@ def reason(error: BaseException) -> str:
     return said[0] if said else text.splitlines()[0][:200]
 
 
-def tell(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Print what a user can do something about as one line, and return the exit code; raise anything else again."""
     if isinstance(error, OSError) and error.errno in STORAGE:
         place = f": {error.filename}" if error.filename else ""
@@ -74,5 +74,5 @@ def tell(error: Exception) -> int:
     if not isinstance(error, UserError | Interrupted):
         raise error
     if not error.quiet:
-        say(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
+        print_line(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
     return error.exit_code

@@ -1,28 +1,37 @@
 """Files that anybody may have written: nothing in them is run, and none takes more memory than is foreseen."""
 
+import contextlib
 import io
 import json
 import math
 import mmap
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-LONGEST = 2**23  # bytes of a text
-LARGEST = 2**29  # bytes that an archive may unpack to; an .npy, which is mapped, may have any size
-HEADER = 2**14  # bytes in which an .npy says what it holds; NumPy itself allows 10,000
+MAX_TEXT_BYTES = 2**23  # bytes of a text
+
+
+MAX_UNPACKED_BYTES = 2**29  # bytes that an archive may unpack to; an .npy, which is mapped, may have any size
+
+
+HEADER_BYTES = 2**14  # bytes in which an .npy says what it holds; NumPy itself allows 10,000
+
+
 # Version of an .npy -> how its header is read; the third is for structures.
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_text(path: Path) -> str:
-    """The content of a text in UTF-8; ValueError where it is none, or has more than LONGEST bytes."""
+    """The content of a text in UTF-8; ValueError where it is none, or has more than MAX_TEXT_BYTES bytes."""
     with open(path, "rb") as file:
-        content = file.read(LONGEST + 1)
-    if len(content) > LONGEST:
-        raise ValueError(f"has more than {LONGEST:,} bytes")
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise ValueError(f"has more than {MAX_TEXT_BYTES:,} bytes")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -48,8 +57,8 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         try:
             size = unpacked_size(file)
-            if size > LARGEST:
-                raise ValueError(f"unpacks to {size:,} bytes, more than {LARGEST:,}: write it as .npy")
+            if size > MAX_UNPACKED_BYTES:
+                raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}: write it as .npy")
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
                 contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
@@ -76,7 +85,7 @@ def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 def array_of(content: memoryview) -> np.ndarray:
     """The array that the bytes of an .npy describe, without a copy; ValueError where they do not fit it."""
-    file = io.BytesIO(content[:HEADER])
+    file = io.BytesIO(content[:HEADER_BYTES])
     try:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
     except Exception as error:  # NumPy takes a header for Python, and parses that of Python 2 too
@@ -87,3 +96,20 @@ def array_of(content: memoryview) -> np.ndarray:
     if dtype.itemsize * count != len(content) - start or min(shape, default=0) < 0:
         raise ValueError(f"has an array of {shape} x {dtype} in {len(content) - start:,} bytes")
     return np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if fortran else "C")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
+    """A file to write, which takes the place of `path` once it is complete and on disk; else `path` stays as it is."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(unfinished, mode, newline="" if mode == "w" else None) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)  # a failed write does not say of what
+        raise

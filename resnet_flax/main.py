@@ -31,26 +31,27 @@ import sys
 from typing import Any
 
 from resnet_flax.cache import keep_compiled_programs
-from resnet_flax.command_line import Run, Verb, read
-from resnet_flax.errors import lookup, tell
+from resnet_flax.command_line import Job, Verb, read_command_line
+from resnet_flax.errors import lookup, report_error
 
+# The verb VERB is the function VERB of the module VERB in resnet_flax.commands.
 VERBS: dict[str, Verb] = {
-    "train": Verb("resnet_flax.seeds:train", dict(seeds="")),
-    "summary": Verb("resnet_flax.summary:show"),
-    "preview": Verb("resnet_flax.preview:draw", dict(images=8, versions=8)),
-    "sweep": Verb("resnet_flax.sweep:sweep", dict(method="grid", trials=0, storage=""), "fields"),
-    "report": Verb("resnet_flax.report:report", dict(output=""), "workdirs", True),
-    "evaluate": Verb("resnet_flax.evaluate:evaluate", dict(split="test", checkpoint="best", tta=""), "workdirs", True),
-    "predict": Verb("resnet_flax.predict:predict", dict(checkpoint="best", output="", submission=False), "files", True),
-    "import-torch": Verb("resnet_flax.torch_weights:import_torch", dict(file="")),
-    "export": Verb("resnet_flax.export:export", dict(format="safetensors", output=""), trained=True),
+    "train": Verb(dict(seeds="")),
+    "summary": Verb(),
+    "preview": Verb(dict(images=8, versions=8)),
+    "sweep": Verb(dict(method="grid", trials=0, storage=""), "fields"),
+    "report": Verb(dict(output=""), "workdirs", True),
+    "evaluate": Verb(dict(split="test", checkpoint="best", tta=""), "workdirs", True),
+    "predict": Verb(dict(checkpoint="best", output="", submission=False), "files", True),
+    "import-torch": Verb(dict(file="")),
+    "export": Verb(dict(format="safetensors", output=""), trained=True),
 }
 
 
-def parse(argv: list[str]) -> tuple[str, list[Run], dict[str, Any]]:
-    """(verb, runs, the verb's own flags) from a command line; UserError for a mistake in it."""
+def parse(argv: list[str]) -> tuple[str, list[Job], dict[str, Any]]:
+    """Return (verb, jobs, the verb's own flags) of a command line; UserError for a mistake in it."""
     name, *words = [word for word in argv if not word.startswith("-")] or ["train"]
-    return name, *read(argv, name, lookup("verb", name, VERBS), words)
+    return name, *read_command_line(argv, name, lookup("verb", name, VERBS), words)
 
 
 def main(argv: list[str]) -> int:
@@ -60,12 +61,12 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         keep_compiled_programs()
-        name, runs, options = parse(argv)
-        module, function = VERBS[name].function.split(":")
-        do = getattr(importlib.import_module(module), function)
-        do(runs, **options) if VERBS[name].words == "workdirs" else do(*runs[0], **options)
+        name, jobs, options = parse(argv)
+        function = name.replace("-", "_")
+        run = getattr(importlib.import_module(f"resnet_flax.commands.{function}"), function)
+        run(jobs, **options) if VERBS[name].words == "workdirs" else run(*jobs[0], **options)
     except Exception as error:
-        return tell(error)
+        return report_error(error)
     except KeyboardInterrupt:
         return 130
     return 0

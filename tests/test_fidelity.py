@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.fidelity import networks, optimizers, relative, schedules
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.torch_weights import to_torch
+from resnet_flax.models.torch_weights import to_torch
 
 
 @cache

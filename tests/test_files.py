@@ -100,7 +100,7 @@ def test_an_archive_that_is_none(tmp_path, content, why):
         (b"[" * 10**6, "nested too deep"),
         (b"1" * 5000, "limit"),
         (b"\xff", "no text in UTF-8"),
-        (b" " * (files.LONGEST + 1), "has more than 8,388,608 bytes"),
+        (b" " * (files.MAX_TEXT_BYTES + 1), "has more than 8,388,608 bytes"),
         (b"{", "Expecting"),
     ],
 )

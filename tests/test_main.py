@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_flax.config import to_json
+from resnet_flax.config.stored import config_to_json
 from resnet_flax.main import VERBS, main, parse
 
 ROOT = Path(__file__).parents[1]
@@ -139,7 +139,7 @@ def test_verbs_on_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monkey
 
 def test_a_workdir_holds_its_config(tmp_path):
     _, [(config, _)], _ = parse([f"--config={ROOT}/configs/preact.py:sgd", "--config.train.epochs=3"])
-    (tmp_path / "config.json").write_text(to_json(config))
+    (tmp_path / "config.json").write_text(config_to_json(config))
     for verb in ("train", "evaluate", "export", "summary"):
         assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
     _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_flax.text import printable, say
+from resnet_flax.text import escape_line, print_line
 
 PACKAGE = Path(__file__).parents[1] / "resnet_flax"
 
@@ -24,20 +24,20 @@ PACKAGE = Path(__file__).parents[1] / "resnet_flax"
     ids=ascii,
 )
 def test_printable(text, shown):
-    assert printable(text) == (text if shown is None else shown)
+    assert escape_line(text) == (text if shown is None else shown)
 
 
 @pytest.mark.parametrize("text", ["x" * 9, "x" * 10, "x" * 11, "x" * 10_000, "\x1b" * 3, "\x1b" * 9])
 def test_what_is_too_long_is_cut(text):
-    shown = printable(text, longest=10)
+    shown = escape_line(text, longest=10)
     assert len(shown) <= 10
-    assert shown.endswith("\u2026") == (len(printable(text)) > 10)
+    assert shown.endswith("\u2026") == (len(escape_line(text)) > 10)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_say_prints_lines_in_any_encoding(encoding):
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    say("cat \u732b \x1b[2J\nsecond \udcff", file)
+    print_line("cat \u732b \x1b[2J\nsecond \udcff", file)
     cat = "\u732b" if encoding == "utf-8" else "\\u732b"
     assert file.buffer.getvalue().decode() == f"cat {cat} \\x1b[2J\nsecond \\udcff\n"
 

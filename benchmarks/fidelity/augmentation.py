@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks.fidelity import Row
-from resnet_flax.data import autoaugment, pixels
-from resnet_flax.data.augment import NORMALIZATIONS
+from resnet_flax.data.augment import autoaugment, pixels
+from resnet_flax.data.augment.policy import NORMALIZATIONS
 
 BOUND = 0.005  # of the values, as torchvision's two backends differ among themselves, too
 SIZE = 32

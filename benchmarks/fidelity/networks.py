@@ -21,8 +21,8 @@ import optax
 from benchmarks.fidelity import Row, absolute, relative
 from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.resnet import ACTIVATIONS, ResNet
-from resnet_flax.steps import Totals, TrainState, train_step
-from resnet_flax.torch_weights import Tensors, from_torch, to_torch
+from resnet_flax.models.torch_weights import Tensors, from_torch, to_torch
+from resnet_flax.training.step import Totals, TrainState, train_step
 
 # Narrow versions of every variant, small enough to commit.
 VARIANTS: dict[str, dict] = {

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 from benchmarks.fidelity import Row, relative
-from resnet_flax.config import get_config
+from resnet_flax.config.defaults import get_config
+from resnet_flax.models.torch_weights import Tensors
 from resnet_flax.optim import optimizers, schedules
-from resnet_flax.torch_weights import Tensors
 
 Gradient = Callable[[Tensors, int], Tensors]  # (weights, step) -> gradients
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fidelity import Row, absolute
-from resnet_flax.config import get_config
+from resnet_flax.config.defaults import get_config
 from resnet_flax.optim import schedules
 
 CASES: dict[str, dict] = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import speed
-from resnet_flax import train as training
 from resnet_flax.main import main, parse
+from resnet_flax.training.run import Run
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -30,7 +30,7 @@ def results(workdir: Path) -> dict:
 
 def test_a_fast_recipe_is_a_recipe(tmp_path, monkeypatch):
     """Stopped in the middle and resumed on one feed under jit, it ends as undisturbed on the other under pmap."""
-    start_advance = training.Run.advance
+    start_advance = Run.advance
 
     def stopping_advance(self, first_step):
         advance = start_advance(self, first_step)
@@ -43,7 +43,7 @@ def test_a_fast_recipe_is_a_recipe(tmp_path, monkeypatch):
         return counted
 
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    monkeypatch.setattr(training.Run, "advance", stopping_advance)
+    monkeypatch.setattr(Run, "advance", stopping_advance)
     averaged = [*SPEED94, "--config.train.ema_decay=0.9"]
     words = [*averaged, "--config.data.feed=device", f"--workdir={stopped}"]
     assert main(words) == 143
@@ -61,7 +61,7 @@ def test_a_fast_recipe_is_a_recipe(tmp_path, monkeypatch):
 def test_the_learning_rate_is_a_triangle_that_ends_near_zero():
     for recipe in ("speed94", "speed96"):
         _, [(config, _)], _ = parse([f"--config={ROOT}/configs/{recipe}.py", "--config.data.name=digits"])
-        run = training.Run.from_config(config)
+        run = Run.from_config(config)
         steps = config.train.epochs * run.stream.steps_per_epoch
         rates = [float(run.learning_rate(step)) for step in range(steps)]
         peak = rates.index(max(rates))

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_flax.data import tfdata
-from resnet_flax.data.augment import Policy
-from resnet_flax.data.batches import Stream
-from resnet_flax.data.device import Resident
-from resnet_flax.data.sources import Split
-from resnet_flax.parallel import Jit
+from resnet_flax.data import host_feed
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.device_feed import DeviceFeed
+from resnet_flax.data.stream import Stream
+from resnet_flax.parallel.devices import Jit
 
 EXAMPLES, BATCH = 50, 8
 
@@ -31,7 +31,7 @@ def take(feed, count: int) -> list[dict[str, np.ndarray]]:
 
 
 def device_batches(one: Stream, first_step: int, parallel: Jit):
-    feed = Resident(one, parallel)
+    feed = DeviceFeed(one, parallel)
     batch = jax.jit(feed.batch)
     for step in itertools.count(first_step):
         epoch, position = divmod(step, one.steps_per_epoch)
@@ -48,7 +48,7 @@ def assert_same(ours, theirs):
 def test_both_feeds_give_the_same_batches(split, concat):
     one = stream(split, concat=concat)
     count = 2 * one.steps_per_epoch + 1
-    assert_same(take(tfdata.batches(one, 0), count), take(device_batches(one, 0, Jit()), count))
+    assert_same(take(host_feed.batches(one, 0), count), take(device_batches(one, 0, Jit()), count))
 
 
 @pytest.mark.parametrize("feed", ["tfdata", "device"])
@@ -56,7 +56,7 @@ def test_batch_depends_on_seed_and_step_alone(split, feed):
     def batches(seed, first_step, count):
         one = stream(split, seed)
         return take(
-            tfdata.batches(one, first_step) if feed == "tfdata" else device_batches(one, first_step, Jit()), count
+            host_feed.batches(one, first_step) if feed == "tfdata" else device_batches(one, first_step, Jit()), count
         )
 
     whole = batches(3, 0, 15)
@@ -69,7 +69,7 @@ def test_batch_depends_on_seed_and_step_alone(split, feed):
 def test_epoch_is_a_permutation_and_epochs_differ(split):
     one = stream(split)
     assert one.steps_per_epoch == 6
-    labels = [batch["label"] for batch in take(tfdata.batches(one, 0), 12)]
+    labels = [batch["label"] for batch in take(host_feed.batches(one, 0), 12)]
     first, second = np.concatenate(labels[:6]), np.concatenate(labels[6:])
     assert len(set(first.tolist())) == len(first) == 48
     assert (first != second).any()
@@ -77,7 +77,7 @@ def test_epoch_is_a_permutation_and_epochs_differ(split):
 
 def test_labels_go_with_their_images(split):
     one = stream(split, policy="normalize(half)")
-    for batch in take(tfdata.batches(one, 0), 6):
+    for batch in take(host_feed.batches(one, 0), 6):
         expected = (split.images[batch["label"]] / np.float32(255) - 0.5) / 0.5
         np.testing.assert_allclose(batch["image"], expected, atol=1e-6)
 
@@ -85,7 +85,7 @@ def test_labels_go_with_their_images(split):
 def test_concat_original_is_the_augmented_and_the_plain_split(split):
     one = stream(split, policy="crop(4)|normalize(half)", concat=True)
     assert (one.epoch_size, one.steps_per_epoch) == (100, 12)
-    batches = take(tfdata.batches(one, 0), 12)
+    batches = take(host_feed.batches(one, 0), 12)
     plain = (split.images / np.float32(255) - 0.5) / 0.5
     untouched = [
         np.allclose(image, plain[label], atol=1e-6)
@@ -100,12 +100,12 @@ def test_concat_original_is_the_augmented_and_the_plain_split(split):
 
 def test_processes_share_a_batch(split, monkeypatch):
     one = stream(split)
-    whole = take(tfdata.batches(one, 0), 2)
+    whole = take(host_feed.batches(one, 0), 2)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     halves = []
     for index in range(2):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        halves.append(take(tfdata.batches(one, 0), 2))
+        halves.append(take(host_feed.batches(one, 0), 2))
     for batch, left, right in zip(whole, *halves, strict=True):
         assert len(left["label"]) == BATCH // 2
         np.testing.assert_array_equal(np.concatenate([left["image"], right["image"]]), batch["image"])

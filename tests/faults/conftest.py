@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import injection
+from benchmarks.faults import injection
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from resnet_flax import classifier, report
-from resnet_flax import config as configs
+from resnet_flax.commands import train
+from resnet_flax.config.checks import complete
+from resnet_flax.config.stored import read_config
 from resnet_flax.main import main
-from resnet_flax.results import read_results
+from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.workdir.results import read_results
 
 # Written in November 2026, and never written again: a change of the format is one that still reads this.
 STOPPED = Path(__file__).parents[1] / "fixtures" / "stopped_run"
@@ -32,9 +34,9 @@ def change(workdir, **sections):
 
 
 def test_stopped_run_of_an_older_version_goes_on_to_the_end_that_it_had(workdir, monkeypatch, capsys):
-    monkeypatch.setattr(report, "draw", lambda *_: None)
-    config = configs.complete(configs.read(workdir))
-    found = classifier.restore(config, workdir, "newest")
+    monkeypatch.setattr(train, "ensure_report", lambda workdir: None)
+    config = complete(read_config(workdir))
+    found = restore_checkpoint(config, workdir, "newest")
     assert (found.step, len(found.history)) == (3, 1)
     assert main([f"--workdir={workdir}"]) == 0
     assert "resuming at step 3 (epoch 2)" in capsys.readouterr().out
@@ -46,9 +48,9 @@ def test_stopped_run_of_an_older_version_goes_on_to_the_end_that_it_had(workdir,
 
 
 def test_config_without_a_newer_field_has_its_default(workdir):
-    whole = configs.read(workdir)
+    whole = read_config(workdir)
     change(workdir, train={"patience": None}, optimizer={"nesterov": None})
-    assert configs.read(workdir) == whole
+    assert read_config(workdir) == whole
 
 
 def test_config_with_a_renamed_field_names_the_nearest(workdir, capsys):

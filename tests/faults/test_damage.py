@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from resnet_flax import classifier, train
-from resnet_flax.checkpoint import Checkpoints, checksum
+from benchmarks.faults.injection import SMALL, end, run
 from resnet_flax.main import main, parse
-from tests.faults.injection import SMALL, end, run
+from resnet_flax.training.restore import checkpoint_template
+from resnet_flax.workdir.checkpoints import Checkpoints, checksum
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ HARMLESS = ("no metadata",)  # Orbax can do without it
 def blank():
     """What the checkpoints of the run are restored into."""
     _, [(config, _)], _ = parse(SMALL)
-    return classifier.blank(config)
+    return checkpoint_template(config)
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -106,7 +106,7 @@ def test_run_with_a_damaged_checkpoint_goes_on_to_the_same_end(workdir, undistur
 
 
 def test_best_that_is_damaged_is_told_and_no_other_taken_for_it(workdir, monkeypatch, capsys):
-    monkeypatch.setattr(train, "best_row", lambda history, _: history[:2][-1])
+    monkeypatch.setattr("resnet_flax.training.train.best_row", lambda history, _: history[:2][-1])
     step = workdir / "checkpoints" / "16"
     for damage in (flip_a_bit_in_an_array, shutil.rmtree):
         damage(step)

@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from resnet_flax.checkpoint import Checkpoint, Checkpoints
+from benchmarks.faults.injection import SMALL, at_step, end, run, send
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
-from resnet_flax.metrics import write_csv
-from tests.faults.injection import SMALL, at_step, end, run, send
+from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
+from resnet_flax.workdir.history import write_history
 
 
 @pytest.fixture
@@ -109,10 +109,10 @@ def test_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path):
 
 def test_file_that_cannot_be_written_stays_as_it_was(tmp_path):
     path = tmp_path / "metrics.csv"
-    write_csv([], path)
+    write_history([], path)
     before = path.read_bytes()
     with largest_file(1_000), pytest.raises(OSError, match=os.strerror(errno.EFBIG)) as caught:
-        write_csv([{"epoch": epoch} for epoch in range(1_000)], path)
+        write_history([{"epoch": epoch} for epoch in range(1_000)], path)
     assert caught.value.filename == str(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

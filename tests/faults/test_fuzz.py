@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its memory is measured as Linux does")
 def test_malformed_inputs_are_read_or_refused():
     """In a process of its own, as some readers are not Python and could take it down. `make soak` takes more inputs."""
-    command = [sys.executable, "-m", "tests.faults.fuzz", "--inputs=12000"]
+    command = [sys.executable, "-m", "benchmarks.faults.fuzz", "--inputs=12000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     figures = json.loads(done.stdout)

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.faults.injection import WITHOUT_PICTURES, end, interrupt, run
+from benchmarks.faults.injection import WITHOUT_PICTURES, end, interrupt, run
 
 LONG = ["--config.train.epochs=12", "--config.train.patience=0", "--config.data.feed=device"]
 

@@ -10,22 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_flax import train
-from resnet_flax.data import tfdata
+from benchmarks.faults.injection import SMALL, STEPS, at_step, end, newest, run, send
+from resnet_flax.data import host_feed
 from resnet_flax.main import parse
-from tests.faults.injection import SMALL, STEPS, at_step, end, newest, run, send
+from resnet_flax.training.run import Run
 
 
 @contextlib.contextmanager
 def in_step(number, spoil):
     """Training step `number` (from 0) is `spoil`(step, state, totals, batch), compiled with all others."""
-    step = train.Run.step
+    step = Run.step
 
     def patched(self):
         sound = step(self)
         return lambda state, totals, batch: spoil(sound, state.step == number, state, totals, batch)
 
-    with mock.patch.object(train.Run, "step", patched):
+    with mock.patch.object(Run, "step", patched):
         yield
 
 
@@ -59,8 +59,8 @@ def test_nan_ends_the_run_and_names_its_batch(feed, undisturbed, tmp_path, capsy
         assert run(tmp_path, *words) == 4
     named = refused(tmp_path, capsys.readouterr().err)
     _, [(config, _)], _ = parse([*SMALL, *words])
-    stream = train.Run.from_config(config).stream
-    batch = next(tfdata.batches(stream, 11))
+    stream = Run.from_config(config).stream
+    batch = next(host_feed.batches(stream, 11))
     np.testing.assert_array_equal(stream.split.labels[named], batch["label"])
     # And without what spoiled it the run goes on from its last good checkpoint.
     assert run(tmp_path, *words) == 0

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.faults.injection import (
+from benchmarks.faults.injection import (
     EXIT_CODES,
     STEPS,
     at_step,
@@ -69,7 +69,7 @@ def test_stopped_while_it_compiles(tmp_path):
 STOP_AT_STEP_19 = """
 import sys
 from pathlib import Path
-from tests.faults.injection import SMALL, at_step, run, send
+from benchmarks.faults.injection import SMALL, at_step, run, send
 
 *words, workdir = sys.argv[1 + len(SMALL):]
 with at_step(19, send(15)):

@@ -9,10 +9,10 @@ from unittest import mock
 
 import pytest
 
-from resnet_flax.checkpoint import Checkpoints
+from benchmarks.faults.injection import STEPS, at_step, end, in_save, restored, run
 from resnet_flax.main import main
-from resnet_flax.workdir import hold
-from tests.faults.injection import STEPS, at_step, end, in_save, restored, run
+from resnet_flax.workdir.checkpoints import Checkpoints
+from resnet_flax.workdir.folder import lock_workdir
 
 
 def test_second_run_is_refused_and_told_who_is_first(undisturbed, tmp_path, capsys):
@@ -22,14 +22,14 @@ def test_second_run_is_refused_and_told_who_is_first(undisturbed, tmp_path, caps
     assert codes == [1]
     holder = f"process {os.getpid()} on {socket.gethostname()}"
     assert capsys.readouterr().err == (
-        f"error: {holder} trains in {tmp_path} already: wait for it, or choose another --workdir\n"
+        f"error: {holder} already trains in {tmp_path}: wait for it, or choose another --workdir\n"
     )
     assert end(tmp_path) == end(undisturbed())
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_where_nothing_can_be_locked_a_note_says_so(code, tmp_path, capsys):
-    with mock.patch.object(fcntl, "flock", side_effect=OSError(code, os.strerror(code))), hold(tmp_path):
+    with mock.patch.object(fcntl, "flock", side_effect=OSError(code, os.strerror(code))), lock_workdir(tmp_path):
         pass
     assert f"cannot be locked ({os.strerror(code)})" in capsys.readouterr().out
 

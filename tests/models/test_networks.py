@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from resnet_flax import models
-from resnet_flax.config import complete, get_config
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
 from resnet_flax.errors import UserError
-from resnet_flax.models import table
+from resnet_flax.models import layers
 from resnet_flax.models.blocks import max_pool
 from resnet_flax.models.resnet import KERNEL_INITS, ResNet, convolution
 
@@ -124,7 +125,7 @@ PRINTED = {
 @pytest.mark.parametrize("name", PRINTED)
 def test_layer_table_is_the_reports(name):
     model = network(name)
-    rows = [(row.kind, row.shape, row.parameters) for row in table.layers(model, IMAGE)]
+    rows = [(row.kind, row.shape, row.parameters) for row in layers.layers(model, IMAGE)]
     count, printed = PRINTED[name]
     assert len(rows) == count
     for number, channels, side, parameters in printed:
@@ -134,9 +135,9 @@ def test_layer_table_is_the_reports(name):
 
 
 def test_summary_prints_totals():
-    text = table.as_text(network("resnet_353"), IMAGE)
+    text = layers.layer_table(network("resnet_353"), IMAGE)
     assert "parameters: 4,918,602" in text
-    flops = sum(row.flops for row in table.layers(network("resnet_353"), IMAGE))
+    flops = sum(row.flops for row in layers.layers(network("resnet_353"), IMAGE))
     assert f"{flops:,} forward" in text
     assert flops == pytest.approx(4.79e9 / 3, rel=0.01)  # a third of the known cost of a training step
 
@@ -177,7 +178,7 @@ def test_dirac_convolution_copies_its_inputs_first(inputs, outputs):
 
 
 def test_dropout_sits_after_the_first_activation_of_stem_and_blocks():
-    names = [row.name for row in table.layers(network("resnet_2322"), IMAGE) if row.kind == "Dropout"]
+    names = [row.name for row in layers.layers(network("resnet_2322"), IMAGE) if row.kind == "Dropout"]
     assert names[:2] == ["stem_dropout", "stage1_block1/dropout"]
     assert len(names) == 1 + sum(network("resnet_2322").blocks)
 

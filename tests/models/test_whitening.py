@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from resnet_flax import models
-from resnet_flax.config import complete, get_config
-from resnet_flax.data.augment import Policy
-from resnet_flax.models import table
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.models import layers
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.whitening import EXAMPLES, FLOOR, Whitening, directions
-from resnet_flax.steps import Totals
-from resnet_flax.train import Run
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
 
 NORMALIZE = partial(Policy("normalize(cifar10)").plain, jnp)
 
@@ -68,7 +69,7 @@ def test_other_stems_know_nothing_before_training(images):
 
 
 def test_every_stage_halves_behind_a_whitening_stem():
-    rows = table.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
+    rows = layers.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
     stem = rows[0]
     assert (stem.kind, stem.shape, stem.parameters, stem.flops) == ("Whitening", (31, 31, 24), 0, 2 * 288 * 31 * 31)
     assert [row.shape for row in rows if row.kind == "PoolBlock"] == [(15, 15, 4), (7, 7, 8)]

@@ -6,7 +6,7 @@ import numpy as np
 import optax.contrib
 import pytest
 
-from resnet_flax.config import get_config
+from resnet_flax.config.defaults import get_config
 from resnet_flax.optim import optimizers, schedules
 
 LEARNING_RATE = 0.1

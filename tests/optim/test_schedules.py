@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnet_flax.config import get_config
+from resnet_flax.config.defaults import get_config
 from resnet_flax.optim import schedules
 
 

@@ -1,0 +1,158 @@
+"""Malformed inputs for everything that reads what somebody else may have written.
+
+python -m benchmarks.faults.fuzz [--inputs=12000] [--seed=0] [--only=READER;...]
+
+An input is a valid one that was damaged, or one of some bombs. Whatever it is, its reader returns a value or raises an
+error that the caller makes a line of, within a second of CPU time and a gigabyte of memory. Prints figures as JSON;
+exits with 1 where a reader did anything else, and leaves that input in a file. Input N of a reader is always the same.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from benchmarks.faults.readers import SIZES, Figures, Reader, all_readers
+from resnet_flax.text import escape_lines
+
+SECONDS = 1.0  # of CPU time for one input
+MEMORY = 2**30  # bytes beyond what the process has when it starts
+LONGEST = 5000  # characters of a message
+MAY_REFUSE = ("command",)  # whose valid inputs are about runs that there are not
+
+
+def damaged(rng: random.Random, reader: Reader) -> bytes:
+    """A valid input of `reader` with one to five changes, most often one."""
+    content = bytearray(rng.choice(reader.valid))
+    for _ in range(min(rng.randint(1, 5), rng.randint(1, 5), rng.randint(1, 5))):
+        at = rng.randrange(len(content) + 1)
+        length = min(int(rng.expovariate(0.1)) + 1, len(content) - at)
+        match rng.randrange(8):
+            case 0:
+                content[at : at + 1] = bytes([rng.randrange(256)])
+            case 1 if at < len(content):
+                content[at] ^= 1 << rng.randrange(8)
+            case 2:
+                del content[at : at + length]
+            case 3:
+                content[at:at] = content[at : at + length] * rng.choice([1, 1, 2, 50])
+            case 4:
+                del content[at:]
+            case 5:
+                other = rng.choice(reader.valid)
+                begin = rng.randrange(len(other) + 1)
+                content[at : at + length] = other[begin : begin + length * 4]
+            case _:
+                token = rng.choice(reader.tokens or SIZES)
+                content[at : at + (len(token) if reader.tokens is SIZES else rng.choice([0, length]))] = token
+    return reader.pack(bytes(content))
+
+
+def inputs(name: str, reader: Reader, count: int, seed: int) -> Iterator[bytes]:
+    """All bombs, and then damaged inputs."""
+    yield from reader.bombs
+    for index in range(count - len(reader.bombs)):
+        yield damaged(random.Random(f"{seed} {name} {index}"), reader)
+
+
+class Slow(BaseException):
+    """One input took too long."""
+
+
+def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
+    """("value" or "refused", seconds); raises anything else."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise Slow(f"more than {SECONDS} seconds")
+
+    printed = io.StringIO()
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    started = time.process_time()
+    try:
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            value = reader.read(content)
+        outcome = "value"
+    except reader.refusals as refusal:
+        outcome, message = "refused", str(refusal)
+        if not message or len(escape_lines(message)) > LONGEST:
+            raise AssertionError(f"a message of {len(message)} characters: {message[:200]!r}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    if (taken := time.process_time() - started) > SECONDS:  # where nothing could stop it
+        raise Slow(f"{taken:.1f} seconds")
+    if outcome == "value" and isinstance(value, Figures):
+        value.draw(folder / "figure.png")
+    if not escape_lines(printed.getvalue()) == printed.getvalue():
+        raise AssertionError(f"prints {printed.getvalue()[:200]!r}")
+    return outcome, taken
+
+
+def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
+    """Figures of `count` inputs in all, with what went wrong under "failures"."""
+    readers = {name: reader for name, reader in all_readers(folder).items() if not only or name in only}
+    for name, reader in readers.items():
+        for content in reader.valid:
+            if reader.pack(content) and name not in MAY_REFUSE:
+                assert answer(reader, reader.pack(content), folder)[0] == "value", (name, content[:200])
+    resource.setrlimit(resource.RLIMIT_AS, (virtual_memory() + MEMORY,) * 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcomes: dict[str, Counter] = {name: Counter() for name in readers}
+    slowest: tuple[float, str] = (0.0, "")
+    failures = []
+    for name, reader in readers.items():
+        for index, content in enumerate(inputs(name, reader, -(-count // len(readers)), seed)):
+            (folder / "input").write_bytes(content)
+            try:
+                outcome, seconds = answer(reader, content, folder)
+                outcomes[name][outcome] += 1
+                slowest = max(slowest, (round(seconds, 2), f"{name} {index}"))
+            except (Exception, Slow) as error:
+                outcomes[name]["failed"] += 1
+                kept = folder / f"{name.replace(', ', '-')}-{index}"
+                kept.write_bytes(content)
+                failures.append({"reader": name, "input": str(kept), "error": f"{type(error).__name__}: {error}"[:300]})
+    return {
+        "inputs": sum(sum(outcome.values()) for outcome in outcomes.values()),
+        "seed": seed,
+        "readers": {name: dict(outcome) for name, outcome in outcomes.items()},
+        "slowest_seconds": slowest[0],
+        "slowest_input": slowest[1],
+        "memory_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024),
+        "failures": failures,
+    }
+
+
+def virtual_memory() -> int:
+    """Bytes of address space that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=12_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="readers with semicolons between, all by default")
+    arguments = parser.parse_args()
+    place = Path(tempfile.mkdtemp(prefix="resnet_flax-fuzz-"))
+    os.environ["XDG_CACHE_HOME"] = str(place)
+    figures = fuzz(arguments.inputs, arguments.seed, [name for name in arguments.only.split(";") if name], place)
+    print(json.dumps(figures, indent=2))
+    if figures["failures"]:
+        sys.exit(1)
+    shutil.rmtree(place)

@@ -1,0 +1,203 @@
+"""Real faults put into real runs of a tiny network, and what must be the same at their end as without any."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+from resnet_flax.commands import train as command
+from resnet_flax.main import main, parse
+from resnet_flax.training import run as run_module
+from resnet_flax.training.classifier import Classifier
+from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.training.run import Run
+from resnet_flax.workdir.checkpoints import Checkpoints, checksum
+from resnet_flax.workdir.results import read_results
+
+ROOT = Path(__file__).parents[2]
+STEPS = 8  # an epoch
+# Nothing counts as better, so that the run stops early: after 3 epochs of 6.
+SMALL = [
+    f"--config={ROOT}/configs/quickstart.py",
+    "--config.model.blocks=(1,)",
+    "--config.model.widths=(4,)",
+    "--config.model.block_dropout=0.1",
+    "--config.data.train=train[:20%]",
+    "--config.data.train_examples=256",
+    "--config.data.validation=train[85%:]",
+    "--config.train.batch_size=32",
+    "--config.train.epochs=6",
+    "--config.train.patience=2",
+    "--config.train.min_delta=1.0",
+    "--config.train.ema_decay=0.9",
+]
+
+
+def run(workdir: Path, *words: str) -> int:
+    """Train SMALL with `words` changed in this process; return the exit code.
+
+    Evaluation takes several batches, so that it can be stopped in the middle, and there are no pictures.
+    """
+    in_small_batches = partial(Classifier, batch_size=90)
+    with mock.patch.object(run_module, "Classifier", in_small_batches), mock.patch.object(command, "ensure_report"):
+        return main([*SMALL, *words, f"--workdir={workdir}"])
+
+
+PROGRAM = ("-m", "resnet_flax.main")
+WITHOUT_PICTURES = ("-m", "benchmarks.faults.injection")  # as `run` does it
+
+
+def start(workdir: Path, *words: str, python: tuple[str, ...] = PROGRAM, **environment: str) -> subprocess.Popen:
+    """Train SMALL with `words` changed in a process of its own."""
+    command = [sys.executable, *python, *SMALL, *words, f"--workdir={workdir}"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def newest(workdir: Path, *words: str) -> tuple[int, list, int]:
+    """(step, history, checksum of all arrays and the history) of the newest checkpoint of a run."""
+    found = restored(workdir, "newest", *words)
+    return found.step, found.history, checksum(found)
+
+
+def restored(workdir: Path, which: str, *words: str):
+    """A checkpoint of a run, as classifier.restore names it."""
+    _, [(config, _)], _ = parse([*SMALL, *words])
+    return restore_checkpoint(config, workdir, which)
+
+
+def end(workdir: Path, *words: str) -> dict:
+    """All that must be the same at the end of two runs: every array, row and result."""
+    best = restored(workdir, "best", *words)
+    results = read_results(workdir)
+    return {
+        "newest": newest(workdir, *words),
+        "best": (best.step, checksum(best)),
+        "metrics.csv": (workdir / "metrics.csv").read_bytes(),
+        "results": {name: value for name, value in results.items() if name != "images_per_second"},
+    }
+
+
+@contextlib.contextmanager
+def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
+    """Do `act` just before training step `step` (from 0) is sent to the devices."""
+    advance = Run.advance
+
+    def patched(self, first_step):
+        go_on, sent = advance(self, first_step), first_step
+
+        def counted(state, totals, most):
+            nonlocal sent
+            if sent == step:
+                act()
+            state, totals, taken = go_on(state, totals, min(most, max(1, step - sent)))
+            sent += taken
+            return state, totals, taken
+
+        return counted
+
+    with mock.patch.object(Run, "advance", patched):
+        yield
+
+
+@contextlib.contextmanager
+def in_evaluation(act: Callable[[], object]) -> Iterator[None]:
+    """Do `act` after the first batch of the next evaluation, which is to end with it."""
+    evaluate, acted = Classifier.evaluate, False
+
+    def patched(self, state, split, stopped):
+        def act_once_and_ask() -> bool:
+            nonlocal acted
+            if not acted:
+                acted = True
+                act()
+            return stopped()
+
+        first = not acted
+        found = evaluate(self, state, split, act_once_and_ask)
+        assert not first or len(found) < len(split)
+        return found
+
+    with mock.patch.object(Classifier, "evaluate", patched):
+        yield
+
+
+@contextlib.contextmanager
+def in_save(number: int, act: Callable[[], object]) -> Iterator[None]:
+    """Do `act` while save `number` (from 1) is written in the background."""
+    save, count = Checkpoints.save, 0
+
+    def patched(self, checkpoint, best_step):
+        nonlocal count
+        save(self, checkpoint, best_step)
+        count += 1
+        if count == number:
+            act()
+
+    with mock.patch.object(Checkpoints, "save", patched):
+        yield
+
+
+def send(signum: int) -> Callable[[], None]:
+    """What sends a signal to this process."""
+    return lambda: os.kill(os.getpid(), signum)
+
+
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def interrupt(
+    workdir: Path, signum: int, doing: str, seconds: float, *words: str, python: tuple[str, ...] = PROGRAM
+) -> tuple[int, float]:
+    """Start the run and send it a signal so many seconds after it is "starting", "training" or "saving" (see below).
+
+    Returns how its process ended, 0 where the run was finished before, and after how many seconds.
+    """
+    with start(workdir, *words, python=python) as process:
+        try:
+            if doing == "training":
+                wait_for_epoch(process)
+            elif doing == "saving":
+                wait_for_save(process, workdir / "checkpoints")
+            sleep(process, seconds)
+            process.send_signal(signum)
+            sent = time.monotonic()
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    expected = (0, -signum, 128 + signum) if doing == "starting" else (0, -9 if signum == 9 else 128 + signum)
+    assert process.returncode in expected, err
+    return process.returncode, time.monotonic() - sent
+
+
+def wait_for_epoch(process: subprocess.Popen) -> None:
+    """Until the line about the first epoch, or the end of the process."""
+    while (line := process.stdout.readline()) and not line.startswith("epoch"):
+        pass
+
+
+def sleep(process: subprocess.Popen, seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def wait_for_save(process: subprocess.Popen, folder: Path) -> None:
+    """Until a first checkpoint is under way, or the end of the process."""
+
+    def unfinished() -> set[str]:
+        return {name for name in os.listdir(folder) if "orbax-checkpoint-tmp" in name} if folder.is_dir() else set()
+
+    before = unfinished()
+    while not unfinished() - before and process.poll() is None:
+        time.sleep(0.001)
+
+
+if __name__ == "__main__":
+    *changed, last = sys.argv[1 + len(SMALL) :]
+    sys.exit(run(Path(last.removeprefix("--workdir=")), *changed))

@@ -1,0 +1,43 @@
+"""Start a workdir from PyTorch weights."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.config.checks import resolve_normalization
+from resnet_flax.errors import UserError, lookup
+from resnet_flax.models.torch_weights import READERS, from_torch
+from resnet_flax.text import print_line
+from resnet_flax.training.restore import checkpoint_template, optimizer_template
+from resnet_flax.training.step import TrainState
+from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
+from resnet_flax.workdir.folder import check_config, lock_workdir
+
+
+def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
+    """Make `workdir` a run of `config` that starts from the weights in `file` (.pt, .pth or .safetensors).
+
+    Raises UserError for a file that does not fit the config's network, and for a workdir that has a run already.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"there is no file {file!r}" if file else "which weights? Give --file=PATH")
+    tree = checkpoint_template(config)
+    like = {"params": tree["state"].params, "batch_stats": tree["state"].batch_stats}
+    tensors = lookup("ending of a weights file", path.suffix, READERS)(path)
+    try:
+        variables = from_torch(tensors, like)
+    except UserError as misfit:
+        raise UserError(f"{file} does not fit config.model {config.model.name!r}: {misfit}") from None
+    with lock_workdir(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
+        check_config(workdir, resolve_normalization(config))
+        if checkpoints.steps():
+            raise UserError(f"{workdir} holds a run already: choose another --workdir")
+        params = jax.tree.map(jnp.asarray, variables["params"])
+        averaged = config.train.ema_decay > 0
+        state = TrainState.start(params, variables["batch_stats"], optimizer_template(config), averaged)
+        state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
+        checkpoints.save(Checkpoint(0, tree | {"state": state}), None)
+    print_line(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")

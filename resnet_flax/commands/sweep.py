@@ -1,0 +1,39 @@
+"""Search over values of some fields of a config, and choose by validation."""
+
+from pathlib import Path
+
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.data.datasets.load import load_dataset
+from resnet_flax.errors import UserError, lookup
+from resnet_flax.studies.space import Plan, Space
+from resnet_flax.studies.sweep import run_sweep
+from resnet_flax.studies.trials import SAMPLERS
+
+
+def sweep(
+    config: FrozenConfigDict,
+    workdir: Path,
+    fields: list[str],
+    recipe: list[str],
+    method: str,
+    trials: int,
+    storage: str,
+) -> None:
+    """Train every combination of the values of `fields`, or as many `trials` as a `method` is to draw, and report.
+
+    `fields` is as Space.read takes it, `recipe` what the command line sets in the config, `storage` the URL of a
+    database. A trial whose loss is not finite, whose config is refused or which needs too much memory is recorded as
+    failed. Raises Interrupted after a signal, UserError for a mistake; the same command resumes.
+    """
+    lookup("method", method, SAMPLERS | {"grid": None})
+    if not any(word.startswith("--config=") for word in recipe):
+        raise UserError("which recipe? Give --config=FILE")
+    if not config.data.validation:
+        raise UserError("a sweep chooses by validation, and config.data.validation is empty")
+    if (trials > 0) == (method == "grid"):
+        raise UserError("--trials=N is for --method=random and tpe, which need it; a grid takes every combination")
+    space = Space.read(fields, recipe)
+    plan = Plan(space.config({}), workdir, space, method, trials or len(space.combinations()))
+    load_dataset(plan.config.data)  # missing data is no failure of a trial
+    run_sweep(plan, storage)

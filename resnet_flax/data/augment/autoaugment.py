@@ -1,0 +1,196 @@
+"""Policies that draw operations from a list: AutoAugment, TrivialAugment and RandAugment, as torchvision has them.
+
+Every operation that can be drawn, at every strength and with either sign, is a row of a table of parameters. So images
+of a batch that drew different operations go through the same few pixel formulas, and the row says which result holds.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy
+
+from resnet_flax.data.augment import pixels
+from resnet_flax.data.augment.draws import Draws
+
+Array = Any  # numpy.ndarray, jax.Array or tf.Tensor, as `np` makes them
+
+IDENTITY, AFFINE, ADJUST, SHARPEN, SOLARIZE, POSTERIZE, AUTOCONTRAST, EQUALIZE = range(8)
+STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine matrix that leaves an image as it is
+
+
+class Operation(NamedTuple):
+    """One operation with its parameters: which formula, and what that formula takes; a table has arrays of them."""
+
+    formula: Any = IDENTITY
+    matrix: Any = STILL  # of AFFINE
+    kind: Any = pixels.BRIGHTNESS  # of ADJUST
+    amount: Any = 1.0  # factor of ADJUST and SHARPEN, threshold of SOLARIZE, step of POSTERIZE
+
+
+def operation(name: str, magnitude: float, size: tuple[int, int]) -> Operation:
+    """The row of a named operation at a signed magnitude, for images of `size` (height, width)."""
+    factor = 1 + magnitude
+    match name:
+        case "Identity":
+            return Operation()
+        case "ShearX":
+            return Operation(AFFINE, (1.0, magnitude, 0.0, 0.0, 1.0, 0.0))
+        case "ShearY":
+            return Operation(AFFINE, (1.0, 0.0, 0.0, magnitude, 1.0, 0.0))
+        case "TranslateX":
+            return Operation(AFFINE, (1.0, 0.0, -int(magnitude), 0.0, 1.0, 0.0))
+        case "TranslateY":
+            return Operation(AFFINE, (1.0, 0.0, 0.0, 0.0, 1.0, -int(magnitude)))
+        case "Rotate":
+            return Operation(AFFINE, _rotation(magnitude, size))
+        case "Brightness":
+            return Operation(ADJUST, kind=pixels.BRIGHTNESS, amount=factor)
+        case "Contrast":
+            return Operation(ADJUST, kind=pixels.CONTRAST, amount=factor)
+        case "Color":
+            return Operation(ADJUST, kind=pixels.SATURATION, amount=factor)
+        case "Sharpness":
+            return Operation(SHARPEN, amount=factor)
+        case "Posterize":
+            return Operation(POSTERIZE, amount=2.0 ** (8 - magnitude))
+        case "Solarize":
+            return Operation(SOLARIZE, amount=magnitude)
+        case "Invert":
+            return Operation(SOLARIZE, amount=0.0)
+        case "AutoContrast":
+            return Operation(AUTOCONTRAST)
+        case "Equalize":
+            return Operation(EQUALIZE)
+    raise ValueError(name)
+
+
+def _rotation(degrees: float, size: tuple[int, int]) -> tuple[float, ...]:
+    """Counter-clockwise about the centre, as Pillow's Image.rotate."""
+    cos, sin, y, x = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), size[0] / 2, size[1] / 2
+    return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+
+
+def table(rows: list[Operation]) -> Operation:
+    """The rows as arrays: formula and kind int32 (N,), matrix float32 (N, 6), amount float32 (N,)."""
+    formula, matrix, kind, amount = zip(*rows, strict=True)
+    return Operation(
+        numpy.asarray(formula, numpy.int32),
+        numpy.asarray(matrix, numpy.float32),
+        numpy.asarray(kind, numpy.int32),
+        numpy.asarray(amount, numpy.float32),
+    )
+
+
+def apply(np: Any, images: Array, operations: Operation, index: Array) -> Array:
+    """Each image under the operation of the table that its `index` (int32 (B,)) names."""
+    formula, matrix, kind, amount = (pixels.barrier(np, np.take(column, index, axis=0)) for column in operations)
+    possible = set(operations.formula.tolist())
+    results = {
+        AFFINE: lambda: pixels.affine(np, images, matrix),
+        ADJUST: lambda: pixels.adjust(np, images, kind, amount),
+        SHARPEN: lambda: pixels.sharpen(np, images, amount),
+        SOLARIZE: lambda: pixels.solarize(np, images, amount),
+        POSTERIZE: lambda: pixels.posterize(np, images, amount),
+        AUTOCONTRAST: lambda: pixels.autocontrast(np, images),
+        # The one costly formula, and one image in ten.
+        EQUALIZE: lambda: pixels.for_few(np, formula == EQUALIZE, lambda x: pixels.equalize(np, x), images),
+    }
+    output = images
+    for number, result in results.items():
+        if number in possible:
+            output = np.where(pixels.per_image(np, formula == number), pixels.barrier(np, result()), output)
+    return output
+
+
+# AutoAugment (Cubuk et al. 2018, "AutoAugment: Learning Augmentation Policies from Data", table 7): the 25 sub-policies
+# found for CIFAR-10, each two operations with a probability and a magnitude of 0 to 9.
+CIFAR10 = (
+    "Invert 0.1 0, Contrast 0.2 6",
+    "Rotate 0.7 2, TranslateX 0.3 9",
+    "Sharpness 0.8 1, Sharpness 0.9 3",
+    "ShearY 0.5 8, TranslateY 0.7 9",
+    "AutoContrast 0.5 0, Equalize 0.9 0",
+    "ShearY 0.2 7, Posterize 0.3 7",
+    "Color 0.4 3, Brightness 0.6 7",
+    "Sharpness 0.3 9, Brightness 0.7 9",
+    "Equalize 0.6 0, Equalize 0.5 0",
+    "Contrast 0.6 7, Sharpness 0.6 5",
+    "Color 0.7 7, TranslateX 0.5 8",
+    "Equalize 0.3 0, AutoContrast 0.4 0",
+    "TranslateY 0.4 3, Sharpness 0.2 6",
+    "Brightness 0.9 6, Color 0.2 8",
+    "Solarize 0.5 2, Invert 0.0 0",
+    "Equalize 0.2 0, AutoContrast 0.6 0",
+    "Equalize 0.2 0, Equalize 0.6 0",
+    "Color 0.9 9, Equalize 0.6 0",
+    "AutoContrast 0.8 0, Solarize 0.2 8",
+    "Brightness 0.1 3, Color 0.7 0",
+    "Solarize 0.4 5, AutoContrast 0.9 0",
+    "TranslateY 0.9 9, TranslateY 0.7 9",
+    "AutoContrast 0.9 0, Solarize 0.8 3",
+    "Equalize 0.8 0, Invert 0.1 0",
+    "TranslateY 0.7 9, AutoContrast 0.9 0",
+)
+SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"}
+PLAIN = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+         "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")  # fmt: skip
+
+
+def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) -> numpy.ndarray:
+    """torchvision's magnitudes 0 .. bins - 1 of an operation: float64 (bins,); `wide` are TrivialAugment's."""
+    height, width = size
+    level = numpy.arange(bins) / (bins - 1)
+    match name:
+        case "ShearX" | "ShearY":
+            return level * (0.99 if wide else 0.3)
+        case "TranslateX" | "TranslateY":
+            return level * (32 if wide else 150 / 331 * (width if name == "TranslateX" else height))
+        case "Rotate":
+            return level * (135 if wide else 30)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            return level * (0.99 if wide else 0.9)
+        case "Posterize":
+            return 8 - numpy.round(level * (6 if wide else 4))
+        case "Solarize":
+            return numpy.arange(bins)[::-1] * 255 / (bins - 1)  # whole thresholds stay whole
+    return numpy.zeros(bins)
+
+
+def signed(name: str, magnitude: float, size: tuple[int, int]) -> list[Operation]:
+    """An operation in its two directions, or twice the same where it has no direction."""
+    return [operation(name, -magnitude if name in SIGNED else magnitude, size), operation(name, magnitude, size)]
+
+
+def autoaugment(np: Any, images: Array, draws: Draws) -> Array:
+    """One of the 25 sub-policies of AutoAugment for CIFAR-10; each of its two operations with its probability."""
+    size = np.shape(images)[1:3]
+    policy = draws.integers(len(CIFAR10))
+    for slot in range(2):
+        names, chances, bins = zip(*(text.split(",")[slot].split() for text in CIFAR10), strict=True)
+        strengths = [magnitudes(name, 10, size)[int(number)] for name, number in zip(names, bins, strict=True)]
+        rows = [row for name, strength in zip(names, strengths, strict=True) for row in signed(name, strength, size)]
+        applied = draws.uniform() < np.take(numpy.asarray(chances, numpy.float32), policy, axis=0)
+        index = np.where(applied, policy * 2 + draws.integers(2), len(rows))
+        images = pixels.barrier(np, apply(np, images, table([*rows, Operation()]), index))
+    return images
+
+
+def trivial_augment(np: Any, images: Array, draws: Draws) -> Array:
+    """One of 14 operations at one of 31 strengths (Mueller and Hutter 2021, "TrivialAugment", the wide space)."""
+    size = np.shape(images)[1:3]
+    rows = [
+        row
+        for name in PLAIN
+        for strength in magnitudes(name, 31, size, wide=True)
+        for row in signed(name, strength, size)
+    ]
+    return apply(np, images, table(rows), draws.integers(len(rows)))
+
+
+def rand_augment(np: Any, images: Array, draws: Draws, n: int, m: int) -> Array:
+    """`n` of 14 operations, one after the other, at strength `m` of 30 (Cubuk et al. 2019, "RandAugment")."""
+    size = np.shape(images)[1:3]
+    rows = [row for name in PLAIN for row in signed(name, magnitudes(name, 31, size)[m], size)]
+    for _ in range(n):
+        images = pixels.barrier(np, apply(np, images, table(rows), draws.integers(len(rows))))
+    return images

@@ -1,0 +1,1 @@
+"""Datasets: from files, folders and TensorFlow Datasets to uint8 arrays."""

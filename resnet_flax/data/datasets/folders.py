@@ -1,0 +1,138 @@
+"""A user's own images as a dataset: one folder a class, perhaps below train, validation and test."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnet_flax.data.datasets.images import IMAGES, Images, images_below
+from resnet_flax.errors import UserError, nearest
+from resnet_flax.text import escape_line, print_line
+
+SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
+MAX_CLASSES_LISTED = 5  # classes that a message has room for
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The folders at `root`: the classes, in the order of their labels, and the folder of each split."""
+
+    root: Path
+    classes: tuple[str, ...]
+    splits: dict[str, Path]
+
+    @classmethod
+    def find(cls, directory: str) -> "Tree":
+        """What is in `directory`; no file is looked at.
+
+        Each folder there is a class and everything is the split "train", unless there is a folder `train` with the
+        classes in it: then what is in `val` or `validation` and in `test` are splits too. What begins with a dot is
+        passed over. Raises UserError where there are no two classes, or not the same ones in every split.
+        """
+        root = Path(directory).expanduser().absolute()
+        if not directory:
+            raise UserError("which images? Give --config.data.dir=PATH, with a folder of images for each class in it")
+        if not root.is_dir():
+            beside = [str(path) for path in root.parent.glob("*/")]
+            raise UserError(f"there is no folder {root}" + (f": {nearest(str(root), beside)}" if beside else ""))
+        splits = {"train": root}
+        if (root / "train").is_dir() and folders_in(root / "train"):
+            splits = {}
+            for path in folders_in(root):
+                if (split := SPLITS.get(path.name)) in splits:
+                    raise UserError(f"{path} and {splits[split]} are both the split {split!r}: keep one")
+                if split:
+                    splits[split] = path
+        classes = {split: tuple(path.name for path in folders_in(path)) for split, path in splits.items()}
+        check_classes(splits, classes)
+        return cls(root, classes["train"], splits)
+
+    def files(self) -> dict[str, list[tuple[Path, int]]]:
+        """Every image with its label, split by split, in an order that depends on their names alone.
+
+        Every stretch of it has of each class its share, so that train[:80%] and train[80%:] are alike, and an image
+        nearly keeps its place when others are added. Raises UserError for a class without an image.
+        """
+        found = {}
+        for split, folder in self.splits.items():
+            placed = []
+            for label, name in enumerate(self.classes):
+                paths = images_below(folder / name)
+                if not paths:
+                    raise UserError(f"there are no images in {folder / name}: looked for {' '.join(IMAGES)}")
+                paths.sort(key=lambda path: hashlib.sha256(self._name(path)).digest())
+                placed += [((rank + 0.5) / len(paths), label, path) for rank, path in enumerate(paths)]
+            found[split] = [(path, label) for _, label, path in sorted(placed)]
+        return found
+
+    def fingerprint(self) -> str:
+        """What changes with the names, sizes and times of the files."""
+        digest = hashlib.sha256()
+        for split, files in sorted(self.files().items()):
+            for path, label in files:
+                status = path.stat()
+                entry = split, self._name(path), label, status.st_size, status.st_mtime_ns
+                digest.update(repr(entry).encode())
+        return digest.hexdigest()[:12]
+
+    def read(self, size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Images (n, size, size, 3) uint8 and labels (n,) int32 of every split.
+
+        What cannot be read is left out and what had to be changed is said. Raises UserError where nothing is left of a
+        class.
+        """
+        return {split: self._read(split, files, size) for split, files in self.files().items()}
+
+    def _read(self, split: str, files: list[tuple[Path, int]], size: int) -> tuple[np.ndarray, np.ndarray]:
+        label_of = {str(path): label for path, label in files}
+        images = Images([path for path, _ in files], (size, size))
+        pixels = np.empty((len(files), size, size, 3), np.uint8)
+        labels: list[int] = []
+        for image in images.with_bar():
+            pixels[len(labels)] = image.pixels
+            labels.append(label_of[image.name])
+        print_line(f"{self.splits[split]}: {len(labels):,} images of {len(self.classes)} classes")
+        if changes := images.changes():
+            print_line(changes)
+        if images.unreadable:
+            print_line(
+                "\n".join([f"{len(images.unreadable):,} files cannot be read and are left out:", *images.failures()])
+            )
+        if lost := sorted(set(range(len(self.classes))) - set(labels)):
+            raise UserError(f"no image in {self.splits[split] / self.classes[lost[0]]} can be read")
+        return pixels[: len(labels)], np.array(labels, np.int32)
+
+    def _name(self, path: Path) -> bytes:
+        """The path below the root, the same on every system."""
+        return os.fsencode(str(path)[len(str(self.root)) :].replace(os.sep, "/"))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot look into {folder}: {error.strerror}") from None
+
+
+def check_classes(splits: dict[str, Path], classes: dict[str, tuple[str, ...]]) -> None:
+    """Raise UserError unless the splits have the same classes, two or more, whose names can be printed."""
+    train = classes["train"]
+    if len(train) < 2:
+        found = f"one folder, {train[0]}," if train else "no folders"
+        raise UserError(f"{splits['train']} has {found} in it: there must be a folder of images for each class")
+    if odd := [name for name in train if escape_line(name) != name]:
+        raise UserError(f"the name of the folder {odd[0]} in {splits['train']} has what cannot be printed: rename it")
+    for split, names in classes.items():
+        if absent := [name for name in train if name not in names]:
+            raise UserError(f"{splits[split]} has no folder for {several(absent)}, classes of {splits['train']}")
+        if extra := [name for name in names if name not in train]:
+            raise UserError(f"{splits[split]} has folders for {several(extra)}, no classes of {splits['train']}")
+
+
+def several(names: Sequence[str]) -> str:
+    """The first few of `names`."""
+    rest = len(names) - MAX_CLASSES_LISTED
+    return ", ".join(map(escape_line, names[:MAX_CLASSES_LISTED])) + (f" and {rest} more" if rest > 0 else "")

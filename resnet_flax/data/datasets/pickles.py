@@ -1,0 +1,243 @@
+"""Pickles of arrays, read without trust: nothing that a pickle names is imported or called.
+
+A pickle is a program for a machine with a stack. Python's own machine imports and calls what the program likes, and
+even without that a few bytes can keep it busy for ever. This one knows what arrays, bytes, text, numbers, lists, tuples
+and dicts are written with (by Python 2 and 3 and NumPy 1 and 2), and does work in proportion to the file.
+"""
+
+import codecs
+import io
+import pickletools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+OPERATIONS = {operation.code.encode("latin1"): operation for operation in pickletools.opcodes}
+
+
+class Refused(Exception):
+    """The pickle asks for something that is no array, bytes, number, list or dict."""
+
+
+class Dtype:
+    """numpy.dtype(code, align, copy), of booleans, numbers and text alone, then told its byte order."""
+
+    def __init__(self, code: str | bytes, *flags: object):
+        text = code.decode("ascii") if isinstance(code, bytes) else str(code)
+        if not re.fullmatch(r"[<>|=]?[biufcSU]\d{0,6}", text):
+            raise Refused(f"has an array of {text!r}")
+        self.dtype = np.dtype(text)
+
+    def build(self, state: tuple) -> None:
+        order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+        self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+
+
+class Array:
+    """numpy.ndarray, made empty by _reconstruct and filled by a state (version, shape, dtype, Fortran order, bytes)."""
+
+    def __init__(self, *arguments: object):
+        self.array = np.zeros(0)
+
+    def build(self, state: tuple) -> None:
+        _, shape, dtype, fortran, raw = state
+        self.array = filled(raw, dtype, shape, "F" if fortran else "C")
+
+
+class Buffer(Array):
+    """numpy's _frombuffer(bytes, dtype, shape, order), which pickle protocol 5 has instead."""
+
+    def __init__(self, raw: bytes, dtype: Dtype, shape: tuple, order: str):
+        self.array = filled(raw, dtype, shape, order)
+
+
+class Scalar(Array):
+    """One number of NumPy's, from its dtype and its bytes."""
+
+    def __init__(self, dtype: Dtype, raw: bytes):
+        self.array = filled(raw, dtype, (), "C")
+
+
+def filled(raw: bytes, dtype: Dtype, shape: tuple, order: str) -> np.ndarray:
+    """A read-only array over the bytes; Refused where they are not what dtype and shape say."""
+    if not isinstance(raw, bytes) or not isinstance(dtype, Dtype) or order not in ("C", "F"):
+        raise Refused("has an array that is none")
+    return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def encoded(text: str = "", codec: str = "latin1") -> bytes:
+    """_codecs.encode(text, "latin1"): how bytes are written in protocols before 3."""
+    return text.encode("latin1")
+
+
+# What stands for the names that a pickle may have.
+NAMES: dict[str, Callable[..., Any]] = (
+    {"numpy.ndarray": Array, "numpy.dtype": Dtype}
+    | {name: encoded for name in ("_codecs.encode", "builtins.bytes", "__builtin__.bytes")}
+    | {
+        f"numpy.{core}.{name}": stands_for
+        for core in ("core", "_core")  # of NumPy 1 and of NumPy 2
+        for name, stands_for in {
+            "multiarray._reconstruct": Array,
+            "multiarray.scalar": Scalar,
+            "numeric._frombuffer": Buffer,
+        }.items()
+    }
+)
+
+
+def load_pickle(path: Path) -> Any:
+    """What a pickle holds: arrays, bytes, text, numbers, lists, tuples and dicts. Text of Python 2 comes as bytes.
+
+    Raises Refused, with what it tried, for one that has anything else; ValueError for one that is damaged.
+    """
+    content = path.read_bytes()
+    try:
+        return plain(Machine(len(content)).run(operations(content)), {})
+    except Refused:
+        raise
+    except Exception as error:  # a damaged pickle leads to nearly anything
+        raise ValueError(f"is no sound pickle: {str(error) or type(error).__name__}") from None
+
+
+def operations(content: bytes) -> Iterator[tuple[str, Any]]:
+    """(name, argument) of each operation in a pickle. The names are those of pickletools, which also explains them."""
+    file = io.BytesIO(content)
+    while code := file.read(1):
+        operation = OPERATIONS.get(code)
+        if operation is None:
+            raise ValueError(f"unknown operation {code!r}")
+        if operation.name == "STRING":  # pickletools would have it ASCII, and Python 2 wrote arrays so
+            yield "STRING", codecs.escape_decode(file.readline().strip()[1:-1])[0]
+        else:
+            yield operation.name, operation.arg.reader(file) if operation.arg else None
+    raise ValueError("it ends too early")
+
+
+class Machine:
+    """The machine that pickles are written for, as far as arrays need it."""
+
+    def __init__(self, size: int):
+        self.stack: list = []
+        self.marks: list[int] = []  # where on the stack
+        self.memo: dict[int, Any] = {}
+        self.unpacked, self.size = 0, size  # bytes out of text, and those of the file
+
+    def run(self, program: Iterator[tuple[str, Any]]) -> Any:
+        for name, argument in program:
+            match name:
+                case "STOP":
+                    return self.stack.pop()
+                case "PROTO" | "FRAME":
+                    pass
+                case "MARK":
+                    self.marks.append(len(self.stack))
+                case "PUT" | "BINPUT" | "LONG_BINPUT":
+                    self.memo[argument] = self.stack[-1]
+                case "MEMOIZE":
+                    self.memo[len(self.memo)] = self.stack[-1]
+                case "APPEND":
+                    self.append([self.stack.pop()])
+                case "APPENDS":
+                    self.append(self.since_mark())
+                case "SETITEM":
+                    self.set_items([self.stack.pop(-2), self.stack.pop()])
+                case "SETITEMS":
+                    self.set_items(self.since_mark())
+                case "BUILD":
+                    state = self.stack.pop()
+                    if not isinstance(self.stack[-1], Dtype | Array):
+                        raise Refused("gives a state to what has none")
+                    self.stack[-1].build(state)
+                case _:
+                    self.stack.append(self.value(name, argument))
+
+    def value(self, name: str, argument: Any) -> Any:
+        """What an operation puts on the stack."""
+        match name:
+            case "NONE":
+                return None
+            case "NEWTRUE" | "NEWFALSE":
+                return name == "NEWTRUE"
+            case "INT" | "LONG" | "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
+                return argument
+            case "UNICODE" | "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
+                return argument
+            case "STRING" | "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
+                return argument
+            case "BINSTRING" | "SHORT_BINSTRING":
+                return argument.encode("latin1")
+            case "BYTEARRAY8":
+                return bytes(argument)
+            case "EMPTY_LIST" | "LIST":
+                return self.since_mark() if name == "LIST" else []
+            case "EMPTY_TUPLE" | "TUPLE":
+                return tuple(self.since_mark() if name == "TUPLE" else ())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                return tuple([self.stack.pop() for _ in range(int(name[-1]))][::-1])
+            case "EMPTY_DICT" | "DICT":
+                items = self.since_mark() if name == "DICT" else []
+                self.stack.append({})
+                self.set_items(items)
+                return self.stack.pop()
+            case "GET" | "BINGET" | "LONG_BINGET":
+                return self.memo[argument]
+            case "GLOBAL" | "STACK_GLOBAL":
+                words = argument.split(" ") if argument else [self.stack.pop(-2), self.stack.pop()]
+                if ".".join(words) not in NAMES:
+                    raise Refused(f"tries to import {'.'.join(words)}")
+                return NAMES[".".join(words)]
+            case "REDUCE":
+                return self.call(self.stack.pop(-2), self.stack.pop())
+        raise Refused(f"uses {name}, which arrays do not need")
+
+    def since_mark(self) -> list:
+        """What is on the stack since the last mark, taken off."""
+        mark = self.marks.pop()
+        taken = self.stack[mark:]
+        del self.stack[mark:]
+        return taken
+
+    def append(self, items: list) -> None:
+        if not isinstance(self.stack[-1], list):
+            raise Refused("appends to what is no list")
+        self.stack[-1].extend(items)
+
+    def set_items(self, items: list) -> None:
+        """Items are a key, its value, the next key and so on. Other keys than text can take very long to hash."""
+        keys = items[::2]
+        if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str | bytes) for key in keys):
+            raise Refused("has a key that is no text")
+        self.stack[-1].update(zip(keys, items[1::2], strict=True))
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if not callable(function) or not isinstance(arguments, tuple):  # what is callable here comes from NAMES
+            raise Refused("calls what is no function")
+        result = function(*arguments)
+        self.unpacked += len(result) if isinstance(result, bytes) else 0
+        if self.unpacked > self.size:
+            raise Refused("unpacks the same text again and again")
+        return result
+
+
+def plain(value: Any, known: dict[int, Any]) -> Any:
+    """`value` with arrays where Array stands for them. What is `known`, by identity, is converted once."""
+    if id(value) in known:
+        return known[id(value)]
+    result: Any
+    match value:
+        case Array():
+            result = value.array
+        case dict():
+            result = {key: plain(one, known) for key, one in value.items()}
+        case list() | tuple():
+            result = type(value)([plain(one, known) for one in value])
+        case None | bool() | int() | float() | str() | bytes():
+            return value
+        case _:
+            raise Refused(f"holds {getattr(value, '__name__', value)}, which is no value")
+    known[id(value)] = result
+    return result

@@ -1,0 +1,178 @@
+"""Datasets by name: decoded once into uint8 arrays, then memory-mapped .npy files.
+
+Neither TensorFlow nor TFDS is imported but to decode a TFDS dataset for the first time.
+"""
+
+import hashlib
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.folders import Tree, several
+from resnet_flax.errors import UserError
+
+
+class Source(Protocol):
+    """Where a dataset comes from. `config` is always `config.data`."""
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of its classes and of its splits, found without reading an image."""
+
+    def key(self, config) -> tuple[str, str]:
+        """Where it comes from and, if that can change, which version of it, as parts of a file name."""
+
+    def decode(self, config) -> dict[str, Split]:
+        """Every split by name."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A dataset that comes with an installed package, and how to make it."""
+
+    classes: tuple[str, ...]
+    make: Callable[[], dict[str, Split]]
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.classes, ("train", "test")
+
+    def key(self, config) -> tuple[str, str]:
+        return "embedded", ""
+
+    def decode(self, config) -> dict[str, Split]:
+        return self.make()
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """An image dataset of TensorFlow Datasets, by `path`, its NAME/VERSION, downloaded from `host` where it is not.
+
+    Of its splits, train and test are used.
+    """
+
+    classes: tuple[str, ...]
+    path: str
+    host: str
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self.classes, ("train", "test")
+
+    def key(self, config) -> tuple[str, str]:
+        return short_hash(self._folder(config)), ""
+
+    def decode(self, config) -> dict[str, Split]:
+        folder = self._folder(config)
+        if not (folder / "dataset_info.json").is_file() and not reachable(self.host):
+            raise UserError(
+                f"dataset {config.name!r} is not at {folder} and {self.host} cannot be reached to download it: point "
+                f"TFDS_DATA_DIR or --config.data.dir at a folder that holds {self.path}"
+            )
+        return decode_tfds(folder)
+
+    def _folder(self, config) -> Path:
+        root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        return Path(root).expanduser().resolve() / self.path
+
+
+class Folder:
+    """A user's own images in `config.dir`, as folders.Tree finds them."""
+
+    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        tree = Tree.find(config.dir)
+        return tree.classes, tuple(tree.splits)
+
+    def key(self, config) -> tuple[str, str]:
+        tree = self._tree(config)
+        return f"{short_hash(tree.root.resolve())}-{config.image_size}", tree.fingerprint()
+
+    def decode(self, config) -> dict[str, Split]:
+        return {name: Split(*arrays) for name, arrays in self._tree(config).read(config.image_size).items()}
+
+    def _tree(self, config) -> Tree:
+        tree = Tree.find(config.dir)
+        if tree.classes != tuple(config.classes):
+            raise UserError(f"{tree.root} has the classes {several(tree.classes)}, not {several(config.classes)}")
+        return tree
+
+
+def decode_digits() -> dict[str, Split]:
+    """The 1,797 handwritten digits of scikit-learn (UCI optdigits), 8x8 grey enlarged to 32x32x3, 1,437 to train."""
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    digits = load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=-1)
+    # The file is ordered by writer, so the split is drawn, once and for all.
+    order = np.random.RandomState(0).permutation(len(images))
+    splits = {"train": order[:1437], "test": order[1437:]}
+    return {name: Split(images[at], digits.target[at].astype(np.int32)) for name, at in splits.items()}
+
+
+def decode_tfds(folder: Path) -> dict[str, Split]:
+    """The splits train and test of the dataset at DATA_DIR/NAME/VERSION, downloaded and prepared where it is not."""
+    import tensorflow_datasets as tfds  # imports TensorFlow, two seconds
+
+    builder = tfds.builder(f"{folder.parent.name}:{folder.name}", data_dir=str(folder.parent.parent))
+    builder.download_and_prepare()
+    splits = {}
+    for name in ("train", "test"):
+        batches = list(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000)))
+        images, labels = (np.concatenate([batch[feature] for batch in batches]) for feature in ("image", "label"))
+        splits[name] = Split(images, labels.astype(np.int32))
+    return splits
+
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+CIFAR100_NAMES = (  # the fine ones, in the order of their labels
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
+    "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
+    "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster "
+    "man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck "
+    "pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk "
+    "skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger "
+    "tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
+)
+
+
+TORONTO = "https://www.cs.toronto.edu"
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Embedded(tuple("0123456789"), decode_digits),
+    "cifar10": Tfds(CIFAR10_CLASSES, "cifar10/3.0.2", TORONTO),
+    "cifar100": Tfds(tuple(CIFAR100_NAMES.split()), "cifar100/3.0.2", TORONTO),
+    "svhn": Tfds(tuple("0123456789"), "svhn_cropped/3.1.0", "http://ufldl.stanford.edu"),
+    "folder": Folder(),
+}
+
+
+def short_hash(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+
+
+def reachable(url: str, seconds: float = 3.0) -> bool:
+    """Whether a web server answers at `url`, known within `seconds`; proxies from the environment are used."""
+    answers = []
+
+    def ask():
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+        except urllib.error.HTTPError:
+            pass  # an answer all the same
+        except OSError:
+            return
+        answers.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking a name up has no time-out of its own
+    thread.start()
+    thread.join(seconds)
+    return bool(answers)

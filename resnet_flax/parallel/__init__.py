@@ -1,0 +1,1 @@
+"""Devices and processes: where arrays live, how a step is compiled, what processes tell each other. Imports no room."""

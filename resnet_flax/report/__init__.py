@@ -1,0 +1,1 @@
+"""Reports: figures, tables and HTML pages of one run or several. Imports training and workdir."""

@@ -1,0 +1,160 @@
+"""The pictures of studies, which are many runs at once: what settings do, and what the seed does."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize, to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from resnet_flax.report.figures import BLUE, GREY, ORANGE, History, axes_over_epochs, finish_axes
+from resnet_flax.report.tables import format_metric
+from resnet_flax.studies.space import Range, Settings, Space
+
+Point = tuple[Settings, float]  # a trial's settings and its score, NaN if it failed
+PANEL_COLUMNS = 3
+LONG = 8  # characters, from which on labels below an axis are turned
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What trials scored at `monitor` with settings of `space`; at least one of them did not fail."""
+
+    space: Space
+    points: Sequence[Point]
+    monitor: str
+
+    def figure(self) -> Figure:
+        """A line over one field, or a panel for each two fields; orange marks the best trial."""
+        pairs = list(itertools.combinations(self.space.fields, 2))
+        columns = max(1, min(len(pairs), PANEL_COLUMNS))
+        rows = max(1, -(-len(pairs) // columns))
+        figure = Figure(figsize=(5.2 * columns + 0.8, 4.4 * rows), dpi=120, layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        if not pairs:
+            self.draw_line(panels[0], *self.space.fields)
+            return figure
+        for axes, pair in zip(panels, pairs, strict=False):
+            for which, name in zip("xy", pair, strict=True):
+                self.label(axes, which, name)
+            values = [self.space.fields[name] for name in pair]
+            (self.draw_dots if any(isinstance(v, Range) for v in values) else self.draw_cells)(axes, *pair)
+        for spare in panels[len(pairs) :]:
+            spare.set_axis_off()
+        bar = figure.colorbar(self.colors(), ax=panels, shrink=0.8)
+        bar.set_label(self.monitor + (", the best over the other fields" if len(pairs) > 1 else ""))
+        bar.ax.yaxis.set_major_formatter(lambda value, _: format_metric(self.monitor, value))
+        return figure
+
+    def best(self, points: Sequence[Point]) -> Point:
+        sign = 1 if self.monitor.endswith("loss") else -1
+        return min(points, key=lambda point: math.inf if math.isnan(point[1]) else sign * point[1])
+
+    def colors(self) -> ScalarMappable:
+        """The darker the better; none is white, which is where no trial is done."""
+        scores = [score for _, score in self.points]
+        blues = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.2, 1, 256)))
+        order = blues.reversed() if self.monitor.endswith("loss") else blues
+        return ScalarMappable(Normalize(np.nanmin(scores), np.nanmax(scores)), order)
+
+    def at(self, name: str, settings: Settings) -> float:
+        """Where on the axis of a field a trial is."""
+        field = self.space.fields[name]
+        return float(settings[name]) if isinstance(field, Range) else field.index(settings[name])
+
+    def label(self, axes: Axes, which: str, name: str) -> None:
+        """The values side by side on the axis `which`, x or y, or a range to its scale."""
+        field = self.space.fields[name]
+        axes.set(**{f"{which}label": self.space.label(name)})
+        if isinstance(field, Range):
+            axes.set(**{f"{which}scale": "log" if field.log else "linear"})
+            return
+        axes.set(**{f"{which}ticks": range(len(field)), f"{which}ticklabels": field})
+        if which == "x" and max(map(len, field)) > LONG:
+            axes.tick_params("x", rotation=30)
+
+    def draw_line(self, axes: Axes, name: str) -> None:
+        self.label(axes, "x", name)
+        axes.set_ylabel(self.monitor)
+        axes.yaxis.set_major_formatter(lambda value, _: format_metric(self.monitor, value))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        trials = sorted((self.at(name, settings), score) for settings, score in self.points)
+        done = [(x, score) for x, score in trials if not math.isnan(score)]
+        axes.plot(*zip(*done, strict=True), marker="o", color=BLUE)
+        settings, score = self.best(self.points)
+        axes.plot(
+            self.at(name, settings), score, "o", color=ORANGE, label=f"best: {format_metric(self.monitor, score)}"
+        )
+        for x, score in trials:
+            if math.isnan(score):
+                axes.axvline(x, color=GREY, linestyle=":", label="failed")
+        labels = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.legend(labels.values(), labels.keys(), frameon=False)
+
+    def draw_dots(self, axes: Axes, x: str, y: str) -> None:
+        """A dot for each trial, a cross for one that failed."""
+        colors = self.colors()
+        best = self.best(self.points)
+        for settings, score in self.points:
+            at = self.at(x, settings), self.at(y, settings)
+            if math.isnan(score):
+                axes.plot(*at, "x", color=GREY)
+            else:
+                edge, width = (ORANGE, 3) if settings == best[0] else (GREY, 1)
+                axes.plot(
+                    *at, "o", color=colors.to_rgba(np.array(score)), mec=edge, mew=width, markersize=9, zorder=2 + width
+                )
+        axes.spines[["top", "right"]].set_visible(False)
+
+    def draw_cells(self, axes: Axes, x: str, y: str) -> None:
+        """A heat map: in each cell the best score, "failed" where there is none, nothing where no trial is done."""
+        colors = self.colors()
+        cells: dict[tuple[float, float], list[Point]] = {}
+        for settings, score in self.points:
+            cells.setdefault((self.at(x, settings), self.at(y, settings)), []).append((settings, score))
+        for (column, row), points in cells.items():
+            _, score = self.best(points)
+            failed = math.isnan(score)
+            color = to_rgba_array("#e6e6e6")[0] if failed else colors.to_rgba(np.array(score))
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white"))
+            ink = "white" if np.mean(color[:3]) < 0.5 else "black"
+            text = "failed" if failed else format_metric(self.monitor, score)
+            axes.text(column, row, text, ha="center", va="center", size=9, color=ink)
+        settings, _ = self.best(self.points)
+        corner = self.at(x, settings) - 0.48, self.at(y, settings) - 0.48
+        axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=ORANGE, linewidth=3))
+        axes.set(xlim=(-0.5, len(axes.get_xticks()) - 0.5), ylim=(-0.5, len(axes.get_yticks()) - 0.5))
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+
+
+def seed_curves(histories: Sequence[History], quantity: str) -> Figure:
+    """ "loss" or "accuracy" of runs that differ in their seed: each as a thin line, and mean and standard deviation."""
+    figure, axes = axes_over_epochs()
+    common = min(map(len, histories))  # a run may stop early
+    for prefix, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
+        column = f"{prefix}_{quantity}"
+        if column not in histories[0][0]:
+            continue
+        for history in histories:
+            axes.plot(
+                *zip(*((row["epoch"], row[column]) for row in history), strict=True),
+                color=color,
+                linewidth=0.6,
+                alpha=0.5,
+            )
+        values = np.array([[row[column] for row in history[:common]] for history in histories])
+        epochs = np.arange(1, common + 1)
+        mean, deviation = values.mean(0), values.std(0, ddof=1)
+        axes.plot(epochs, mean, color=color, linewidth=2, label=f"{label}, mean of {len(histories)} seeds")
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.25, linewidth=0)
+    axes.set_title("bands: one standard deviation to either side", fontsize="medium", loc="left")
+    finish_axes(axes, quantity)
+    return figure

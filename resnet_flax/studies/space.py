@@ -1,0 +1,151 @@
+"""What a sweep is to do: the fields of the config that it varies, each with its values or its range."""
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from resnet_flax.command_line import flag_values, load_recipe, read_flags
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import field_types, flatten
+from resnet_flax.errors import UserError
+
+Settings = dict[str, str]  # field -> its value, as one would type it
+
+# They say what trials are judged by, which has to be the same for all.
+SAME_FOR_ALL = ("data.name", "data.dir", "data.validation", "data.test", "train.monitor")
+MAX_COMBINATIONS = 10_000  # combinations of values
+LAST_PARTS = Counter(name.rpartition(".")[2] for name in field_types())
+RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
+EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_rate=1e-3..1:log"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, whole ones if both are, spread evenly or by their logarithm."""
+
+    low: float
+    high: float
+    log: bool
+
+
+Field = tuple[str, ...] | Range  # the values as they were typed, or a range
+
+
+@dataclass(frozen=True)
+class Space:
+    """What each of some `fields` of the config may be, where `recipe` is what the command line sets in the config."""
+
+    recipe: tuple[str, ...]
+    fields: Mapping[str, Field]
+
+    @classmethod
+    def read(cls, words: Sequence[str], recipe: Sequence[str]) -> "Space":
+        """The space of words such as "optimizer.momentum=0.8,0.9": a field and its values, or LOW..HIGH[:log].
+
+        Raises UserError for a field that is not there or may not vary, and for a value that is of another type.
+        """
+        if not words:
+            raise UserError(f"what is to be swept? Name fields and their values, {EXAMPLE}")
+        base = flatten(complete(recipe_config(recipe)).to_dict())
+        fields: dict[str, Field] = {}
+        for word in words:
+            name, _, text = word.partition("=")
+            if not text:
+                raise UserError(f"{word!r} must be a field and its values, {EXAMPLE}")
+            if name in SAME_FOR_ALL:
+                raise UserError(f"config.{name} must be the same for all trials: they are compared on validation")
+            if name in fields:
+                raise UserError(f"{name} is there twice")
+            match = RANGE.fullmatch(text)
+            values = match.groups()[:2] if match else split_values(text)
+            for value in values:
+                recipe_config([*recipe, f"--config.{name}={value}"])
+            fields[name] = read_range(name, match, base[name]) if match else values
+        return cls(tuple(recipe), fields)
+
+    def combinations(self) -> list[Settings]:
+        """Every combination of the values, the last field changing fastest. UserError where a field has a range."""
+        choices = []
+        for name, field in self.fields.items():
+            if isinstance(field, Range):
+                raise UserError(f"a grid takes values and {name} has a range: --method=random or --method=tpe draw")
+            choices.append(field)
+        if math.prod(map(len, choices)) > MAX_COMBINATIONS:
+            raise UserError(
+                f"a grid has at most {MAX_COMBINATIONS:,} combinations, not {math.prod(map(len, choices)):,}"
+            )
+        return [dict(zip(self.fields, values, strict=True)) for values in itertools.product(*choices)]
+
+    def words(self, settings: Settings) -> list[str]:
+        """The command line of one trial, without its workdir."""
+        return [*self.recipe, *(f"--config.{name}={value}" for name, value in settings.items())]
+
+    def config(self, settings: Settings) -> FrozenConfigDict:
+        """The config of one trial, without a test split: it is not looked at. UserError if it is refused."""
+        return complete(recipe_config([*self.words(settings), "--config.data.test="]))
+
+    def label(self, name: str) -> str:
+        """The last part of a field's name, where no other field of the config has the same."""
+        last = name.rpartition(".")[2]
+        return last if LAST_PARTS[last] == 1 else name
+
+    def describe(self, settings: Settings) -> str:
+        """One line, such as learning_rate=0.1,momentum=0.9."""
+        return ",".join(f"{self.label(name)}={value}" for name, value in settings.items())
+
+    def folder(self, settings: Settings) -> str:
+        """The same as the name of a folder, which no other settings have."""
+        text = self.describe(settings)
+        plain = re.sub(r"[^\w.,=+-]+", "_", text)[:100]
+        return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is to do in `workdir`: `trials` runs of `config`, each with settings from `space`."""
+
+    config: FrozenConfigDict
+    workdir: Path
+    space: Space
+    method: str
+    trials: int
+
+    @property
+    def monitor(self) -> str:
+        return self.config.train.monitor
+
+    def about(self) -> dict:
+        """What all processes at work on it have to agree about, flat and as JSON has it."""
+        about = {"method": self.method, "fields": dict(self.space.fields), "config": self.config.to_dict()}
+        return flatten(json.loads(json.dumps(about, default=vars)))
+
+    def folder(self, settings: Settings) -> Path:
+        return self.workdir / "trials" / self.space.folder(settings)
+
+
+def recipe_config(words: Sequence[str]) -> ConfigDict:
+    return read_flags(list(words), {}, load_recipe(flag_values(list(words), "--config")[-1])).config
+
+
+def split_values(text: str) -> tuple[str, ...]:
+    """The values in "(8,16),(16,32)": commas within brackets do not part them."""
+    return tuple(dict.fromkeys(re.findall(r"(?:[^,()]|\([^()]*\))+", text)))
+
+
+def read_range(name: str, match: re.Match, default: object) -> Range:
+    """Numbers of the type that the field's `default` has."""
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        raise UserError(f"config.{name} is no number, so it has no range: give values with commas between")
+    kind = int if isinstance(default, int) else float
+    field = Range(kind(match[1]), kind(match[2]), bool(match[3]))
+    if not field.low < field.high or (field.log and field.low <= 0):
+        raise UserError(f"a range is LOW..HIGH, LOW below HIGH and, with :log, above 0: not {match[0]}")
+    return field

@@ -1,0 +1,78 @@
+"""A network that gives answers: compiled once, with the state of any checkpoint."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from resnet_flax import models
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.parallel.devices import PARALLEL, local_rows
+from resnet_flax.training.step import TrainState, eval_step
+from resnet_flax.workdir.predictions import Predictions
+
+EVALUATION_BATCH = 500
+
+
+ON_DEVICE_BYTES = 2**31  # more images than that stay on the host
+
+
+class Classifier:
+    """The network of a complete `config` on all devices, `batch_size` images at a time."""
+
+    def __init__(self, config: FrozenConfigDict, batch_size: int = EVALUATION_BATCH):
+        self.parallel = PARALLEL[config.parallel]()
+        axis_name = self.parallel.axis_name
+        model = models.build(config.model, len(config.data.classes), axis_name)
+        normalize = partial(Policy(config.data.policy).plain, jnp)
+        step = partial(eval_step, model=model, normalize=normalize, axis_name=axis_name)
+        self.step = self.parallel.compile(step, sharded=(1,))
+        self.steps = self.parallel.compile(partial(map_batches, step), sharded=(1,))
+        self.held: tuple[np.ndarray, dict] | None = None  # images, and the same on the devices
+        self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
+
+    def __call__(
+        self, state: TrainState, images: np.ndarray, stopped: Callable[[], bool] = lambda: False
+    ) -> np.ndarray:
+        """Log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, of fewer once `stopped()`."""
+        outputs: list[jax.Array] = []
+        for batch in self._batches(images):
+            outputs.append(self.step(state.variables, batch))
+            jax.block_until_ready(outputs[-2:-1])  # one runs while the next is sent
+            if stopped():
+                break
+        return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
+
+    def evaluate(self, state: TrainState, split: Split, stopped: Callable[[], bool] = lambda: False) -> Predictions:
+        """What the network says about every example of `split`, or about the first of them once `stopped()`."""
+        if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
+            log_probabilities = self(state, split.images, stopped)
+        else:
+            log_probabilities = self.at_once(state, split.images)
+        return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
+
+    def at_once(self, state: TrainState, images: np.ndarray) -> np.ndarray:
+        """As a call, in one dispatch: the images go to the devices whole, and stay there until others come."""
+        if self.held is None or self.held[0] is not images:
+            batches = np.stack([local_rows(rows) for rows in self._padded(images)])
+            self.held = images, self.parallel.shard({"image": batches}, axis=1)
+        outputs = np.asarray(self.steps(state.variables, self.held[1]))
+        return outputs.reshape(-1, outputs.shape[-1])[: len(images)]
+
+    def _batches(self, images: np.ndarray) -> Iterator[dict]:
+        return (self.parallel.shard({"image": local_rows(rows)}) for rows in self._padded(images))
+
+    def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """The images in order, the last batch padded with black ones."""
+        for start in range(0, len(images), self.rows):
+            rows = images[start : start + self.rows]
+            yield np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])
+
+
+def map_batches(step: Callable, variables, batches: dict[str, jax.Array]) -> jax.Array:
+    """The outputs (n, batch, classes) of `step` for each of n `batches`, whose arrays have a leading axis of them."""
+    return jax.lax.map(partial(step, variables), batches)

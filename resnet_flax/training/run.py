@@ -1,0 +1,87 @@
+"""Everything that a config stands for: data, network, optimizer and compiled steps."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+
+from resnet_flax import models
+from resnet_flax.config.checks import resolve_normalization
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.load import Dataset, load_dataset
+from resnet_flax.data.stream import Stream
+from resnet_flax.errors import UserError
+from resnet_flax.optim import optimizers, schedules
+from resnet_flax.parallel.devices import PARALLEL, Parallel, check_batch_size
+from resnet_flax.training import dispatch
+from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
+from resnet_flax.training.step import TrainState, init_state, train_step
+
+
+@dataclass
+class Run:
+    """What a config stands for: data, network and compiled steps."""
+
+    config: FrozenConfigDict
+    data: Dataset
+    stream: Stream
+    parallel: Parallel
+    model: models.ResNet
+    classifier: Classifier
+    optimizer: object
+    learning_rate: schedules.Schedule
+    momentum: schedules.Schedule
+    parameters: int
+
+    @classmethod
+    def from_config(cls, config: FrozenConfigDict) -> "Run":
+        """Everything that can be refused is refused here, before anything is compiled."""
+        train = config.train
+        check_batch_size(train.batch_size)
+        config = resolve_normalization(config)
+        data = load_dataset(config.data)
+        policy = Policy(config.data.policy)
+        stream = Stream(data.train, policy, train.batch_size, config.seed, config.data.concat_original)
+        if stream.steps_per_epoch == 0:
+            raise UserError(f"config.train.batch_size {train.batch_size} is more than an epoch's {stream.epoch_size}")
+        parallel = PARALLEL[config.parallel]()
+        span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
+        learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
+        optimizer = optimizers.build(config.optimizer, learning_rate, momentum)
+        model = models.build(config.model, len(config.data.classes), parallel.axis_name)
+        parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
+        classifier = Classifier(config)
+        return cls(config, data, stream, parallel, model, classifier, optimizer, learning_rate, momentum, parameters)
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step, on all devices. Optimising this program costs more than it saves."""
+        image_shape, averaged = self.data.train.images.shape[1:], self.config.train.ema_decay > 0
+        init = partial(init_state, self.model, self.optimizer, self.config.seed, image_shape, averaged)
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return self.parallel.replicate(jax.jit(init, compiler_options=quick)(statistics=self.statistics()))
+
+    def statistics(self) -> dict:
+        """What the network takes from the training images before it trains, see models.statistics."""
+        return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.plain, jnp))
+
+    def step(self) -> dispatch.Step:
+        """One training step of this run, (state, totals, batch) -> (state, totals), not compiled."""
+        return partial(
+            train_step,
+            model=self.model,
+            optimizer=self.optimizer,
+            seed=self.config.seed,
+            label_smoothing=self.config.train.label_smoothing,
+            ema_decay=self.config.train.ema_decay,
+            axis_name=self.parallel.axis_name,
+        )
+
+    def advance(self, first_step: int) -> dispatch.Advance:
+        """What does the training steps from `first_step` on, compiled."""
+        feed = self.config.data.feed
+        if feed == "auto":
+            feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"
+        start = dispatch.device_steps if feed == "device" else dispatch.host_steps
+        return start(self.step(), self.stream, first_step, self.parallel)

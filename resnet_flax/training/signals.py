@@ -1,0 +1,71 @@
+"""SIGTERM and Ctrl-C, answered where nothing is lost."""
+
+import os
+import signal
+import sys
+import threading
+
+import jax
+
+from resnet_flax.errors import Interrupted
+from resnet_flax.parallel.processes import max_over_processes
+from resnet_flax.text import print_line
+
+
+class StopRequest:
+    """A context in which SIGTERM and Ctrl-C are noted, to be answered between two steps; a second Ctrl-C stops at once.
+
+    Each process has the signal that it `noted` itself, and acts on `signum`, which all processes agree on.
+
+    Python handles a signal between two of its own instructions, so not while XLA compiles, which may take a minute.
+    Until there is work to save (see `save_before_stopping`), a thread woken by the system ends the process instead.
+
+    A request within another passes on what it has noted.
+    """
+
+    def __init__(self) -> None:
+        self.signum = self.noted = 0
+        self._may_end_at_once = jax.process_count() == 1  # one of several processes cannot leave alone
+
+    def __enter__(self) -> "StopRequest":
+        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        self.previous_wakeup = signal.set_wakeup_fd(self.writer)
+        threading.Thread(target=self._end_at_once, args=(reader,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self.previous_wakeup)
+        os.close(self.writer)  # which ends the thread
+        for signum, handler in self.previous.items():
+            signal.signal(signum, handler)
+            outer = getattr(handler, "__self__", None)
+            if signum == self.signum and isinstance(outer, StopRequest):
+                outer.signum = signum
+
+    def save_before_stopping(self) -> None:
+        """From now on there is work to save: a signal only makes a request, which the user of this context answers."""
+        self._may_end_at_once = False
+
+    def requested(self) -> bool:
+        return self.signum != 0
+
+    def agree(self) -> None:
+        """Exchange signals with the other processes, which all call this at the same point."""
+        (self.signum,) = max_over_processes((self.noted,))()
+
+    def _note(self, signum: int, frame: object) -> None:
+        if self.noted and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.noted = signum
+        if jax.process_count() == 1:
+            self.signum = signum
+
+    def _end_at_once(self, reader: int) -> None:
+        with open(reader, "rb", buffering=0) as signals:
+            while signum := signals.read(1):  # the system writes the number of each signal that has a handler
+                if self._may_end_at_once and signum[0] in self.previous:
+                    stop = Interrupted(signum[0])
+                    print_line(stop, sys.stderr)
+                    os._exit(stop.exit_code)

@@ -1,0 +1,40 @@
+"""TensorBoard's file of a run."""
+
+import contextlib
+import socket
+import time
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+
+
+class TensorBoardWriter:
+    """Scalars by step, written at once.
+
+    tensorboardX's SummaryWriter has a thread for it. A full disk ends that, and the run would wait for it for ever.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        """What other files say about `first_step` and later is taken back."""
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self.writer = RecordWriter(str(workdir / name))
+        try:
+            self._write(file_version="brain.Event:2")
+            self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(step=step, summary=Summary(value=values))
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def _write(self, **content) -> None:
+        self.writer.write(Event(wall_time=time.time(), **content).SerializeToString())
+        self.writer.flush()

@@ -1,0 +1,1 @@
+"""The folder of a run: lock, config, checkpoints, history, predictions and results. Imports config and parallel."""

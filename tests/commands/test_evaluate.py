@@ -1,0 +1,132 @@
+"""The evaluate verb: one run, several and their ensemble, other views, and what it refuses."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from resnet_flax.commands.evaluate import flip, shift, shift_images
+from resnet_flax.config.checks import complete
+from resnet_flax.config.stored import read_config
+from resnet_flax.data.datasets.load import load_split
+from resnet_flax.main import main
+from resnet_flax.training.classifier import Classifier
+from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.workdir import predictions
+
+
+def results(workdir) -> dict:
+    return json.loads((workdir / "report" / "results.json").read_text())
+
+
+def answers(workdir, split: str = "test") -> predictions.Predictions:
+    config = complete(read_config(workdir))
+    _, examples = load_split(config.data, split)
+    state = restore_checkpoint(config, workdir).tree["state"]
+    return Classifier(config, 360).evaluate(state, examples)
+
+
+def test_evaluate_gives_what_training_found(small_runs, capsys):
+    found = results(small_runs[0])
+    assert main(["evaluate", f"--workdir={small_runs[0]}"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"{small_runs[0]} +{found['test_accuracy']:.2%} .* {found['test_loss']:.4f} ", out)
+    assert re.search(r"^9 +\S+ +[\d.]+% +[\d.]+% +\d+$", out, re.MULTILINE)
+    assert main(["evaluate", str(small_runs[0]), "--split=validation"]) == 0
+    assert f"{found['val_accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_ensemble_is_the_mean_of_probabilities(small_runs, capsys):
+    assert main(["evaluate", *map(str, small_runs)]) == 0
+    out = capsys.readouterr().out
+    members = [answers(workdir) for workdir in small_runs]
+    mean = np.mean([member.probabilities for member in members], 0)
+    accuracy = np.mean(mean.argmax(1) == members[0].labels)
+    assert re.search(rf"^ensemble of 2 +{accuracy:.2%} ", out, re.MULTILINE)
+    for member, workdir in zip(members, small_runs, strict=True):
+        assert re.search(rf"^{workdir} +{member.accuracy:.2%} ", out, re.MULTILINE)
+
+
+def test_other_views_are_told_apart(small_runs, capsys):
+    assert main(["evaluate", *map(str, small_runs), "--tta=flip,shift"]) == 0
+    out = capsys.readouterr().out
+    for row in (small_runs[0], f"{small_runs[0]}, 10 views", "ensemble of 2", "ensemble of 2, 10 views"):
+        assert re.search(rf"^{row} +\d", out, re.MULTILINE), row
+    assert f"{results(small_runs[0])['test_accuracy']:.2%}" in out
+
+
+def test_views():
+    images = np.random.default_rng(0).integers(1, 256, (2, 8, 8, 3), np.uint8)
+    mirrored = flip([images])[1]
+    np.testing.assert_array_equal(mirrored[:, :, 0], images[:, :, 7])
+    down = shift_images(images, 2, 0)
+    np.testing.assert_array_equal(down[:, 2:], images[:, :-2])
+    assert not down[:, :2].any()
+    views = shift([images])
+    assert len(views) == 5
+    np.testing.assert_array_equal(views[0], images)
+
+
+def test_padding_changes_no_answer(small_runs):
+    config = complete(read_config(small_runs[0]))
+    state = restore_checkpoint(config, small_runs[0]).tree["state"]
+    images = load_split(config.data, "test[:11]")[1].images
+    whole, padded = (Classifier(config, size)(state, images) for size in (11, 8))
+    assert padded.shape == (11, 10)
+    np.testing.assert_allclose(padded, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoints_by_name_and_step(small_runs, capsys):
+    newest = max(int(path.name) for path in (small_runs[0] / "checkpoints").iterdir() if path.name.isdigit())
+    for which in ("newest", str(newest)):
+        assert main(["evaluate", str(small_runs[0]), f"--checkpoint={which}"]) == 0
+        assert f"checkpoint {which} (step {newest})" in capsys.readouterr().out
+    assert main(["evaluate", str(small_runs[0]), "--checkpoint=nwest"]) == 1
+    assert capsys.readouterr().err == "error: unknown checkpoint 'nwest': did you mean 'newest'?\n"
+
+
+def test_reading_leaves_a_damaged_checkpoint_where_it_is(small_runs, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(small_runs[0], workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        file = max(step.glob("tree/**/d/*"), key=lambda path: path.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    before = sorted(workdir.rglob("*"))
+    assert main(["evaluate", str(workdir)]) == 1
+    assert "is sound" in capsys.readouterr().err
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_training_examples_are_said_to_be(small_runs, capsys):
+    for split, told in (("train", True), ("train[:9]", True), ("train[95%:]", False), ("test", False)):
+        assert main(["evaluate", str(small_runs[0]), f"--split={split}"]) == 0
+        assert ("was trained on train[:90%]" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split=tset"], "unknown split 'tset': did you mean 'test'?"),
+        (["--split=test[:1"], "must look like train, train[:90%]"),
+        (["--tta=flop"], "unknown view for --tta 'flop': did you mean 'flip'?"),
+        (["--config.data.classes=('a','b')"], "config.data.classes must be 10 names"),
+    ],
+)
+def test_mistakes(small_runs, words, message, capsys):
+    assert main(["evaluate", str(small_runs[0]), *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_one_dispatch_over_images_on_the_device_gives_the_same(small_runs):
+    config = complete(read_config(small_runs[0]))
+    _, examples = load_split(config.data, "test")
+    state = restore_checkpoint(config, small_runs[0]).tree["state"]
+    judge = Classifier(config, 50)  # the last of 360 images is in a batch with padding
+    for _ in range(2):  # the second time the images are there
+        np.testing.assert_allclose(judge.at_once(state, examples.images), judge(state, examples.images), atol=1e-5)

@@ -1,0 +1,217 @@
+"""Weights go to PyTorch's names and back, bit for bit, and an imported run trains like one that began with them."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from resnet_flax.commands.export import export
+from resnet_flax.commands.import_torch import import_torch
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
+from resnet_flax.errors import UserError
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.models.torch_weights import from_torch, to_torch
+from resnet_flax.training.restore import checkpoint_template
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
+from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
+
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+
+
+def variables(**architecture) -> dict:
+    """Random variables of a narrow network."""
+    model = ResNet(**(dict(blocks=(1, 2), widths=(4, 8)) | architecture))
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), np.zeros((1, 8, 8, 3)))
+    draw = np.random.default_rng(0).normal
+    return jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), dict(shapes))
+
+
+def tiny_config(**model):
+    config = get_config()
+    config.model.update(dict(blocks=(1, 1), widths=(4, 8)) | model)
+    config.data.train_examples = 128
+    config.train.batch_size = 32
+    config.train.epochs = 1
+    return complete(config)
+
+
+def assert_equal(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def fitting(config) -> dict:
+    """A state_dict with random numbers for the network of `config`."""
+    state = checkpoint_template(config)["state"]
+    draw = np.random.default_rng(1).normal
+    shapes = to_torch({"params": state.params, "batch_stats": state.batch_stats})
+    return {name: draw(size=tensor.shape).astype(np.float32) for name, tensor in shapes.items()}
+
+
+def test_names_are_the_usual_ones():
+    names = to_torch(variables())
+    assert {"conv1.weight", "bn1.running_var", "layer2.0.shortcut.0.weight", "layer2.0.shortcut.1.bias"} <= names.keys()
+    assert {"layer2.1.conv2.weight", "layer2.1.bn2.running_mean", "linear.weight", "linear.bias"} <= names.keys()
+    assert names["layer2.0.conv1.weight"].shape == (8, 4, 3, 3)
+    assert names["linear.weight"].shape == (10, 8)
+    preact = to_torch(variables(block="preact", final_norm=True))
+    assert "bn.weight" in preact
+    assert "bn1.weight" not in preact
+    assert "layer2.0.shortcut.1.weight" not in preact
+    pool = to_torch(variables(stem="whitening", block="pool"))
+    assert {"whitening.weight", "layer1.0.entry.0.weight", "layer2.0.entry.1.running_var"} <= pool.keys()
+
+
+def test_layout_is_out_in_height_width():
+    ours = variables()
+    theirs = to_torch(ours)
+    kernel = ours["params"]["stem_conv"]["kernel"]
+    assert theirs["conv1.weight"][3, 1, 0, 2] == kernel[0, 2, 1, 3]
+    assert theirs["linear.weight"][7, 5] == ours["params"]["head"]["kernel"][5, 7]
+
+
+ARCHITECTURES = [
+    {},
+    dict(block="preact"),
+    dict(block="preact", final_norm=True),
+    dict(stem="whitening", block="pool"),
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_there_and_back_is_bit_exact(architecture):
+    ours = variables(**architecture)
+    back = from_torch(to_torch(ours), ours)
+    assert jax.tree.structure(back) == jax.tree.structure(ours)
+    jax.tree.map(np.testing.assert_array_equal, back, ours)
+
+
+def test_prefix_and_step_counters_are_ignored():
+    ours = variables()
+    theirs = {f"module.{name}": tensor for name, tensor in to_torch(ours).items()}
+    theirs["module.bn1.num_batches_tracked"] = np.array(7)
+    jax.tree.map(np.testing.assert_array_equal, from_torch(theirs, ours), ours)
+
+
+def test_misfits_are_named():
+    ours = variables()
+    theirs = to_torch(ours)
+    theirs["fc.weight"] = theirs.pop("linear.weight")
+    theirs["conv1.weight"] = theirs["conv1.weight"][..., :1]
+    with pytest.raises(UserError) as refusal:
+        from_torch(theirs, ours)
+    assert str(refusal.value) == (
+        "missing: linear.weight; unexpected: fc.weight; "
+        "of another shape: conv1.weight (4, 3, 3, 1) instead of (4, 3, 3, 3)"
+    )
+
+
+def test_only_the_first_names_are_listed():
+    ours = variables()
+    with pytest.raises(UserError, match=r"missing: [\w.]+, [\w.]+, [\w.]+ and \d+ more$"):
+        from_torch({}, ours)
+
+
+def test_safetensors_in_and_out_is_the_same_file(tmp_path):
+    config, file, copy = tiny_config(), tmp_path / "in.safetensors", tmp_path / "deep" / "out.safetensors"
+    safetensors.numpy.save_file(fitting(config), file)
+    import_torch(config, tmp_path / "run", str(file))
+    export(config, tmp_path / "run", "safetensors", str(copy))
+    assert copy.read_bytes() == file.read_bytes()
+    with pytest.raises(UserError, match="holds a run already"):
+        import_torch(config, tmp_path / "run", str(file))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_imported_run_goes_on_like_one_that_began_with_these_weights(tmp_path, optimizer):
+    changes = get_config()
+    changes.update(tiny_config().to_dict())
+    changes.optimizer.name = optimizer
+    changes.schedule.update(dict(name="onecycle", per="step"))
+    config = complete(changes)
+    run, file = Run.from_config(config), tmp_path / "fresh.safetensors"
+    began = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
+    weights = to_torch({"params": began["state"].params, "batch_stats": began["state"].batch_stats})
+    safetensors.numpy.save_file(weights, file)
+    import_torch(config, tmp_path / "run", str(file))
+    with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        imported = checkpoints.restore_newest(began)
+        assert (imported.step, imported.history) == (0, [])
+        ours = run.advance(0)(imported.tree["state"], imported.tree["totals"], 1)
+        theirs = run.advance(0)(began["state"], began["totals"], 1)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+        state, totals, _ = ours
+        trained = {"learning_rate": 0.1, "train_loss": 1.5, "train_accuracy": 0.25}
+        history = [{"epoch": 1, "step": 1, **trained, "val_accuracy": 0.5}]
+        checkpoints.save(Checkpoint(1, {"state": state, "totals": totals}, history), 1)
+        worse = {"state": jax.tree.map(np.zeros_like, state), "totals": totals}
+        checkpoints.save(Checkpoint(2, worse, [*history, {"epoch": 2, "step": 2, **trained, "val_accuracy": 0.4}]), 1)
+    export(config, tmp_path / "run", "safetensors", "")
+    trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
+    assert_equal(trained, to_torch({"params": state.params, "batch_stats": state.batch_stats}))
+    assert not np.array_equal(trained["conv1.weight"], weights["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("absent.pt", None, "there is no file"),
+        ("weights.onnx", b"x", "unknown ending of a weights file '.onnx'"),
+        ("broken.safetensors", b"not at all", "is no safetensors file"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, name, content, words):
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        import_torch(tiny_config(), tmp_path / "run", str(tmp_path / name))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_another_network_leaves_no_run(tmp_path):
+    file = tmp_path / "wide.safetensors"
+    safetensors.numpy.save_file(fitting(tiny_config(widths=(4, 12))), file)
+    with pytest.raises(UserError, match=r"wide.safetensors does not fit config.model 'tiny': of another shape: "):
+        import_torch(tiny_config(), tmp_path / "run", str(file))
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_torch_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match=r"needs PyTorch: install it \(pip install '.\[reference\]'\)"):
+        import_torch(tiny_config(), tmp_path / "run", str(file))
+
+
+@needs_torch
+@pytest.mark.parametrize("nested", [False, True])
+def test_torch_files(tmp_path, nested):
+    import torch
+
+    config, tensors = tiny_config(), fitting(tiny_config())
+    state_dict = {f"module.{name}": torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    state_dict["module.bn1.num_batches_tracked"] = torch.tensor(7)
+    torch.save({"net": state_dict, "acc": 93.5, "epoch": 3} if nested else state_dict, tmp_path / "in.pth")
+    import_torch(config, tmp_path / "run", str(tmp_path / "in.pth"))
+    export(config, tmp_path / "run", "torch", "")
+    exported = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    assert_equal({name: tensor.numpy() for name, tensor in exported.items()}, tensors)
+
+
+@needs_torch
+def test_torch_files_with_something_else_are_refused(tmp_path):
+    import torch
+
+    for content in ([1, 2], {"a": Path("x")}, {"net": {"epoch": 1}}):
+        torch.save(content, tmp_path / "odd.pt")
+        with pytest.raises(UserError, match=r"odd.pt (is damaged|must hold one state_dict)"):
+            import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "odd.pt"))

@@ -1,0 +1,199 @@
+"""predict: from anything that holds images to a CSV, with what could not be read at the end."""
+
+import csv
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_flax.config.checks import complete
+from resnet_flax.config.stored import read_config
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.images import Images
+from resnet_flax.data.datasets.load import load_split
+from resnet_flax.main import main
+from resnet_flax.workdir import predictions
+
+ROOT = Path(__file__).parents[2]
+
+
+def examples(workdir) -> Split:
+    return load_split(complete(read_config(workdir)).data, "test")[1]
+
+
+def rows(path: Path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_submission_of_a_pickle_is_as_accurate_as_evaluate_says(small_runs, tmp_path, capsys):
+    split = examples(small_runs[0])
+    content = {b"data": np.asarray(split.images), b"ids": np.arange(len(split))[::-1] + 1000}
+    (tmp_path / "test.pkl").write_bytes(pickle.dumps(content))
+    output = tmp_path / "out.csv"
+    words = [str(tmp_path / "test.pkl"), f"--workdir={small_runs[0]}", f"--output={output}", "--submission"]
+    assert main(["predict", *words]) == 0
+    assert "made 32 x 32" not in capsys.readouterr().out
+    assert output.read_text().splitlines()[0] == "ID,Labels"
+    found = rows(output)
+    assert [int(row["ID"]) for row in found] == content[b"ids"].tolist()
+    kept, _ = predictions.read_predictions(small_runs[0] / "report" / "predictions.npz")
+    assert [int(row["Labels"]) for row in found] == kept.predicted.tolist()
+    assert np.mean([int(row["Labels"]) for row in found] == split.labels) == kept.accuracy
+
+
+def test_files_folders_and_arrays_agree(small_runs, tmp_path, capsys):
+    images = np.asarray(examples(small_runs[0]).images[:4])
+    photos = tmp_path / "photos" / "deep"
+    photos.mkdir(parents=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(photos / f"{index}.png")
+    np.save(tmp_path / "some.npy", images)
+    np.savez(tmp_path / "some.npz", images=images, labels=np.zeros(4, np.int64))
+    np.save(tmp_path / "grey.npy", images[..., 0])
+    answers = []
+    for word in ("photos", "some.npy", "some.npz", "grey.npy"):
+        output = tmp_path / f"{word}.csv"
+        assert main(["predict", str(tmp_path / word), f"--workdir={small_runs[0]}", f"--output={output}"]) == 0
+        found = rows(output)
+        assert list(found[0]) == ["file", "label", "name", "probability"]
+        assert all(
+            row["name"] == "0123456789"[int(row["label"])] and 0 < float(row["probability"]) <= 1 for row in found
+        )
+        answers.append([(row["label"], row["probability"]) for row in found])
+    assert answers[0] == answers[1] == answers[2] == answers[3]
+    assert rows(tmp_path / "photos.csv")[3]["file"] == str(photos / "3.png")
+    assert rows(tmp_path / "some.npy.csv")[3]["file"] == f"{tmp_path}/some.npy[3]"
+
+
+def huge_png() -> bytes:
+    """A few bytes that say that they are 30,000 x 30,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_is_written(small_runs, tmp_path, capsys):
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    (tmp_path / "c.png").write_bytes(huge_png())
+    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    np.save(tmp_path / "e.npy", np.zeros((2, 32, 32, 3)))
+    np.save(tmp_path / "f.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "g.pkl").write_bytes(b"cposix\nsystem\n(S'touch pwned'\ntR.")
+    Image.new("L", (9, 9)).save(tmp_path / "h.gif")
+    files = sorted(map(str, tmp_path.iterdir()))
+    output = tmp_path / "out.csv"
+    assert main(["predict", *files, f"--workdir={small_runs[0]}", f"--output={output}"]) == 1
+    assert [Path(row["file"]).name for row in rows(output)] == ["a.png", "h.gif"]
+    captured = capsys.readouterr()
+    assert captured.out.count("images made 32 x 32, RGB; the first") == 1
+    assert "a.png, was 50 x 40, RGB" in captured.out
+    for why in ("b.png: cannot identify", "c.png: Image size (900000000 pixels)", "d.png: ", "e.npy: holds float64"):
+        assert why in captured.err
+    assert "g.pkl: tries to import posix.system" in captured.err
+    assert "f.npy: has an array of Python objects" in captured.err
+    assert captured.err.startswith("error: 6 files could not be read:\n")
+    assert not list(tmp_path.glob("*.tmp"))
+    assert not Path("pwned").exists()
+
+
+def test_batches_of_cifar_and_arrays_are_numbered(small_runs, tmp_path):
+    images = np.asarray(examples(small_runs[0]).images[:3])
+    planes = images.transpose(0, 3, 1, 2).reshape(3, 3072)
+    batch = tmp_path / "data_batch_1"
+    batch.write_bytes(pickle.dumps({b"data": planes, b"labels": [0, 1, 2], b"batch_label": b"training batch 1"}, 2))
+    np.save(tmp_path / "some.npy", images)
+    output, labels = tmp_path / "out.csv", []
+    for file in (batch, tmp_path / "some.npy"):
+        words = ["predict", str(file), f"--workdir={small_runs[0]}", f"--output={output}"]
+        assert main(words) == 0
+        assert [row["file"] for row in rows(output)] == [f"{file}[{index}]" for index in range(3)]
+        assert main([*words, "--submission"]) == 0
+        assert [row["ID"] for row in rows(output)] == ["0", "1", "2"]
+        labels.append([row["Labels"] for row in rows(output)])
+    assert labels[0] == labels[1]
+
+
+def test_names_of_files_and_ids_are_data(small_runs, tmp_path, capsys, monkeypatch):
+    """Whatever a file is called: it is in the CSV as it is, unless as a formula, and steers no terminal."""
+    monkeypatch.chdir(tmp_path)
+    names = ["=cmd|'x'!A1.png", "-1+2.png", "@SUM(A1).png", 'a,b\n"c".png', "\x1b[2J\u202e.png", "\U0001f408.png"]
+    for name in names:
+        Image.new("RGB", (32, 32)).save(name, "png")
+    Path(os.fsdecode(b"\xff.png")).write_bytes(Path(names[0]).read_bytes())
+    Path("\x1b[2J\nfake.png").write_bytes(b"damaged")
+    assert main(["predict", ".", f"--workdir={small_runs[0]}", "--output=out.csv"]) == 1
+    escaped = ["'" + name if name[0] in "=-@" else name for name in names]
+    assert sorted(row["file"] for row in rows(Path("out.csv"))) == sorted([*escaped, "\\udcff.png"])
+    captured = capsys.readouterr()
+    assert "\n  \\x1b[2J\\nfake.png: cannot identify image file" in captured.err
+    assert "\x1b" not in captured.out + captured.err
+    ids = ["=1+1", "-12", "+3.5", "7"]
+    Path("ids.pkl").write_bytes(pickle.dumps({"data": np.zeros((4, 32, 32, 3), np.uint8), "ids": ids}))
+    assert main(["predict", "ids.pkl", "--submission", f"--workdir={small_runs[0]}", "--output=out.csv"]) == 0
+    assert [row["ID"] for row in rows(Path("out.csv"))] == ["'=1+1", "-12", "+3.5", "7"]
+
+
+def test_formats_that_start_programs_are_refused(tmp_path):
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(path, "eps")
+    images = Images([path, tmp_path], (32, 32))
+    assert list(images) == []
+    assert "cannot identify image file" in images.unreadable[str(path)]
+    assert images.unreadable[str(tmp_path)] == "is no file"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
+    wide = Image.new("L", (70, 40), 255)
+    image = Image.fromarray(np.full((40, 70), 65535, np.uint16)) if mode == "I;16" else wide.convert(mode)
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr", "LA") else "image.png")
+    image.save(path)
+    images = Images([path], (32, 32))
+    ((name, _, pixels),) = images
+    assert (name, pixels.shape, pixels.dtype) == (str(path), (32, 32, 3), np.uint8)
+    assert pixels.min() >= 250
+    assert (images.unreadable, len(images.changed)) == ({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which images? Name files, folders"),
+        (["nowhere"], "there is no file or folder 'nowhere'"),
+        (["."], "there are no images in ."),
+        (["--checkpoint=99"], "which images?"),
+    ],
+)
+def test_mistakes(small_runs, tmp_path, monkeypatch, words, message, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", f"--workdir={small_runs[0]}", *words]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_count_moves_on_a_terminal_and_nowhere_else(small_runs, tmp_path):
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    np.save(tmp_path / "some.npy", examples(small_runs[0]).images)
+    words = [str(tmp_path / "some.npy"), f"--workdir={small_runs[0]}", f"--output={tmp_path}/out.csv"]
+    reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 80))
+    command = [sys.executable, "-m", "resnet_flax.main", "predict", *words]
+    subprocess.run(command, cwd=ROOT, stdout=writer, check=True)
+    screen = os.read(reader, 65536)
+    assert re.search(rb"\r(0|360) images \[", screen)
+    plain = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert plain == f"360 images in {tmp_path}/out.csv\n"

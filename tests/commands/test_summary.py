@@ -1,0 +1,91 @@
+"""summary: what a config needs and a run has, without any data."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resnet_flax.commands import summary
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
+from resnet_flax.main import main
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.training.restore import optimizer_template
+from resnet_flax.training.step import Totals, init_state, train_step
+
+ROOT = Path(__file__).parents[2]
+SHAPE = (16, 16, 3)
+
+
+def xla_bytes(model: ResNet, batch: int) -> int:
+    """What a training step needs beside its arguments and results, as compiled for this machine."""
+    sgd = optimizer_template(complete(get_config()))
+    step = partial(train_step, model=model, optimizer=sgd, seed=0)
+    images = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
+    arguments = (
+        jax.eval_shape(partial(init_state, model, sgd, 0, SHAPE)),
+        jax.eval_shape(Totals.zero),
+        {"image": images, "label": jax.ShapeDtypeStruct((batch,), jnp.int32)},
+    )
+    quick = {"xla_backend_optimization_level": 0}
+    compiled = jax.jit(step, donate_argnums=0, compiler_options=quick).lower(*arguments).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("block", ["basic", "preact"])
+def test_activations_are_what_xla_takes(block):
+    model = ResNet((1, 1), (8, 16), block=block, block_dropout=0.1)
+    assert 1 / 1.5 < 64 * summary.activation_bytes(model, SHAPE) / xla_bytes(model, 64) < 1.5
+
+
+def test_activations_by_hand():
+    """What the backward pass needs of a network without a block: BatchNorm's and the convolution's input, and a few."""
+    per_pixel = summary.activation_bytes(ResNet((1,), (8,)), (16, 16, 3)) / 16**2
+    double = summary.activation_bytes(ResNet((1,), (8,)), (32, 32, 3)) / 32**2
+    assert per_pixel == pytest.approx(double, rel=0.02)  # it grows with the number of pixels
+    half = summary.activation_bytes(ResNet((1,), (8,), dtype=jnp.bfloat16), (32, 32, 3)) / 32**2
+    assert 0.5 * double < half < 0.9 * double  # BatchNorm computes in float32
+
+
+def printed(capsys, *words: str) -> str:
+    capsys.readouterr()
+    assert main(["summary", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_config(capsys):
+    adam = ["--config.optimizer.name=adam", "--config.train.ema_decay=0.9"]
+    out = printed(capsys, f"--config={ROOT}/configs/quickstart.py", *adam)
+    for line in (
+        r"parameters +0\.3",
+        r"gradients +0\.3",
+        r"optimizer +0\.6",
+        r"average of the weights +0\.3",
+        r"activations of 32 images, float32 +[\d.]+",
+        r"data: digits; train train\[:90%\], validation train\[90%:\], test test",
+        r"images: 32 x 32, RGB, normalised by mean 0\.5, 0\.5, 0\.5 and standard deviation 0\.5, 0\.5, 0\.5",
+        r"10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+    ):
+        assert re.search(f"^{line}$", out, re.MULTILINE), line
+    rows = re.search(r"^memory of training.*?\n\n", out, re.MULTILINE | re.DOTALL)[0].splitlines()[1:]
+    *parts, total = (float(row.split()[-1]) for row in rows if row)
+    assert total == pytest.approx(sum(parts), abs=0.3)
+    assert "checkpoint" not in out
+
+
+def test_what_is_not_known_yet_is_said_to_be(capsys):
+    out = printed(capsys, f"--config={ROOT}/configs/quickstart.py", "--config.data.policy=normalize(auto)")
+    assert "normalised by the mean and standard deviation of the training images, computed when training starts" in out
+
+
+def test_a_run_has_checkpoints_and_one_is_best(small_runs, capsys):
+    out = printed(capsys, f"--workdir={small_runs[0]}")
+    steps = sorted((int(p.name) for p in (small_runs[0] / "checkpoints").iterdir() if p.name.isdigit()), reverse=True)
+    assert re.findall(r"^step (\d+) ", out, re.MULTILINE) == list(map(str, steps))
+    assert len(re.findall(r"^step .* best val_accuracy$", out, re.MULTILINE)) == 1
+    assert re.search(r"^test accuracy [\d.]+%$", out, re.MULTILINE)
+    other = printed(capsys, f"--config={ROOT}/configs/quickstart.py", f"--workdir={small_runs[0]}")
+    assert "checkpoint" not in other  # of another config

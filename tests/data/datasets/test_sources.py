@@ -1,0 +1,193 @@
+"""Datasets: decoded once, split as TFDS splits, refused quickly when they are not there."""
+
+import mmap
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
+from resnet_flax.data.datasets import sources
+from resnet_flax.data.datasets.load import find_arrays, load_dataset
+from resnet_flax.data.datasets.sources import CIFAR10_CLASSES, SOURCES, Source, Tfds, decode_tfds
+from resnet_flax.data.datasets.splits import parse_split
+from resnet_flax.errors import UserError
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether its memory is a file."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(getattr(array, "obj", None), mmap.mmap)
+
+
+def data_config(**changes):
+    config = get_config()
+    config.data.update(changes)
+    return complete(config).data
+
+
+def test_digits_are_real_images_in_a_fixed_split():
+    data = load_dataset(data_config())
+    assert (len(data.train), len(data.validation), len(data.test)) == (1293, 144, 360)
+    assert data.train.images.shape == (1293, 32, 32, 3)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.images.max() == 255
+    assert data_config().classes == tuple("0123456789")
+    assert is_mapped(data.train.images)
+    # The same ones on every machine: the first labels of each split, as drawn when the dataset was made.
+    assert data.train.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
+    assert np.bincount(data.test.labels).min() >= 25
+
+
+def test_train_examples_keeps_the_first():
+    whole, part = load_dataset(data_config()), load_dataset(data_config(train_examples=10))
+    np.testing.assert_array_equal(part.train.images, whole.train.images[:10])
+    assert len(part.validation) == len(whole.validation)
+
+
+SPLITS = ["train", "train[:90%]", "train[90%:]", "train[100:200]", "train[-50:]", "train[:33%]", "train[10%:-5%]"]
+
+
+@pytest.mark.parametrize("text", SPLITS)
+def test_splits_are_sliced_as_tfds_slices(text):
+    folder = find_arrays(data_config())
+    tfds = pytest.importorskip("tensorflow_datasets")
+    infos = {"train": tfds.core.SplitInfo(name="train", shard_lengths=[1437], num_bytes=0)}
+    (theirs,) = tfds.core.ReadInstruction.from_spec(text).to_absolute(infos)
+    name, ours = parse_split(text, folder)
+    assert (name, ours.start, ours.stop) == (theirs.splitname, theirs.from_ or 0, theirs.to or 1437)
+
+
+def test_missing_dataset_fails_fast_and_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setitem(SOURCES, "cifar10", unreachable_cifar10())
+    started = time.perf_counter()
+    with pytest.raises(UserError) as raised:
+        load_dataset(data_config(name="cifar10"))
+    assert time.perf_counter() - started < 5
+    assert str(tmp_path / "cifar10/3.0.2") in str(raised.value)
+    assert "TFDS_DATA_DIR" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def unreachable_cifar10() -> Source:
+    # An address that no route leads to (RFC 5737): what an offline machine or a silent firewall looks like.
+    return Tfds(CIFAR10_CLASSES, "cifar10/3.0.2", "http://192.0.2.1")
+
+
+def prepare_toy_dataset(data_dir) -> None:
+    """A TFDS dataset on disk, as `tfds.load` leaves one: 40 images to train and 10 to test."""
+    import tensorflow_datasets as tfds
+
+    class Toyset(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(32, 32, 3)),
+                "label": tfds.features.ClassLabel(num_classes=4),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(40), "test": self._generate_examples(10)}
+
+        def _generate_examples(self, count):
+            for i in range(count):
+                yield i, {"image": np.full((32, 32, 3), i, np.uint8), "label": i % 4}
+
+    Toyset(data_dir=str(data_dir)).download_and_prepare()
+
+
+def test_prepared_tfds_dataset_is_decoded_once(tmp_path, monkeypatch):
+    prepare_toy_dataset(tmp_path)
+    decoded = []
+
+    def decode(folder, original=decode_tfds):
+        decoded.append(folder)
+        return original(folder)
+
+    monkeypatch.setattr(sources, "decode_tfds", decode)
+    monkeypatch.setitem(SOURCES, "toyset", Tfds(tuple("abcd"), "toyset/1.0.0", ""))
+    for _ in range(2):
+        data = load_dataset(data_config(name="toyset", dir=str(tmp_path)))
+        assert data.train.images.shape == (36, 32, 32, 3)
+        assert len(data.validation) == 4
+        assert data.test.labels.dtype == np.int32
+        np.testing.assert_array_equal(data.train.images[:, 0, 0, 0] % 4, data.train.labels)
+    assert decoded == [tmp_path / "toyset/1.0.0"]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("cifar100", 100), ("svhn", 10)])
+def test_datasets_of_tfds_are_what_tfds_says(name, classes, tmp_path, monkeypatch):
+    """Random images in the features of the real dataset: its name, version, labels and sizes are TFDS's own."""
+    import tensorflow_datasets as tfds
+
+    source = SOURCES[name]
+    folder, version = source.path.split("/")
+    builder = tfds.builder(folder, data_dir=str(tmp_path))
+    assert str(builder.version) == version
+    assert builder.info.features["label"].num_classes == classes == len(source.classes)
+    assert builder.info.features["image"].shape == (32, 32, 3)
+    monkeypatch.setattr(sources, "reachable", lambda host: True)
+    with tfds.testing.mock_data(num_examples=20):
+        data = load_dataset(data_config(name=name, dir=str(tmp_path)))
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 20)
+    assert data.train.images.shape == (18, 32, 32, 3)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.labels.dtype == np.int32
+    assert 0 <= data.train.labels.min() <= data.train.labels.max() < classes
+
+
+def test_images_of_another_size_than_the_config_says_are_refused():
+    with pytest.raises(UserError, match=r"digits has images \(32, 32, 3\), and .*image_size is 64: set it to 32"):
+        load_dataset(data_config(image_size=64))
+
+
+def test_folder_of_arrays_is_a_dataset(tmp_path):
+    for split, count in (("train", 20), ("test", 5)):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((count, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(count, dtype=np.uint8) % 10)
+    data = load_dataset(data_config(name="cifar10", dir=str(tmp_path)))
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 5)
+    assert data.train.labels.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    ("file", "array", "why"),
+    [
+        ("train_images", np.zeros((20, 32, 32, 3)), "must hold images .* uint8: there are float64"),
+        ("train_images", np.zeros((20, 3072), np.uint8), r"there are uint8 \(20, 3072\)"),
+        ("train_images", np.zeros((19, 32, 32, 3), np.uint8), "a whole number for each image"),
+        ("train_images", np.array([None]), "cannot be read: has an array of Python objects"),
+        ("train_labels", np.zeros(20), "a whole number for each image: there are .* float64"),
+        ("train_labels", np.full(20, 10), "labels from 10 to 10, and there are 10 classes"),
+        ("train_labels", np.full(20, -1), "labels from -1 to -1"),
+    ],
+)
+def test_arrays_of_anybody_are_checked(tmp_path, file, array, why):
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((20, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(20) % 10)
+    np.save(tmp_path / f"{file}.npy", array)
+    with pytest.raises(UserError, match=why):
+        load_dataset(data_config(dir=str(tmp_path)))
+
+
+def test_start_without_tensorflow_where_the_feed_needs_none(tmp_path):
+    code = (
+        "import sys\n"
+        "from resnet_flax.main import main\n"
+        "code = main(sys.argv[1:])\n"
+        "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules), 'imported'\n"
+        "sys.exit(code)\n"
+    )
+    small = ["--config.model.blocks=(1,)", "--config.model.widths=(4,)", "--config.data.train_examples=128"]
+    words = ["--config=configs/quickstart.py", "--config.data.feed=device", "--config.train.epochs=2", *small]
+    words += ["--config.schedule.name=constant", f"--workdir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

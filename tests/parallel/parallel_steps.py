@@ -1,0 +1,73 @@
+"""Five training steps, an evaluation and a batch over all devices, for test_devices.py: parallel_steps.py WAY OUT."""
+
+import sys
+from functools import partial
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.config.defaults import get_config
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.device_feed import DeviceFeed
+from resnet_flax.data.stream import Stream
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.optim import optimizers, schedules
+from resnet_flax.parallel.devices import PARALLEL
+from resnet_flax.training.step import Totals, eval_step, init_state, train_step
+
+
+def main(way: str, out: str) -> None:
+    config = get_config()
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.weight_decay = 1e-3
+    config = FrozenConfigDict(config)
+    span = schedules.Span(1, 5, "step")
+    rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
+    optimizer = optimizers.build(config.optimizer, rate, momentum)
+    parallel = PARALLEL[way]()
+    model = ResNet((1, 1), (4, 8), axis_name=parallel.axis_name)
+    state = parallel.replicate(init_state(model, optimizer, 0, (16, 16, 3)))
+    totals = parallel.replicate(Totals.zero())
+    arguments = dict(model=model, optimizer=optimizer, seed=0, axis_name=parallel.axis_name)
+    step = parallel.compile(partial(train_step, **arguments), sharded=(2,), donate=(0,))
+    rng = np.random.default_rng(0)
+    batches = [
+        {
+            "image": rng.normal(size=(32, 16, 16, 3)).astype(np.float32),
+            "label": rng.integers(0, 10, 32).astype(np.int32),
+        }
+        for _ in range(5)
+    ]
+    for batch in batches:
+        # Devices see batches of different contrast, so that statistics of one device alone would differ.
+        batch["image"] *= np.linspace(0.5, 2, 32, dtype=np.float32)[:, None, None, None]
+        state, totals = step(state, totals, parallel.shard(batch))
+    evaluation = partial(eval_step, model=model, normalize=lambda x: x, axis_name=parallel.axis_name)
+    evaluate = parallel.compile(evaluation, sharded=(1,))
+    evaluated = evaluate(state.variables, parallel.shard({"image": batch["image"]}))
+    leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel))
+
+
+def fed(parallel) -> dict[str, np.ndarray]:
+    """What the second epoch's third batch of 16 out of 64 images is, by the feed that lies on the devices."""
+    images = np.random.default_rng(1).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    split = Split(images, np.arange(64, dtype=np.int32))
+    policy = Policy("crop(4)|flip|color_jitter(0.2,0.2,0.2)|rotate(15)|normalize(cifar10)")
+    feed = DeviceFeed(Stream(split, policy, 16, 3, False), parallel)
+
+    def batch(images, labels, order):
+        made = feed.batch(images, labels, order, 1, 2)
+        if parallel.axis_name is None:
+            return made
+        return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
+
+    made = parallel.compile(batch, sharded=(2,))(*feed.arrays, feed.order(1))
+    return {name: np.asarray(rows) for name, rows in made.items()}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

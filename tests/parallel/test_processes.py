@@ -1,0 +1,184 @@
+"""Runs of several processes: how they find each other, that they end as one process does, and stop together."""
+
+import math
+import signal
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from launch import local
+from resnet_flax.errors import UserError
+from resnet_flax.main import parse
+from resnet_flax.parallel import processes
+from resnet_flax.training.restore import checkpoint_template
+from resnet_flax.workdir.checkpoints import Checkpoints, checksum
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    f"--config={ROOT}/configs/quickstart.py",
+    "--config.model.blocks=(1,)",
+    "--config.model.widths=(4,)",
+    "--config.data.train_examples=256",
+    "--config.train.epochs=3",
+    "--config.train.batch_size=32",
+]
+
+
+@pytest.fixture
+def nowhere(monkeypatch):
+    """An environment that says nothing of other processes, and a record of what jax is asked for."""
+    ours = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")
+    for name in (*processes.COUNTS, *ours, "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.append(args))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, None),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, ()),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, ()),
+        ({"JAX_NUM_PROCESSES": "1", "SLURM_STEP_NUM_TASKS": "4"}, None),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": "a:1"}, ("a:1", 2, 1)),
+    ],
+)
+def test_others_are_joined_where_the_environment_says_so(nowhere, monkeypatch, environment, arguments):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    processes.start()
+    assert nowhere == ([] if arguments is None else [arguments])
+
+
+@pytest.mark.parametrize(
+    ("platforms", "environment", "several"),
+    [
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, True),
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ("tpu,cpu", {}, True),  # its metadata server knows
+        ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1"}, False),
+        ("cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, False),
+    ],
+)
+def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, platforms, environment, several):
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # jax sets it where there is no TPU
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platforms)
+    try:
+        assert processes.launched_with_others() is several
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES must be a number from 0 on, not 'two'"),
+        ({"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID must be a number from 0 on, not ''"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS must be HOST:PORT"),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "a:1"},
+            "JAX_PROCESS_ID must be from 0 to 1, not 2",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(nowhere, monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message):
+        processes.start()
+
+
+def in_two_processes(monkeypatch, compute, tree):
+    """What each of two processes gets from the first: [(result or error, arrays)], one after the other in this one."""
+    sent: list[np.ndarray] = []
+    got = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index in (0, 1):
+        told = iter(sent if index else ())
+        broadcast = (lambda own, told=told: next(told)) if index else (lambda own: sent.append(own) or own)
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(processes.multihost_utils, "broadcast_one_to_all", broadcast)
+        try:
+            result = processes.run_on_first_process(compute if index == 0 else pytest.fail)
+        except Exception as error:
+            result = error
+        own = tree if index == 0 else jax.tree.map(np.zeros_like, tree)
+        got.append((result, processes.broadcast_arrays(own)))
+    return got
+
+
+def test_others_get_from_the_first_what_it_found(monkeypatch):
+    """Down to the bits of a float, and an error with what it says; nothing of it is run."""
+    row = {"epoch": 3, "val_loss": 0.1 + 0.2, "images_per_second": math.nan, "none": None, "name": "\x1b\ud800"}
+    tree = {"a": np.array([-0.0, math.inf, 5e-324]), "b": (np.array(0.1, np.float32), np.zeros((2, 0), np.int8))}
+    for result, arrays in in_two_processes(monkeypatch, lambda: [row], tree):
+        assert repr(result) == repr([row])
+        assert str(jax.tree.map(np.ndarray.tobytes, arrays)) == str(jax.tree.map(np.ndarray.tobytes, tree))
+        assert jax.tree.map(np.shape, arrays) == jax.tree.map(np.shape, tree)
+
+    def fail():
+        raise UserError("")
+
+    (first, _), (other, _) = in_two_processes(monkeypatch, fail, tree)
+    assert (str(first), first.quiet) == ("", False)
+    assert (type(other), str(other), other.quiet) == (UserError, "", True)
+
+
+def launch(count: int, workdir: Path, feed: str) -> list[subprocess.Popen]:
+    """A run of two devices: one process with both, or two with one each."""
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JAX_NUM_CPU_DEVICES", str(2 // count))
+        return local.start(count, [*SMALL, f"--config.data.feed={feed}", f"--workdir={workdir}"], **options)
+
+
+def wait_for(run: list[subprocess.Popen]) -> tuple[list[int], str, str]:
+    """(exit codes, what the first process said, its errors)."""
+    said = [process.communicate(timeout=120) for process in run]
+    assert all(said[index] == ("", "") for index in range(1, len(run)))  # the first speaks for all
+    return [process.returncode for process in run], *said[0]
+
+
+def newest(workdir: Path) -> tuple[int, int]:
+    """(step, checksum) of the newest checkpoint of a run."""
+    _, [(config, _)], _ = parse(["train", f"--workdir={workdir}"])
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        found = checkpoints.restore_newest(checkpoint_template(config))
+    return found.step, checksum(found)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """A run of one process."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    codes, _, told = wait_for(launch(1, workdir, "device"))
+    assert codes == [0], told
+    return workdir
+
+
+@pytest.mark.parametrize(("before", "after", "feed"), [(2, 1, "device"), (1, 2, "tfdata")])
+def test_a_run_stopped_goes_on_in_more_or_fewer_processes_to_the_same_end(undisturbed, tmp_path, before, after, feed):
+    run = launch(before, tmp_path, feed)
+    while not (line := run[0].stdout.readline()).startswith("epoch 1/3"):
+        assert line, run[0].stderr.read()
+    run[-1].send_signal(signal.SIGTERM)
+    codes, _, told = wait_for(run)
+    assert codes == [143] * before, told
+    assert "stopped by SIGTERM; the same command goes on from here" in told
+    stopped, _ = newest(tmp_path)
+    assert 8 <= stopped < 24
+    codes, said, told = wait_for(launch(after, tmp_path, feed))
+    assert codes == [0] * after, told
+    assert said.count(f"resuming at step {stopped}") == said.count("test accuracy") == 1
+    assert newest(tmp_path) == newest(undisturbed)
+    assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # the first process's, before and after

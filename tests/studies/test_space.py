@@ -1,0 +1,90 @@
+"""What a sweep varies: how its fields are written, and which it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from resnet_flax.errors import UserError
+from resnet_flax.studies.space import Range, Space
+
+RECIPE = [f"--config={Path(__file__).parents[2]}/configs/preact.py:sgd", "--config.train.epochs=3"]
+
+
+def test_values_ranges_and_brackets():
+    words = [
+        "optimizer.learning_rate=1e-3..1:log",
+        "train.batch_size=16..256",
+        "model.widths=(8,16,32,64),(4,8,16,32)",
+        "data.policy=crop(4)|flip|normalize(cifar10),color_jitter(0.2,0.2)|normalize(half)",
+        "model.activation=relu,gelu,relu",
+    ]
+    assert Space.read(words, RECIPE).fields == {
+        "optimizer.learning_rate": Range(1e-3, 1.0, True),
+        "train.batch_size": Range(16, 256, False),
+        "model.widths": ("(8,16,32,64)", "(4,8,16,32)"),
+        "data.policy": ("crop(4)|flip|normalize(cifar10)", "color_jitter(0.2,0.2)|normalize(half)"),
+        "model.activation": ("relu", "gelu"),
+    }
+
+
+def test_a_trial_is_what_the_command_line_with_its_settings_is_but_never_tested():
+    space = Space.read(["optimizer.momentum=0.8,0.9", "model.name=preact,resnet18"], RECIPE)
+    settings = space.combinations()[3]
+    assert [list(one.values()) for one in space.combinations()[:3]] == [
+        ["0.8", "preact"],
+        ["0.8", "resnet18"],
+        ["0.9", "preact"],
+    ]
+    assert space.words(settings) == [*RECIPE, "--config.optimizer.momentum=0.9", "--config.model.name=resnet18"]
+    config = space.config(settings)
+    assert (config.optimizer.momentum, config.model.block, config.train.epochs) == (0.9, "basic", 3)
+    assert config.data.test == "" and config.data.validation
+
+
+def test_names_of_trials_are_folders_and_differ():
+    space = Space(tuple(RECIPE), dict.fromkeys(("data.policy", "optimizer.name", "model.name"), ("",)))
+    one, other = (
+        {"data.policy": policy, "optimizer.name": "sgd", "model.name": "x"} for policy in ("flip|a", "flip/a")
+    )
+    assert space.describe(one) == "policy=flip|a,optimizer.name=sgd,model.name=x"
+    assert space.folder(one) != space.folder(other)
+    assert "/" not in space.folder(other) and len(space.folder(other)) < 120
+    plain = Space(tuple(RECIPE), {"optimizer.learning_rate": ("0.1",)})
+    assert plain.folder({"optimizer.learning_rate": "1e-05"}) == "learning_rate=1e-05"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "what is to be swept?"),
+        (["optimizer.momentum"], "'optimizer.momentum' must be a field and its values, such as"),
+        (["optimizer.momentun=0.8,0.9"], "unknown field config.optimizer.momentun: did you mean 'optimizer.momentum'?"),
+        (["optimizer.learning_rate=0.1,fast"], "could not convert string to float: 'fast'"),
+        (["train.batch_size=32,1e2"], "1e2"),
+        (["optimizer.momentum=0.8", "optimizer.momentum=0.9"], "optimizer.momentum is there twice"),
+        (["data.validation=train[90%:],train[80%:]"], "config.data.validation must be the same for all trials"),
+        (["optimizer.name=adam..sgd"], "config.optimizer.name is no number"),
+        (["optimizer.nesterov=False..True"], "config.optimizer.nesterov is no number"),
+        (["optimizer.momentum=0.9..0.8"], "LOW below HIGH"),
+        (["optimizer.weight_decay=0..1:log"], "above 0: not 0..1:log"),
+        (["optimizer.momentum=0.8..0.9,0.95"], "could not convert string to float: '0.9,0.95'"),
+    ],
+)
+def test_mistakes(words, message):
+    with pytest.raises(UserError) as raised:
+        Space.read(words, RECIPE)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_grid_has_an_end():
+    hundred = ",".join(map(str, range(1, 102)))
+    space = Space.read([f"train.epochs={hundred}", f"train.batch_size={hundred}"], RECIPE)
+    with pytest.raises(UserError, match="at most 10,000 combinations, not 10,201"):
+        space.combinations()
+
+
+def test_a_grid_has_no_range():
+    space = Space.read(["optimizer.learning_rate=0.1,0.2", "optimizer.momentum=0.1..0.9"], RECIPE)
+    with pytest.raises(UserError, match=r"momentum has a range: --method=random"):
+        space.combinations()

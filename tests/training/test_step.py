@@ -1,0 +1,108 @@
+"""One step: what it computes, what it counts, and what each mode of BatchNorm and dropout does."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, train_step
+
+SHAPE = (8, 8, 3)
+
+
+def make_batch(size: int = 16) -> dict:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(size, *SHAPE)).astype(np.float32),
+        "label": rng.integers(0, 10, size).astype(np.int32),
+    }
+
+
+def setup(dropout: float = 0.0):
+    model = ResNet((1, 1), (4, 8), stem_dropout=dropout, block_dropout=dropout)
+    optimizer = optax.sgd(0.1)
+    state = init_state(model, optimizer, 0, SHAPE)
+    return state, jax.jit(partial(train_step, model=model, optimizer=optimizer, seed=0)), model
+
+
+def test_label_smoothing_is_torchs():
+    logits, labels = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0])
+    log_probabilities = jax.nn.log_softmax(logits)[0]
+    expected = -(0.9 * log_probabilities[0] + 0.1 * log_probabilities.mean())
+    np.testing.assert_allclose(cross_entropy(logits, labels, 0.1), [expected], rtol=1e-6)
+
+
+def test_loss_falls_and_totals_add_up():
+    state, step, _ = setup()
+    batch, losses = make_batch(), []
+    for _ in range(60):
+        state, totals = step(state, Totals.zero(), batch)
+        losses.append(totals.means()[0])
+    assert losses[-1] < 0.5 * losses[0]
+    state, once = step(state, Totals.zero(), batch)
+    state, twice = step(state, once, batch)
+    assert (int(once.count), int(twice.count)) == (16, 32)
+    assert int(twice.nonfinite_step) == -1
+    assert int(state.step) == 62
+
+
+def test_first_nonfinite_step_is_remembered():
+    state, step, _ = setup()
+    batch = make_batch()
+    state, totals = step(state, Totals.zero(), batch)
+    bad = batch | {"image": np.full_like(batch["image"], np.nan)}
+    state, totals = step(state, totals, bad)
+    state, totals = step(state, totals, batch)
+    assert int(totals.nonfinite_step) == 1
+
+
+class Root(nn.Module):
+    """Its logits are finite, and their gradient is not."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return jnp.sqrt(self.param("root", nn.initializers.zeros, (10,))) + jnp.zeros((len(image), 1))
+
+
+def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is():
+    optimizer = optax.sgd(0.1)
+    state = init_state(Root(), optimizer, 0, SHAPE)
+    _, totals = train_step(state, Totals.zero(), make_batch(), model=Root(), optimizer=optimizer, seed=0)
+    assert np.isfinite(totals.loss)
+    assert int(totals.nonfinite_step) == 0
+
+
+def test_dropout_changes_with_the_step_and_repeats_with_it():
+    state, step, _ = setup(dropout=0.5)
+    batch = make_batch()
+    loss = [step(state.replace(step=jnp.array(at)), Totals.zero(), batch)[1].means()[0] for at in (0, 0, 1)]
+    assert loss[0] == loss[1] != loss[2]
+
+
+def test_batchnorm_trains_on_the_batch_and_evaluates_on_running_statistics():
+    state, _, model = setup()
+    batch = make_batch()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    _, updates = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+    stem = model.apply(variables, batch["image"], train=False, capture_intermediates=True, mutable=["intermediates"])
+    outputs = stem[1]["intermediates"]["stem_conv"]["__call__"][0]
+    mean, var = outputs.mean((0, 1, 2)), outputs.var((0, 1, 2), ddof=1)
+    running = updates["batch_stats"]["stem_norm"]
+    np.testing.assert_allclose(running["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(running["var"], 0.9 + 0.1 * var, rtol=1e-5)
+    one, many = (model.apply(variables, batch["image"][:n], train=False)[0] for n in (1, 16))
+    np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_gives_log_probabilities_of_normalised_images():
+    state, _, model = setup()
+    images = np.random.default_rng(1).integers(0, 256, (11, *SHAPE), np.uint8)
+    normalize = partial(jnp.asarray, dtype=jnp.float32)
+    logits = model.apply({"params": state.params, "batch_stats": state.batch_stats}, normalize(images), train=False)
+    given = eval_step(state.variables, {"image": images}, model=model, normalize=normalize)
+    np.testing.assert_allclose(given, jax.nn.log_softmax(logits), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.exp(given).sum(1), 1, rtol=1e-5)

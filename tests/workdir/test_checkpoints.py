@@ -1,0 +1,72 @@
+"""Checkpoints: which are kept, what a damaged one does, and that nothing changes on the way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, checksum
+
+# Large and random enough that most of what is on disk is the values themselves, uncompressed.
+TREE = {"weights": jax.random.normal(jax.random.key(0), (64, 64)), "step": jnp.array(0)}
+
+
+def at(step: int, **row) -> Checkpoint:
+    tree = jax.tree.map(lambda leaf: leaf + step, TREE)
+    trained = {"learning_rate": 0.1, "train_loss": 1.5, "train_accuracy": 0.25}
+    return Checkpoint(step, tree, [{"epoch": 1, "step": step, **trained, "val_accuracy": 0.1 + 0.2, **row}])
+
+
+def fill(folder, *saves: tuple[int, int | None]) -> None:
+    with Checkpoints(folder) as checkpoints:
+        for step, best in saves:
+            checkpoints.save(at(step), best)
+
+
+def test_two_newest_and_best_are_kept(tmp_path):
+    fill(tmp_path, (1, 1), (2, 2), (3, 2), (4, 2), (5, 2))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [5, 4, 2]
+    fill(tmp_path, (6, None))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [6, 5]
+
+
+def test_round_trip_is_exact(tmp_path):
+    fill(tmp_path, (3, None))
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_newest(TREE)
+    assert restored.step == 3
+    assert restored.history == at(3).history
+    assert checksum(restored) == checksum(at(3))
+
+
+def test_none_at_all_is_a_fresh_start(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_newest(TREE) is None
+
+
+def test_flipped_byte_is_noticed_by_the_checksum(tmp_path, capsys):
+    """In the largest file of array data; Orbax restores such a file without a word. Other damage: tests/faults."""
+    fill(tmp_path, (3, 3), (7, 3))
+    path = max((tmp_path / "7").glob("tree/**/d/*"), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore_newest(TREE)
+        assert restored.step == 3
+        np.testing.assert_array_equal(restored.tree["weights"], TREE["weights"] + 3)
+        assert "checkpoint 7 is damaged and is skipped: its content does not match" in capsys.readouterr().out
+        checkpoints.save(at(7), 3)  # the place of the damaged one can be written again
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_newest(TREE).step == 7
+
+
+def test_history_that_grew_is_written_where_the_arrays_are_already(tmp_path):
+    """As of a run that was stopped in the evaluation at an epoch's end, and then went on."""
+    fill(tmp_path, (3, None))
+    grown = at(3)
+    grown.history += [grown.history[0] | {"epoch": 2, "step": 6}]
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(grown, None)
+        assert checkpoints.restore_newest(TREE).history == grown.history
