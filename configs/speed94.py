@@ -11,27 +11,10 @@ blocks, Muon, the learning rate of biases and GELU pay there; the initialisation
 label smoothing and alternating flips show nothing, and wait for a GPU.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import speed_recipe
 
 
 def get_config(arg: str = ""):
-    config, _ = recipe("speed94", arg)
+    config = speed_recipe("speed94", arg, epochs=10)
     config.data.policy = "crop(2,reflect)|flip(alternating)|normalize(cifar10)"
-    config.model.kernel_init = "dirac"
-    config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.85
-    config.optimizer.nesterov = True
-    config.optimizer.bias_lr_factor = 8.0
-    config.schedule.name = "onecycle"
-    config.schedule.per = "step"
-    config.schedule.anneal = "linear"
-    config.schedule.rise = 0.23
-    config.schedule.start_divisor = 5.0
-    config.schedule.end_divisor = 1e3
-    config.schedule.cycle_momentum = False
-    config.train.epochs = 10
-    config.train.batch_size = 1000
-    config.train.label_smoothing = 0.2
-    config.train.checkpoint_every = 10
     return config

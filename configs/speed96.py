@@ -8,27 +8,10 @@ Meant for 96.0 % of CIFAR-10's test images in 30 seconds of one H200, without
 test-time augmentation; not yet measured on a GPU.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import speed_recipe
 
 
 def get_config(arg: str = ""):
-    config, _ = recipe("speed96", arg)
+    config = speed_recipe("speed96", arg, epochs=60)
     config.data.policy = "crop(4,reflect)|flip(alternating)|normalize(cifar10)|cutout(12)"
-    config.model.kernel_init = "dirac"
-    config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.momentum = 0.85
-    config.optimizer.nesterov = True
-    config.optimizer.bias_lr_factor = 8.0
-    config.schedule.name = "onecycle"
-    config.schedule.per = "step"
-    config.schedule.anneal = "linear"
-    config.schedule.rise = 0.23
-    config.schedule.start_divisor = 5.0
-    config.schedule.end_divisor = 1e3
-    config.schedule.cycle_momentum = False
-    config.train.epochs = 60
-    config.train.batch_size = 1000
-    config.train.label_smoothing = 0.2
-    config.train.checkpoint_every = 60
     return config

@@ -100,8 +100,11 @@ def array_of(content: memoryview) -> np.ndarray:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
-    """A file to write, which takes the place of `path` once it is complete and on disk; else `path` stays as it is."""
-    unfinished = path.with_name(f"{path.name}.tmp")
+    """Open a file to write that takes the place of `path` once it is complete and on disk; else `path` is left alone.
+
+    Processes that write the same file at a time do not meet: the last to finish has its way.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(unfinished, mode, newline="" if mode == "w" else None) as file:
             yield file

@@ -422,7 +422,7 @@ def weight_readers(of_file: Callable) -> dict[str, Reader]:
     """Weights for a tiny network; those of PyTorch where that is installed."""
     config = get_config()
     config.model.blocks, config.model.widths = (1,), (4,)
-    model = models.build(complete(config).model, 10)
+    model = models.build(complete(config))
     like = jax.eval_shape(lambda key: model.init(key, np.zeros((1, 8, 8, 3)), train=False), jax.random.key(0))
     tensors = to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), like))
 

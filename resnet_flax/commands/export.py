@@ -61,7 +61,7 @@ def write_stablehlo(config: FrozenConfigDict, state: TrainState, path: Path) -> 
 
 def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Exported:
     """Images to probabilities for all PLATFORMS, in float32 unless the config names another dtype."""
-    model = models.build(config.model, len(config.data.classes))
+    model = models.build(config)
     if config.model.compute_dtype == "auto":  # what is best here says nothing about where the program will run
         model = model.clone(dtype=jnp.float32)
     answer = partial(eval_step, model=model, normalize=partial(Policy(config.data.policy).plain, jnp))

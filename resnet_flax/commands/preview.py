@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import resolve_normalization
 from resnet_flax.data.augment.policy import Policy
@@ -16,7 +17,7 @@ from resnet_flax.text import print_line
 MAX_GRID = 50  # images or versions that still make a picture
 
 
-def preview(config, workdir: Path, images: int, versions: int) -> None:
+def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int) -> None:
     """Draw the first `images` training images, and beside each what `versions` epochs make of it.
 
     They are the very pixels that training sees, with the normalisation taken back. Written to WORKDIR/preview.png.

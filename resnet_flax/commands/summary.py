@@ -34,7 +34,7 @@ def summary(config: FrozenConfigDict, workdir: Path) -> None:
 
     No data is looked at. Raises UserError, after everything else, for a network over its budget.
     """
-    model = models.build(config.model, len(config.data.classes))
+    model = models.build(config)
     shape = image_shape(config.data)
     parts = [layers.layer_table(model, shape), text_table(["memory of training", "MiB"], memory_rows(config, model))]
     parts.append(data_lines(config))

@@ -119,6 +119,28 @@ def field_types() -> dict[str, tuple[type, bool]]:
     return {field: (config_path.get_type(field, config), value is None) for field, value in values.items()}
 
 
+def speed_recipe(network: str, arg: str, epochs: int) -> ConfigDict:
+    """Return what the recipes for speed share: Muon under one cycle, large batches, one checkpoint at the end."""
+    config, _ = recipe(network, arg)
+    config.model.kernel_init = "dirac"
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.85
+    config.optimizer.nesterov = True
+    config.optimizer.bias_lr_factor = 8.0
+    config.schedule.name = "onecycle"
+    config.schedule.per = "step"
+    config.schedule.anneal = "linear"
+    config.schedule.rise = 0.23
+    config.schedule.start_divisor = 5.0
+    config.schedule.end_divisor = 1e3
+    config.schedule.cycle_momentum = False
+    config.train.batch_size = 1000
+    config.train.epochs = config.train.checkpoint_every = epochs
+    config.train.label_smoothing = 0.2
+    return config
+
+
 def flatten(nested: dict, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
     flat: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from resnet_flax.errors import UserError
 from resnet_flax.models import whitening
@@ -52,12 +53,16 @@ def compute_dtype(setting: str) -> jnp.dtype:
     return jnp.dtype(setting)
 
 
-def build(model, num_classes: int, axis_name: str | None = None) -> ResNet:
-    """The module that a complete `config.model` describes (see config.complete), for `num_classes` classes."""
+def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
+    """Return the module that the `model` of a complete config describes, with an output for each of `data.classes`.
+
+    Under a mapped axis `axis_name` BatchNorm averages over it.
+    """
+    model = config.model
     return ResNet(
         **{field: model[field] for field in ARCHITECTURE},
         kernel_init=model.kernel_init,
-        num_classes=num_classes,
+        num_classes=len(config.data.classes),
         dtype=compute_dtype(model.compute_dtype),
         axis_name=axis_name,
     )
@@ -79,7 +84,7 @@ def count_parameters(module: ResNet, image_shape: tuple[int, int, int]) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def count_within_budget(module: ResNet, model, image_shape: tuple[int, int, int]) -> int:
+def count_within_budget(module: ResNet, model: ConfigDict, image_shape: tuple[int, int, int]) -> int:
     """The number of parameters; raises UserError where it is more than `config.model.max_params` allows."""
     count = count_parameters(module, image_shape)
     if model.max_params and count > model.max_params:

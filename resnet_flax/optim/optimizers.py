@@ -5,12 +5,13 @@ moments are optax's. Momentum (Adam's b1) is a schedule, because OneCycle moves 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from resnet_flax.optim.schedules import Schedule
 
@@ -53,7 +54,7 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_adam(config, momentum: Schedule) -> optax.GradientTransformation:
+def scale_by_adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """optax's Adam moments with b1 from a schedule."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
         b1=momentum, b2=config.b2, eps=config.eps
@@ -102,33 +103,33 @@ def scale_biases(factor: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates))
 
 
-def sgd(config, momentum: Schedule) -> optax.GradientTransformation:
+def sgd(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """SGD with L2 decay in the gradient, before the momentum."""
     moments = scale_by_momentum(momentum, config.dampening, config.nesterov) if config.momentum else optax.identity()
     return optax.chain(optax.add_decayed_weights(config.weight_decay), moments)
 
 
-def muon(config, momentum: Schedule) -> optax.GradientTransformation:
+def muon(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """SGD whose updates of convolutions are orthogonalised (Jordan et al., 2024, Muon)."""
     return optax.chain(sgd(config, momentum), orthogonalize_convolutions())
 
 
-def adam(config, momentum: Schedule) -> optax.GradientTransformation:
+def adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """Adam (Kingma & Ba, 2014) with L2 decay in the gradient."""
     return optax.chain(optax.add_decayed_weights(config.weight_decay), scale_by_adam(config, momentum))
 
 
-def adamw(config, momentum: Schedule) -> optax.GradientTransformation:
+def adamw(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """Adam with decoupled decay (Loshchilov & Hutter, 2017)."""
     return optax.chain(scale_by_adam(config, momentum), optax.add_decayed_weights(config.weight_decay))
 
 
-def adagrad(config, momentum: Schedule) -> optax.GradientTransformation:
+def adagrad(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """AdaGrad (Duchi et al., 2011) with L2 decay in the gradient."""
     return optax.chain(optax.add_decayed_weights(config.weight_decay), scale_by_adagrad(config.eps))
 
 
-OPTIMIZERS: dict[str, Callable[[Any, Schedule], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformation]] = {
     "sgd": sgd,
     "muon": muon,
     "adam": adam,
@@ -137,7 +138,7 @@ OPTIMIZERS: dict[str, Callable[[Any, Schedule], optax.GradientTransformation]] =
 }
 
 
-def build(config, learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
+def build(config: ConfigDict, learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
     """The transformation that `config.optimizer` names, after clipping, times minus the learning rate.
 
     Decay applies to every parameter, BatchNorm's and biases too, as in PyTorch.

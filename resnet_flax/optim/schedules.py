@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from resnet_flax.errors import UserError
 
@@ -57,29 +58,29 @@ def anneal(kind: str, start: float, end: float, fraction: jax.Array) -> jax.Arra
     return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * fraction))
 
 
-def constant(peak: float, config, span: Span) -> Schedule:
+def constant(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """The learning rate itself, always."""
     return span.over_steps(lambda t: jnp.full_like(t, peak))
 
 
-def multistep(peak: float, config, span: Span) -> Schedule:
+def multistep(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """Times `factor` at each of `milestones` (epochs); torch's MultiStepLR."""
     milestones = jnp.array([span.units(epoch) for epoch in config.milestones], jnp.float32)
     return span.over_steps(lambda t: peak * config.factor ** jnp.sum(t[..., None] >= milestones, axis=-1))
 
 
-def step_decay(peak: float, config, span: Span) -> Schedule:
+def step_decay(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """Times `factor` every `every` epochs; torch's StepLR."""
     every = span.units(config.every)
     return span.over_steps(lambda t: peak * config.factor ** (t // every))
 
 
-def cosine(peak: float, config, span: Span) -> Schedule:
+def cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """Half a cosine from the peak to `end_factor` x peak at the end of training; torch's CosineAnnealingLR."""
     return span.over_steps(lambda t: anneal("cosine", peak, peak * config.end_factor, t / span.total))
 
 
-def warmup_cosine(peak: float, config, span: Span) -> Schedule:
+def warmup_cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """A line up over `warmup` epochs, then half a cosine of `decay` epochs to `end_factor` x peak.
 
     The warm-up takes the value (t + warmup_offset) / warmup of the peak at time t, at most 1; offset 1 is the usual
@@ -97,7 +98,7 @@ def warmup_cosine(peak: float, config, span: Span) -> Schedule:
     return span.over_steps(curve)
 
 
-def onecycle_curve(config, span: Span, low: float, high: float, end: float) -> Schedule:
+def onecycle_curve(config: ConfigDict, span: Span, low: float, high: float, end: float) -> Schedule:
     """low -> high -> end, the turn after the fraction `rise` of all steps; torch's OneCycleLR.
 
     With `three_phase` the way down is low -> high -> low, as long as the way up, and then low -> end. Raises UserError
@@ -117,13 +118,13 @@ def onecycle_curve(config, span: Span, low: float, high: float, end: float) -> S
     return span.over_steps(curve)
 
 
-def onecycle(peak: float, config, span: Span) -> Schedule:
+def onecycle(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """peak / start_divisor -> peak -> peak / (start_divisor x end_divisor); Smith & Topin (2018)."""
     low = peak / config.start_divisor
     return onecycle_curve(config, span, low, peak, low / config.end_divisor)
 
 
-SCHEDULES: dict[str, Callable[[float, Any, Span], Schedule]] = {
+SCHEDULES: dict[str, Callable[[float, ConfigDict, Span], Schedule]] = {
     "constant": constant,
     "multistep": multistep,
     "step_decay": step_decay,
@@ -133,12 +134,12 @@ SCHEDULES: dict[str, Callable[[float, Any, Span], Schedule]] = {
 }
 
 
-def learning_rate(config, span: Span) -> Schedule:
+def learning_rate(config: ConfigDict, span: Span) -> Schedule:
     """The learning rate over the optimiser steps that `config.schedule` gives to `config.optimizer.learning_rate`."""
     return SCHEDULES[config.schedule.name](config.optimizer.learning_rate, config.schedule, span)
 
 
-def momentum(config, span: Span) -> Schedule:
+def momentum(config: ConfigDict, span: Span) -> Schedule:
     """The momentum (Adam's: b1) over the optimiser steps: constant, but under onecycle high -> low -> high."""
     schedule, optimizer = config.schedule, config.optimizer
     if schedule.name == "onecycle" and schedule.cycle_momentum:

@@ -48,7 +48,7 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
     if "test_accuracy" in results:
         count = results["test_examples"]
         interval = " - ".join(map(percent, wilson_interval(round(results["test_accuracy"] * count), count)))
-    model = models.build(config.model, len(config.data.classes))
+    model = models.build(config)
     parameters = models.count_parameters(model, image_shape(config.data))
     return [
         str(workdir),

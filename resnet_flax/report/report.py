@@ -36,7 +36,7 @@ def write_report(config: FrozenConfigDict, workdir: Path) -> None:
     folder = workdir / "report"
     folder.mkdir(exist_ok=True)
     digest, results = results_digest(workdir), read_results(workdir)
-    layers = layer_table(models.build(config.model, len(config.data.classes)), image_shape(config.data))
+    layers = layer_table(models.build(config), image_shape(config.data))
     (folder / "summary.txt").write_text(layers)
     write_figure(folder, "loss", figures.training_curves(history, "loss", results))
     write_figure(folder, "accuracy", figures.training_curves(history, "accuracy", results))
@@ -79,7 +79,7 @@ def headline(config: FrozenConfigDict, history: list[EpochRow], results: dict) -
     if best := best_validation(history):
         shown["best validation accuracy"] = f"{best['val_accuracy']:.2%}"
     shown["training accuracy"] = f"{history[-1]['train_accuracy']:.2%}"
-    model = models.build(config.model, len(config.data.classes))
+    model = models.build(config)
     shown["parameters"] = f"{models.count_parameters(model, image_shape(config.data)):,}"
     return [page.paragraph(about), page.numbers(shown)]
 

@@ -27,7 +27,7 @@ class Classifier:
     def __init__(self, config: FrozenConfigDict, batch_size: int = EVALUATION_BATCH):
         self.parallel = PARALLEL[config.parallel]()
         axis_name = self.parallel.axis_name
-        model = models.build(config.model, len(config.data.classes), axis_name)
+        model = models.build(config, axis_name)
         normalize = partial(Policy(config.data.policy).plain, jnp)
         step = partial(eval_step, model=model, normalize=normalize, axis_name=axis_name)
         self.step = self.parallel.compile(step, sharded=(1,))

@@ -21,7 +21,7 @@ from resnet_flax.workdir.history import EpochRow, best_row, read_csv
 
 def checkpoint_template(config: FrozenConfigDict) -> dict:
     """What a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
-    model = models.build(config.model, len(config.data.classes))
+    model = models.build(config)
     image, averaged = image_shape(config.data), config.train.ema_decay > 0
     shapes = jax.eval_shape(partial(init_state, model, optimizer_template(config), config.seed, image, averaged))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

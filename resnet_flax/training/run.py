@@ -50,7 +50,7 @@ class Run:
         span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
         learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
         optimizer = optimizers.build(config.optimizer, learning_rate, momentum)
-        model = models.build(config.model, len(config.data.classes), parallel.axis_name)
+        model = models.build(config, parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
         classifier = Classifier(config)
         return cls(config, data, stream, parallel, model, classifier, optimizer, learning_rate, momentum, parameters)

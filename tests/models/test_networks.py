@@ -189,4 +189,4 @@ def test_network_over_the_budget_is_refused_with_both_numbers():
     config.model.max_params = 5_000_000
     config = complete(config)
     with pytest.raises(UserError, match=r"11,173,962 parameters.*5,000,000"):
-        models.count_within_budget(models.build(config.model, 10), config.model, IMAGE)
+        models.count_within_budget(models.build(config), config.model, IMAGE)

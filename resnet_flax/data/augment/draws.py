@@ -2,7 +2,7 @@
 
 There is no state to carry, so the data position is the step number, and a batch is the same however it is split over
 devices. Written only with uint32 multiplication, xor, shifts and comparisons, which numpy, jax.numpy and TensorFlow
-(`resnet_flax.data.tf_numpy`) compute alike: all three give the same bits. `np` is the namespace that computes.
+(`resnet_flax.data.augment.tf_numpy`) compute alike: all three give the same bits. `np` is the namespace that computes.
 
 The mixing function is the 32-bit finaliser "lowbias32" that Chris Wellons found by search (hash-prospector, 2018,
 public domain); the multiplier between counters is 2**32 / golden ratio (Knuth, TAOCP 3, 6.4).

@@ -1,7 +1,7 @@
 """Pixel formulas: what each operation does to a batch of images, given parameters that are already drawn.
 
 Images are uint8 (B, H, W, C), parameters have one value per image (B,), and the result is uint8 again unless it says
-otherwise. `np` is the namespace that computes: numpy, jax.numpy or `resnet_flax.data.tf_numpy`.
+otherwise. `np` is the namespace that computes: numpy, jax.numpy or `resnet_flax.data.augment.tf_numpy`.
 """
 
 from collections.abc import Callable

@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from resnet_flax.cache import cache_folder
 from resnet_flax.data.datasets.arrays import Split, read_arrays, read_split, write_arrays
 from resnet_flax.data.datasets.sources import SOURCES
@@ -32,7 +34,7 @@ USUAL_SPLITS = {
 ROLES = ("train", "validation", "test")
 
 
-def fill_from_dataset(config) -> None:
+def fill_from_dataset(config: ConfigDict) -> None:
     """Set the classes and splits that `config.data` leaves open to what its dataset has.
 
     Without a test split there is no test where it is said what to train on: that may be everything. Raises UserError
@@ -49,12 +51,12 @@ def fill_from_dataset(config) -> None:
             config[field] = value
 
 
-def image_shape(config) -> tuple[int, int, int]:
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     """(height, width, 3) of the images of `config.data`."""
     return config.image_size, config.image_size, 3
 
 
-def load_dataset(config) -> Dataset:
+def load_dataset(config: ConfigDict) -> Dataset:
     """The dataset that a complete `config.data` describes, as memory-mapped arrays.
 
     Raises UserError for a dataset that is neither here nor to be downloaded, and for splits that it has not, that are
@@ -72,7 +74,7 @@ def load_dataset(config) -> Dataset:
     return Dataset(splits["train"], splits.get("validation"), splits.get("test"))
 
 
-def load_split(config, text: str) -> tuple[str, Split]:
+def load_split(config: ConfigDict, text: str) -> tuple[str, Split]:
     """(what it is called, the examples) of a split of a complete `config.data`.
 
     `text` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
@@ -86,7 +88,7 @@ def load_split(config, text: str) -> tuple[str, Split]:
     return text, read_split(folder, *parse_split(text, folder), len(config.classes))
 
 
-def find_arrays(config) -> Path:
+def find_arrays(config: ConfigDict) -> Path:
     """The folder with SPLIT_images.npy and SPLIT_labels.npy of a complete `config.data`, made if need be.
 
     `config.dir` may itself be such a folder. Raises UserError where the images are not of the config's size.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.folders import Tree, several
@@ -23,13 +24,13 @@ from resnet_flax.errors import UserError
 class Source(Protocol):
     """Where a dataset comes from. `config` is always `config.data`."""
 
-    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The names of its classes and of its splits, found without reading an image."""
 
-    def key(self, config) -> tuple[str, str]:
+    def key(self, config: ConfigDict) -> tuple[str, str]:
         """Where it comes from and, if that can change, which version of it, as parts of a file name."""
 
-    def decode(self, config) -> dict[str, Split]:
+    def decode(self, config: ConfigDict) -> dict[str, Split]:
         """Every split by name."""
 
 
@@ -40,13 +41,13 @@ class Embedded:
     classes: tuple[str, ...]
     make: Callable[[], dict[str, Split]]
 
-    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self.classes, ("train", "test")
 
-    def key(self, config) -> tuple[str, str]:
+    def key(self, config: ConfigDict) -> tuple[str, str]:
         return "embedded", ""
 
-    def decode(self, config) -> dict[str, Split]:
+    def decode(self, config: ConfigDict) -> dict[str, Split]:
         return self.make()
 
 
@@ -61,13 +62,13 @@ class Tfds:
     path: str
     host: str
 
-    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return self.classes, ("train", "test")
 
-    def key(self, config) -> tuple[str, str]:
+    def key(self, config: ConfigDict) -> tuple[str, str]:
         return short_hash(self._folder(config)), ""
 
-    def decode(self, config) -> dict[str, Split]:
+    def decode(self, config: ConfigDict) -> dict[str, Split]:
         folder = self._folder(config)
         if not (folder / "dataset_info.json").is_file() and not reachable(self.host):
             raise UserError(
@@ -76,7 +77,7 @@ class Tfds:
             )
         return decode_tfds(folder)
 
-    def _folder(self, config) -> Path:
+    def _folder(self, config: ConfigDict) -> Path:
         root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         return Path(root).expanduser().resolve() / self.path
 
@@ -84,18 +85,18 @@ class Tfds:
 class Folder:
     """A user's own images in `config.dir`, as folders.Tree finds them."""
 
-    def contents(self, config) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
         tree = Tree.find(config.dir)
         return tree.classes, tuple(tree.splits)
 
-    def key(self, config) -> tuple[str, str]:
+    def key(self, config: ConfigDict) -> tuple[str, str]:
         tree = self._tree(config)
         return f"{short_hash(tree.root.resolve())}-{config.image_size}", tree.fingerprint()
 
-    def decode(self, config) -> dict[str, Split]:
+    def decode(self, config: ConfigDict) -> dict[str, Split]:
         return {name: Split(*arrays) for name, arrays in self._tree(config).read(config.image_size).items()}
 
-    def _tree(self, config) -> Tree:
+    def _tree(self, config: ConfigDict) -> Tree:
         tree = Tree.find(config.dir)
         if tree.classes != tuple(config.classes):
             raise UserError(f"{tree.root} has the classes {several(tree.classes)}, not {several(config.classes)}")

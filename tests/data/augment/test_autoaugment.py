@@ -104,7 +104,7 @@ def test_rand_augment_draws_n_operations_alike(monkeypatch):
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.6, 1])
 def test_a_formula_for_few_is_right_for_any_number(share):
-    tf_numpy = pytest.importorskip("resnet_flax.data.tf_numpy")
+    tf_numpy = pytest.importorskip("resnet_flax.data.augment.tf_numpy")
     images = np.random.default_rng(0).integers(0, 200, (20, 32, 32, 3)).astype(np.uint8)
     chosen = np.random.default_rng(1).permutation(20) < 20 * share
     expected = np.where(chosen[:, None, None, None], pixels.equalize(np, images), images)

@@ -137,7 +137,7 @@ def everything(namespace, seed, epoch, index):
 
 @pytest.mark.parametrize("seed", [0, 123456789, -1, 2**40 + 5])
 def test_numpy_jax_and_tensorflow_draw_the_same_bits(seed):
-    tf_numpy = pytest.importorskip("resnet_flax.data.tf_numpy")
+    tf_numpy = pytest.importorskip("resnet_flax.data.augment.tf_numpy")
     index = np.arange(1000, dtype=np.int32)
     expected = everything(np, seed, 7, index)
     in_jit = jax.jit(lambda epoch: everything(jnp, seed, epoch, index))(7)

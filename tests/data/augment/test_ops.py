@@ -249,7 +249,7 @@ POLICIES = [
 
 
 def everywhere(text, images):
-    tf_numpy = pytest.importorskip("resnet_flax.data.tf_numpy")
+    tf_numpy = pytest.importorskip("resnet_flax.data.augment.tf_numpy")
     policy, batch = Policy(text), (images, *chance(len(images)))
     return {
         "numpy": policy(np, *batch),
