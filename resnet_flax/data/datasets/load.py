@@ -63,29 +63,31 @@ def load_dataset(config: ConfigDict) -> Dataset:
     empty or that share examples.
     """
     folder = find_arrays(config)
-    spans = {role: config[role] for role in ROLES if config[role]}
-    slices = {role: parse_split(text, folder) for role, text in spans.items()}
-    refuse_shared_examples(slices, spans)
-    refuse_swapped_splits(slices, spans)
-    splits = {role: read_split(folder, *slices[role], len(config.classes)) for role in slices}
-    if config.train_examples:
-        train = splits["train"]
-        splits["train"] = Split(train.images[: config.train_examples], train.labels[: config.train_examples])
+    texts = {role: config[role] for role in ROLES if config[role]}
+    slices = {role: parse_split(text, folder) for role, text in texts.items()}
+    refuse_shared_examples(slices, texts)
+    refuse_swapped_splits(slices, texts)
+    splits = {role: read_split(folder, *find_slice(config, folder, role), len(config.classes)) for role in slices}
     return Dataset(splits["train"], splits.get("validation"), splits.get("test"))
 
 
-def load_split(config: ConfigDict, text: str) -> tuple[str, Split]:
-    """(what it is called, the examples) of a split of a complete `config.data`.
-
-    `text` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
-    such as train[:500] or train[:] for all of it. Raises UserError where there is no such split.
-    """
-    if text in ROLES:
-        if not config[text]:
-            raise UserError(f"config.data.{text} is empty: there is no such split")
-        return config[text], getattr(load_dataset(config), text)
+def load_split(config: ConfigDict, split: str) -> tuple[str, Split]:
+    """Return (what it is called, the examples) of one split of a complete `config.data`, see find_slice."""
     folder = find_arrays(config)
-    return text, read_split(folder, *parse_split(text, folder), len(config.classes))
+    name, part = find_slice(config, folder, split)
+    return config[split] if split in ROLES else split, read_split(folder, name, part, len(config.classes))
+
+
+def find_slice(config: ConfigDict, folder: Path, split: str) -> tuple[str, range]:
+    """Return (name, examples) of a split of a complete `config.data`, whose arrays are in `folder`.
+
+    `split` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
+    such as train[:500] or train[:] for all of it. Raises UserError if there is no such split.
+    """
+    if split in ROLES and not config[split]:
+        raise UserError(f"config.data.{split} is empty: there is no such split")
+    name, part = parse_split(config[split] if split in ROLES else split, folder)
+    return name, part[: config.train_examples] if split == "train" and config.train_examples else part
 
 
 def find_arrays(config: ConfigDict) -> Path:
