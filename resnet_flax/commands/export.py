@@ -64,7 +64,7 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     model = models.build(config)
     if config.model.compute_dtype == "auto":  # what is best here says nothing about where the program will run
         model = model.clone(dtype=jnp.float32)
-    answer = partial(eval_step, model=model, normalize=partial(Policy(config.data.policy).plain, jnp))
+    answer = partial(eval_step, model=model, normalize=partial(Policy(config.data.policy).normalize, jnp))
     variables = jax.tree.map(np.asarray, state.variables)
 
     def probabilities(images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The accelerator's feed: the whole split lies there, and batches are drawn, gathered and augmented there."""
+"""The device feed: the whole split stays on the accelerator, which shuffles, gathers and augments it."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from resnet_flax.parallel.devices import Parallel
 
 
 class DeviceFeed:
-    """The split of a stream on all devices, and what makes its batches inside a compiled program.
+    """The split of a stream, replicated on all devices, and the code that makes batches of it in a compiled program.
 
-    `arrays` are the images (n, H, W, 3) uint8 and the labels (n,) int32. `order(epoch)` says which examples each step
-    of an epoch takes: (steps, batch) int32, every device its own columns of it.
+    `arrays` are the images (n, H, W, 3) uint8 and the labels (n,) int32. `order(epoch)` lists the examples of each step
+    of an epoch: (steps, batch) int32, its columns spread over the devices.
     """
 
     def __init__(self, stream: Stream, parallel: Parallel):
@@ -25,5 +25,5 @@ class DeviceFeed:
         return self.stream.order(jnp, epoch)[: shape[0] * shape[1]].reshape(shape)
 
     def batch(self, images, labels, order, epoch, position) -> dict[str, jax.Array]:
-        """The batch at step `position` of an epoch, as Stream.batch returns it; to be traced."""
+        """Return the batch at step `position` of an epoch, as Stream.batch does; to be traced."""
         return self.stream.batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))

@@ -1,4 +1,4 @@
-"""The host's feed: tf.data shuffles, gathers and augments ahead of the accelerator."""
+"""The host feed: tf.data shuffles, gathers and augments batches ahead of the accelerator."""
 
 import os
 from collections.abc import Iterator
@@ -10,24 +10,24 @@ from resnet_flax.parallel.devices import local_rows
 
 
 def batches(stream: Stream, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of the stream from step `first_step` on: of each, the rows of this process, as NumPy arrays."""
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else TensorFlow imports Keras, which takes as long as itself
-    import tensorflow as tf  # a second, and nothing else needs it
+    """Yield the batches of the stream from step `first_step` on: the rows of this process, as NumPy arrays."""
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # else TensorFlow imports Keras, which doubles its import time
+    import tensorflow as tf  # takes a second, and only this feed needs it
 
     from resnet_flax.data.augment import tf_numpy
 
     images, labels = tf.constant(stream.split.images), tf.constant(stream.split.labels)
     first_epoch, skipped = divmod(first_step, stream.steps_per_epoch)
     shape = (stream.steps_per_epoch, stream.batch_size)
-    as_it_is = tf.autograph.experimental.do_not_convert  # tensors decide nothing here, and parsing takes half a second
+    no_autograph = tf.autograph.experimental.do_not_convert  # parsing for control flow takes half a second
 
-    @as_it_is
+    @no_autograph
     def indices(epoch):
         order = stream.order(tf_numpy, epoch)[: shape[0] * shape[1]]
         rows = local_rows(tf.reshape(order, shape), axis=1)
         return tf.data.Dataset.from_tensor_slices(rows).map(lambda index: (epoch, index))
 
-    @as_it_is
+    @no_autograph
     def batch(epoch, index):
         return stream.batch(tf_numpy, images, labels, epoch, index)
 

@@ -1,4 +1,4 @@
-"""What a training batch is: a function of (seed, step), the same for every feed."""
+"""The stream of training batches: a batch is a function of (seed, step), the same for every feed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,10 @@ from resnet_flax.data.datasets.arrays import Split
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless stream of training batches of a split. `np` is always the array namespace to compute in.
+    """The endless stream of training batches of a split. `xp` is the array namespace to compute in.
 
     An epoch is a permutation of the split, or with `concat_original` of the split followed by itself, where the second
-    copy is not augmented. What is left over of it once there is no full batch is not used in that epoch.
+    copy is not augmented. The examples left over after the last full batch are not used in that epoch.
     """
 
     split: Split
@@ -30,20 +30,21 @@ class Stream:
     def steps_per_epoch(self) -> int:
         return self.epoch_size // self.batch_size
 
-    def order(self, np, epoch) -> Any:
-        """The order of the examples in an epoch: (epoch_size,) int32."""
-        return draws.epoch_order(np, self.seed, epoch, self.epoch_size)
+    def order(self, xp: Any, epoch: Any) -> Any:
+        """Return the order of the examples in an epoch: (epoch_size,) int32."""
+        return draws.epoch_order(xp, self.seed, epoch, self.epoch_size)
 
-    def batch(self, np, images, labels, epoch, index) -> dict[str, Any]:
-        """Examples `index` (rows,) int32 of the epoch, out of all `images` (n, H, W, 3) uint8 and `labels` (n,) int32.
+    def batch(self, xp: Any, images: Any, labels: Any, epoch: Any, index: Any) -> dict[str, Any]:
+        """Make a batch of the examples `index` (rows,) int32 of an epoch, taken from all `images` (n, H, W, 3) uint8
+        and `labels` (n,) int32.
 
         Returns "image" (rows, H, W, 3) float32 and "label" (rows,) int32.
         """
         example = index % len(self.split)
-        plain = np.take(images, example, axis=0)
-        keys, turns = draws.keys(np, self.seed, epoch, index), draws.turns(np, self.seed, epoch, index)
-        image = self.policy(np, plain, keys, turns)
+        original = xp.take(images, example, axis=0)
+        keys, turns = draws.keys(xp, self.seed, epoch, index), draws.turns(xp, self.seed, epoch, index)
+        image = self.policy(xp, original, keys, turns)
         if self.concat_original:
-            original = (index >= len(self.split))[:, None, None, None]
-            image = np.where(original, self.policy.plain(np, plain), image)
-        return {"image": image, "label": np.take(labels, example, axis=0)}
+            second_copy = (index >= len(self.split))[:, None, None, None]
+            image = xp.where(second_copy, self.policy.normalize(xp, original), image)
+        return {"image": image, "label": xp.take(labels, example, axis=0)}

@@ -28,7 +28,7 @@ class Classifier:
         self.parallel = PARALLEL[config.parallel]()
         axis_name = self.parallel.axis_name
         model = models.build(config, axis_name)
-        normalize = partial(Policy(config.data.policy).plain, jnp)
+        normalize = partial(Policy(config.data.policy).normalize, jnp)
         step = partial(eval_step, model=model, normalize=normalize, axis_name=axis_name)
         self.step = self.parallel.compile(step, sharded=(1,))
         self.steps = self.parallel.compile(partial(map_batches, step), sharded=(1,))

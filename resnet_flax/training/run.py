@@ -64,7 +64,7 @@ class Run:
 
     def statistics(self) -> dict:
         """What the network takes from the training images before it trains, see models.statistics."""
-        return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.plain, jnp))
+        return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.normalize, jnp))
 
     def step(self) -> dispatch.Step:
         """One training step of this run, (state, totals, batch) -> (state, totals), not compiled."""

@@ -16,7 +16,7 @@ from resnet_flax.models.whitening import EXAMPLES, FLOOR, Whitening, directions
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
-NORMALIZE = partial(Policy("normalize(cifar10)").plain, jnp)
+NORMALIZE = partial(Policy("normalize(cifar10)").normalize, jnp)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ of a batch that drew different operations go through the same few pixel formulas
 import math
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 
 from resnet_flax.data.augment import pixels
+from resnet_flax.data.augment.backends import Array, barrier, for_few
 from resnet_flax.data.augment.draws import Draws
-
-Array = Any  # numpy.ndarray, jax.Array or tf.Tensor, as `np` makes them
 
 IDENTITY, AFFINE, ADJUST, SHARPEN, SOLARIZE, POSTERIZE, AUTOCONTRAST, EQUALIZE = range(8)
 STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine matrix that leaves an image as it is
@@ -74,31 +73,31 @@ def table(rows: list[Operation]) -> Operation:
     """The rows as arrays: formula and kind int32 (N,), matrix float32 (N, 6), amount float32 (N,)."""
     formula, matrix, kind, amount = zip(*rows, strict=True)
     return Operation(
-        numpy.asarray(formula, numpy.int32),
-        numpy.asarray(matrix, numpy.float32),
-        numpy.asarray(kind, numpy.int32),
-        numpy.asarray(amount, numpy.float32),
+        np.asarray(formula, np.int32),
+        np.asarray(matrix, np.float32),
+        np.asarray(kind, np.int32),
+        np.asarray(amount, np.float32),
     )
 
 
-def apply(np: Any, images: Array, operations: Operation, index: Array) -> Array:
+def apply(xp: Any, images: Array, operations: Operation, index: Array) -> Array:
     """Each image under the operation of the table that its `index` (int32 (B,)) names."""
-    formula, matrix, kind, amount = (pixels.barrier(np, np.take(column, index, axis=0)) for column in operations)
+    formula, matrix, kind, amount = (barrier(xp, xp.take(column, index, axis=0)) for column in operations)
     possible = set(operations.formula.tolist())
     results = {
-        AFFINE: lambda: pixels.affine(np, images, matrix),
-        ADJUST: lambda: pixels.adjust(np, images, kind, amount),
-        SHARPEN: lambda: pixels.sharpen(np, images, amount),
-        SOLARIZE: lambda: pixels.solarize(np, images, amount),
-        POSTERIZE: lambda: pixels.posterize(np, images, amount),
-        AUTOCONTRAST: lambda: pixels.autocontrast(np, images),
+        AFFINE: lambda: pixels.affine(xp, images, matrix),
+        ADJUST: lambda: pixels.adjust(xp, images, kind, amount),
+        SHARPEN: lambda: pixels.sharpen(xp, images, amount),
+        SOLARIZE: lambda: pixels.solarize(xp, images, amount),
+        POSTERIZE: lambda: pixels.posterize(xp, images, amount),
+        AUTOCONTRAST: lambda: pixels.autocontrast(xp, images),
         # The one costly formula, and one image in ten.
-        EQUALIZE: lambda: pixels.for_few(np, formula == EQUALIZE, lambda x: pixels.equalize(np, x), images),
+        EQUALIZE: lambda: for_few(xp, formula == EQUALIZE, lambda x: pixels.equalize(xp, x), images),
     }
     output = images
     for number, result in results.items():
         if number in possible:
-            output = np.where(pixels.per_image(np, formula == number), pixels.barrier(np, result()), output)
+            output = xp.where(pixels.per_image(xp, formula == number), barrier(xp, result()), output)
     return output
 
 
@@ -136,10 +135,10 @@ PLAIN = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "
          "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")  # fmt: skip
 
 
-def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) -> numpy.ndarray:
+def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) -> np.ndarray:
     """torchvision's magnitudes 0 .. bins - 1 of an operation: float64 (bins,); `wide` are TrivialAugment's."""
     height, width = size
-    level = numpy.arange(bins) / (bins - 1)
+    level = np.arange(bins) / (bins - 1)
     match name:
         case "ShearX" | "ShearY":
             return level * (0.99 if wide else 0.3)
@@ -150,10 +149,10 @@ def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) 
         case "Brightness" | "Color" | "Contrast" | "Sharpness":
             return level * (0.99 if wide else 0.9)
         case "Posterize":
-            return 8 - numpy.round(level * (6 if wide else 4))
+            return 8 - np.round(level * (6 if wide else 4))
         case "Solarize":
-            return numpy.arange(bins)[::-1] * 255 / (bins - 1)  # whole thresholds stay whole
-    return numpy.zeros(bins)
+            return np.arange(bins)[::-1] * 255 / (bins - 1)  # whole thresholds stay whole
+    return np.zeros(bins)
 
 
 def signed(name: str, magnitude: float, size: tuple[int, int]) -> list[Operation]:
@@ -161,36 +160,36 @@ def signed(name: str, magnitude: float, size: tuple[int, int]) -> list[Operation
     return [operation(name, -magnitude if name in SIGNED else magnitude, size), operation(name, magnitude, size)]
 
 
-def autoaugment(np: Any, images: Array, draws: Draws) -> Array:
+def autoaugment(xp: Any, images: Array, draws: Draws) -> Array:
     """One of the 25 sub-policies of AutoAugment for CIFAR-10; each of its two operations with its probability."""
-    size = np.shape(images)[1:3]
+    size = xp.shape(images)[1:3]
     policy = draws.integers(len(CIFAR10))
     for slot in range(2):
         names, chances, bins = zip(*(text.split(",")[slot].split() for text in CIFAR10), strict=True)
         strengths = [magnitudes(name, 10, size)[int(number)] for name, number in zip(names, bins, strict=True)]
         rows = [row for name, strength in zip(names, strengths, strict=True) for row in signed(name, strength, size)]
-        applied = draws.uniform() < np.take(numpy.asarray(chances, numpy.float32), policy, axis=0)
-        index = np.where(applied, policy * 2 + draws.integers(2), len(rows))
-        images = pixels.barrier(np, apply(np, images, table([*rows, Operation()]), index))
+        applied = draws.uniform() < xp.take(np.asarray(chances, np.float32), policy, axis=0)
+        index = xp.where(applied, policy * 2 + draws.integers(2), len(rows))
+        images = barrier(xp, apply(xp, images, table([*rows, Operation()]), index))
     return images
 
 
-def trivial_augment(np: Any, images: Array, draws: Draws) -> Array:
+def trivial_augment(xp: Any, images: Array, draws: Draws) -> Array:
     """One of 14 operations at one of 31 strengths (Mueller and Hutter 2021, "TrivialAugment", the wide space)."""
-    size = np.shape(images)[1:3]
+    size = xp.shape(images)[1:3]
     rows = [
         row
         for name in PLAIN
         for strength in magnitudes(name, 31, size, wide=True)
         for row in signed(name, strength, size)
     ]
-    return apply(np, images, table(rows), draws.integers(len(rows)))
+    return apply(xp, images, table(rows), draws.integers(len(rows)))
 
 
-def rand_augment(np: Any, images: Array, draws: Draws, n: int, m: int) -> Array:
+def rand_augment(xp: Any, images: Array, draws: Draws, n: int, m: int) -> Array:
     """`n` of 14 operations, one after the other, at strength `m` of 30 (Cubuk et al. 2019, "RandAugment")."""
-    size = np.shape(images)[1:3]
+    size = xp.shape(images)[1:3]
     rows = [row for name in PLAIN for row in signed(name, magnitudes(name, 31, size)[m], size)]
     for _ in range(n):
-        images = pixels.barrier(np, apply(np, images, table(rows), draws.integers(len(rows))))
+        images = barrier(xp, apply(xp, images, table(rows), draws.integers(len(rows))))
     return images

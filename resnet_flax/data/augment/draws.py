@@ -1,8 +1,8 @@
-"""Random numbers by counting: every draw is a pure function of (seed, epoch, example, how many draws came before).
+"""Counter-based random numbers: each draw is a pure function of (seed, epoch, example, number of the draw).
 
 There is no state to carry, so the data position is the step number, and a batch is the same however it is split over
-devices. Written only with uint32 multiplication, xor, shifts and comparisons, which numpy, jax.numpy and TensorFlow
-(`resnet_flax.data.augment.tf_numpy`) compute alike: all three give the same bits. `np` is the namespace that computes.
+devices. Only uint32 multiplication, xor, shifts and comparisons are used, which every array namespace computes alike:
+NumPy, JAX and TensorFlow give the same bits.
 
 The mixing function is the 32-bit finaliser "lowbias32" that Chris Wellons found by search (hash-prospector, 2018,
 public domain); the multiplier between counters is 2**32 / golden ratio (Knuth, TAOCP 3, 6.4).
@@ -10,102 +10,102 @@ public domain); the multiplier between counters is 2**32 / golden ratio (Knuth, 
 
 from typing import Any
 
-import numpy
+import numpy as np
 
-Array = Any  # numpy.ndarray, jax.Array or tf.Tensor, as `np` makes them
+from resnet_flax.data.augment.backends import Array
 
-GOLDEN = numpy.uint32(0x9E3779B9)
-ORDER = numpy.uint32(0x5BD1E995)  # keeps the order of an epoch apart from the draws of its examples
-TURN = numpy.uint32(0x27D4EB2F)  # keeps whose turn it is in the first epoch apart from both
-
-
-def _uint32(np: Any, number: Any) -> Array:
-    """A Python int (modulo 2**32), a scalar or an array, as uint32 with at least one axis."""
-    if isinstance(number, int | numpy.integer):
-        number = numpy.uint32(int(number) & 0xFFFFFFFF)
-    number = np.asarray(number, np.uint32)
-    # numpy warns when a scalar overflows, but not when an array does: so never work on scalars.
-    return number if len(number.shape) else np.reshape(number, (1,))
+GOLDEN = np.uint32(0x9E3779B9)
+ORDER = np.uint32(0x5BD1E995)  # separates the order of an epoch from the draws of its examples
+TURN = np.uint32(0x27D4EB2F)  # separates the first turn of each example from both
 
 
-def _mix(np: Any, x: Array) -> Array:
-    """A bijection of uint32 in which every input bit changes every output bit with probability about a half."""
+def _uint32(xp: Any, number: Any) -> Array:
+    """Convert a Python int (modulo 2**32), a scalar or an array to uint32 with at least one axis."""
+    if isinstance(number, int | np.integer):
+        number = np.uint32(int(number) & 0xFFFFFFFF)
+    number = xp.asarray(number, xp.uint32)
+    # NumPy warns when a scalar overflows, but not when an array does: so never compute with scalars.
+    return number if len(number.shape) else xp.reshape(number, (1,))
+
+
+def _mix(xp: Any, x: Array) -> Array:
+    """Apply a bijection of uint32 in which every input bit flips every output bit with probability about a half."""
     for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = np.bitwise_xor(x, np.right_shift(x, numpy.uint32(shift))) * numpy.uint32(multiplier)
-    return np.bitwise_xor(x, np.right_shift(x, numpy.uint32(16)))
+        x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(shift))) * np.uint32(multiplier)
+    return xp.bitwise_xor(x, xp.right_shift(x, np.uint32(16)))
 
 
-def keys(np: Any, seed: Any, epoch: Any, index: Any) -> Array:
-    """One key per example: uint32 (B,) from `seed` and `epoch` (Python ints or traced scalars) and `index` (B,).
+def keys(xp: Any, seed: Any, epoch: Any, index: Any) -> Array:
+    """Return one key per example: uint32 (B,) from `seed` and `epoch` (ints or traced scalars) and `index` (B,).
 
     Within one epoch different examples have different keys (for fewer than 2**32 examples).
     """
-    key = _mix(np, _uint32(np, seed) + GOLDEN)
-    key = _mix(np, key + _uint32(np, epoch) * GOLDEN)
-    return _mix(np, key + _uint32(np, index) * GOLDEN)
+    key = _mix(xp, _uint32(xp, seed) + GOLDEN)
+    key = _mix(xp, key + _uint32(xp, epoch) * GOLDEN)
+    return _mix(xp, key + _uint32(xp, index) * GOLDEN)
 
 
-def epoch_order(np: Any, seed: Any, epoch: Any, n: int) -> Array:
-    """The order in which `epoch` visits `n` examples: int32 (n,), a permutation of range(n)."""
-    hashed = keys(np, seed, epoch, np.arange(n, dtype=np.int32))
-    return np.asarray(np.argsort(_mix(np, np.bitwise_xor(hashed, ORDER)), stable=True), np.int32)
+def epoch_order(xp: Any, seed: Any, epoch: Any, n: int) -> Array:
+    """Return the order in which `epoch` visits `n` examples: int32 (n,), a permutation of range(n)."""
+    hashed = keys(xp, seed, epoch, xp.arange(n, dtype=xp.int32))
+    return xp.asarray(xp.argsort(_mix(xp, xp.bitwise_xor(hashed, ORDER)), stable=True), xp.int32)
 
 
-def turns(np: Any, seed: Any, epoch: Any, index: Any) -> Array:
-    """bool (B,): true in every other epoch of each example, and in epoch 0 with probability a half."""
-    first = np.right_shift(_mix(np, np.bitwise_xor(keys(np, seed, 0, index), TURN)), numpy.uint32(31))
-    return np.bitwise_and(first + _uint32(np, epoch), numpy.uint32(1)) == numpy.uint32(1)
+def turns(xp: Any, seed: Any, epoch: Any, index: Any) -> Array:
+    """Return bool (B,) that alternates from epoch to epoch for each example; in epoch 0 half of them are true."""
+    first = xp.right_shift(_mix(xp, xp.bitwise_xor(keys(xp, seed, 0, index), TURN)), np.uint32(31))
+    return xp.bitwise_and(first + _uint32(xp, epoch), np.uint32(1)) == np.uint32(1)
 
 
 class Draws:
-    """Draws for B examples with the given `keys` (uint32 (B,)); each call takes the next stream of every example.
+    """Draws for B examples with the given `keys` (uint32 (B,)); each call uses the next stream of every example.
 
-    The count of streams is static: it depends on the calls made, never on values drawn. `turns` (bool (B,)) are no
-    draws of this epoch: they alternate.
+    The number of streams is static: it depends on the calls made, never on the values drawn. `turns` (bool (B,)) are
+    passed through for operations that alternate instead of drawing.
     """
 
-    def __init__(self, np: Any, keys: Array, turns: Array) -> None:
-        self.np = np
+    def __init__(self, xp: Any, keys: Array, turns: Array) -> None:
+        self.xp = xp
         self.keys = keys
         self.turns = turns
         self.stream = 0
 
     def _bits(self, bits: int) -> Array:
-        """The next stream's upper `bits` (at most 31) bits: int32 (B,) in [0, 2**bits)."""
+        """Return the upper `bits` (at most 31) bits of the next stream: int32 (B,) in [0, 2**bits)."""
         self.stream += 1
-        counter = numpy.uint32(self.stream * int(GOLDEN) & 0xFFFFFFFF)
-        mixed = _mix(self.np, self.keys + counter)
-        return self.np.asarray(self.np.right_shift(mixed, numpy.uint32(32 - bits)), self.np.int32)
+        counter = np.uint32(self.stream * int(GOLDEN) & 0xFFFFFFFF)
+        mixed = _mix(self.xp, self.keys + counter)
+        return self.xp.asarray(self.xp.right_shift(mixed, np.uint32(32 - bits)), self.xp.int32)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Array:
-        """float32 (B,): 32,768 equally likely values, as good as equally spaced, in [low, high).
+        """Draw float32 (B,): one of 32,768 equally likely and almost equally spaced values in [low, high).
 
         They are whole multiples of a power of two, computed in integers, because `low + (high - low) * u` differs in
         the last bit between compilers that do and do not fuse a multiplication with an addition.
         """
-        np = self.np
+        xp = self.xp
         drawn = self._bits(15)
         if high <= low:
-            return np.asarray(drawn * 0, np.float32) + numpy.float32(low)
-        scale = 2.0 ** numpy.floor(numpy.log2(65535.0 / (high - low)))
+            return xp.asarray(drawn * 0, xp.float32) + np.float32(low)
+        scale = 2.0 ** np.floor(np.log2(65535.0 / (high - low)))
         first, span = round(low * scale), round((high - low) * scale)
-        return np.asarray(first + np.right_shift(drawn * span, 15), np.float32) * numpy.float32(1 / scale)
+        return xp.asarray(first + xp.right_shift(drawn * span, 15), xp.float32) * np.float32(1 / scale)
 
     def integers(self, n: Any) -> Array:
-        """int32 (B,) in [0, n), equally likely to within n / 32,768; `n` is an int or int32 (B,), at most 65,536."""
-        return self.np.right_shift(self._bits(15) * n, 15)
+        """Draw int32 (B,) in [0, n), equally likely to within n / 32,768; `n` (int or int32 (B,)) is at most 65,536."""
+        return self.xp.right_shift(self._bits(15) * n, 15)
 
     def chance(self, p: float) -> Array:
-        """bool (B,), true with probability `p` (to within 2**-24)."""
+        """Draw bool (B,), true with probability `p` (to within 2**-24)."""
         return self._bits(24) < round(p * 2**24)
 
     def permutation(self, n: int) -> Array:
-        """int32 (B, n): each row an equally likely order of range(n)."""
-        np = self.np
-        drawn = np.stack([self._bits(24) for _ in range(n)], axis=1)
-        # The rank of each draw among its row's; equal draws rank by position. For few items this beats sorting.
-        place = numpy.arange(n, dtype=numpy.int32)
+        """Draw int32 (B, n): each row an equally likely order of range(n)."""
+        xp = self.xp
+        drawn = xp.stack([self._bits(24) for _ in range(n)], axis=1)
+        # The rank of each draw in its row; equal draws rank by position. For a few items this is faster than sorting.
+        place = np.arange(n, dtype=np.int32)
         before = (drawn[:, None, :] < drawn[:, :, None]) | (
             (drawn[:, None, :] == drawn[:, :, None]) & (place[None, None, :] < place[None, :, None])
         )
-        return np.asarray(np.sum(np.asarray(before, np.int32), axis=2), np.int32)
+        return xp.asarray(xp.sum(xp.asarray(before, xp.int32), axis=2), xp.int32)

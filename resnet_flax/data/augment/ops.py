@@ -1,10 +1,8 @@
-"""Augmentation policies: a string in the config names operations, and they are applied from left to right.
+"""The operations of augmentation policies, and `OPS`, the registry of their names and parameters.
 
-    "flip|crop(4)|color_jitter(0.2,0.2,0.2)|autoaugment|rotate(15)|normalize(cifar10)"
-
-An operation is a function here that draws its parameters and calls a formula of `pixels`, and one line in `OPS`. All
-follow torchvision's definitions (torchvision.transforms on PIL images): up to `normalize` images stay uint8 and every
-operation rounds as Pillow does; what follows `normalize` works on float32, as torchvision's on tensors.
+An operation is a function (xp, images, draws, arguments) -> images that draws parameters for each image and calls a
+formula of `pixels`; and one line in `OPS`. All follow torchvision.transforms on PIL images: before `normalize` images
+are uint8 and every operation rounds as Pillow does; operations after `normalize` work on float32.
 """
 
 import math
@@ -13,40 +11,41 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy
+import numpy as np
 
 from resnet_flax.data.augment import autoaugment, pixels
+from resnet_flax.data.augment.backends import Array, barrier
 from resnet_flax.data.augment.draws import Draws
 
-Array = Any  # numpy.ndarray, jax.Array or tf.Tensor, as `np` makes them
+# Operations: (xp, images, draws, arguments) -> images.
 
 
-def crop(np: Any, images: Array, draws: Draws, pad: int, mode: str) -> Array:
-    """Pads by `pad` pixels on every side and cuts a random window of the old size (RandomCrop). The pixels are 0
-    ("constant"), or the image mirrored at its border ("reflect")."""
+def crop(xp: Any, images: Array, draws: Draws, pad: int, mode: str) -> Array:
+    """Pad every side by `pad` pixels, which are 0 ("constant") or mirror the image at its border ("reflect"), and cut
+    out a random window of the original size (RandomCrop)."""
     down, right = (pad - draws.integers(2 * pad + 1) for _ in range(2))
-    return pixels.shift(np, images, down, right, reflect=mode == "reflect")
+    return pixels.shift(xp, images, down, right, reflect=mode == "reflect")
 
 
-def flip(np: Any, images: Array, draws: Draws, when: str) -> Array:
-    """Left and right exchanged: with probability a half ("random", RandomHorizontalFlip), or every other time that the
-    example is seen, a half of the examples at first ("alternating"; Jordan, 2024, arXiv:2404.00498)."""
-    return pixels.mirror(np, images, draws.turns if when == "alternating" else draws.chance(0.5))
+def flip(xp: Any, images: Array, draws: Draws, when: str) -> Array:
+    """Mirror left and right with probability a half ("random", RandomHorizontalFlip), or in every other epoch, half of
+    the examples in the first ("alternating"; Jordan, 2024, arXiv:2404.00498)."""
+    return pixels.mirror(xp, images, draws.turns if when == "alternating" else draws.chance(0.5))
 
 
-def rotate(np: Any, images: Array, draws: Draws, degrees: float, interpolation: str) -> Array:
-    """A rotation about the centre by an angle within +-`degrees` (RandomRotation)."""
-    return affine(np, images, draws, degrees, 0.0, 1.0, 1.0, 0.0, interpolation)
+def rotate(xp: Any, images: Array, draws: Draws, degrees: float, interpolation: str) -> Array:
+    """Rotate about the centre by an angle within +-`degrees` (RandomRotation)."""
+    return affine(xp, images, draws, degrees, 0.0, 1.0, 1.0, 0.0, interpolation)
 
 
-def translate(np: Any, images: Array, draws: Draws, fraction: float) -> Array:
-    """A move by whole pixels, up to +-`fraction` of the size along each axis (RandomAffine(0, translate))."""
-    right, down = _moves(np, images, draws, fraction)
-    return pixels.shift(np, images, np.asarray(down, np.int32), np.asarray(right, np.int32))
+def translate(xp: Any, images: Array, draws: Draws, fraction: float) -> Array:
+    """Shift by whole pixels, up to +-`fraction` of the size along each axis (RandomAffine(0, translate))."""
+    right, down = _moves(xp, images, draws, fraction)
+    return pixels.shift(xp, images, xp.asarray(down, xp.int32), xp.asarray(right, xp.int32))
 
 
 def affine(
-    np: Any,
+    xp: Any,
     images: Array,
     draws: Draws,
     degrees: float,
@@ -56,57 +55,55 @@ def affine(
     shear: float,
     interpolation: str,
 ) -> Array:
-    """Rotation within +-`degrees`, moves as `translate`, scale, and shear along x within +-`shear` degrees
+    """Rotate within +-`degrees`, shift as `translate` does, scale, and shear along x within +-`shear` degrees
     (RandomAffine)."""
     angle = draws.uniform(-degrees, degrees)
-    right, down = _moves(np, images, draws, translate)
+    right, down = _moves(xp, images, draws, translate)
     scale, shears = draws.uniform(scale_low, scale_high), draws.uniform(-shear, shear)
-    matrix = pixels.affine_matrix(np, np.shape(images)[1:3], angle, right, down, scale, shears)
-    return pixels.affine(np, images, matrix, interpolation)
+    matrix = pixels.affine_matrix(xp, xp.shape(images)[1:3], angle, right, down, scale, shears)
+    return pixels.affine(xp, images, matrix, interpolation)
 
 
-def _moves(np: Any, images: Array, draws: Draws, fraction: float) -> tuple[Array, Array]:
-    """Whole numbers of pixels to the right and down, float32 (B,)."""
-    _, height, width, _ = np.shape(images)
+def _moves(xp: Any, images: Array, draws: Draws, fraction: float) -> tuple[Array, Array]:
+    """Draw shifts to the right and down, in whole pixels: float32 (B,) each."""
+    _, height, width, _ = xp.shape(images)
     right, down = fraction * width, fraction * height
-    return np.round(draws.uniform(-right, right)), np.round(draws.uniform(-down, down))
+    return xp.round(draws.uniform(-right, right)), xp.round(draws.uniform(-down, down))
 
 
 def color_jitter(
-    np: Any, images: Array, draws: Draws, brightness: float, contrast: float, saturation: float, hue: float
+    xp: Any, images: Array, draws: Draws, brightness: float, contrast: float, saturation: float, hue: float
 ) -> Array:
-    """Brightness, contrast and saturation by factors within 1 +- strength, hue within +-`hue` of a turn, in an order
-    drawn for each image (ColorJitter)."""
-    factors = [_factor(np, draws, strength) for strength in (brightness, contrast, saturation)]
-    steps = np.asarray(draws.uniform(-hue, hue) * 255.0, np.int32)
+    """Scale brightness, contrast and saturation by factors within 1 +- strength and rotate the hue within +-`hue` of a
+    turn, in an order drawn for each image (ColorJitter)."""
+    factors = [_factor(xp, draws, strength) for strength in (brightness, contrast, saturation)]
+    steps = xp.asarray(draws.uniform(-hue, hue) * 255.0, xp.int32)
     order = draws.permutation(4 if hue else 3)
     for position in range(order.shape[1]):
         kind = order[:, position]
-        factor = np.where(kind == 0, factors[0], np.where(kind == 1, factors[1], factors[2]))
-        adjusted = pixels.adjust(np, images, kind, factor)
+        factor = xp.where(kind == 0, factors[0], xp.where(kind == 1, factors[1], factors[2]))
+        adjusted = pixels.adjust(xp, images, kind, factor)
         if hue:
-            turned = pixels.rotate_hue(np, images, steps)
-            adjusted = np.where(pixels.per_image(np, kind == 3), turned, adjusted)
-        images = pixels.barrier(np, adjusted)
+            turned = pixels.rotate_hue(xp, images, steps)
+            adjusted = xp.where(pixels.per_image(xp, kind == 3), turned, adjusted)
+        images = barrier(xp, adjusted)
     return images
 
 
-def _factor(np: Any, draws: Draws, strength: float) -> Array:
-    """Factors within 1 +- strength, not below 0: float32 (B,).
-
-    Multiples of 1/4,096: their products with levels are exact in float32, so that no compiler rounds them differently.
-    """
-    return np.floor(draws.uniform(max(0.0, 1 - strength), 1 + strength) * 4096.0 + 0.5) * (1 / 4096)
+def _factor(xp: Any, draws: Draws, strength: float) -> Array:
+    """Draw factors within 1 +- strength, not below 0: float32 (B,), multiples of 1/4,096, so that their products with
+    levels are exact and no compiler rounds them differently."""
+    return xp.floor(draws.uniform(max(0.0, 1 - strength), 1 + strength) * 4096.0 + 0.5) * (1 / 4096)
 
 
-def sharpness(np: Any, images: Array, draws: Draws, factor: float, p: float) -> Array:
-    """Sharpened (`factor` > 1) or blurred (< 1) with probability `p` (RandomAdjustSharpness)."""
+def sharpness(xp: Any, images: Array, draws: Draws, factor: float, p: float) -> Array:
+    """Sharpen (`factor` > 1) or blur (< 1) with probability `p` (RandomAdjustSharpness)."""
     chosen = draws.chance(p)
-    return pixels.sharpen(np, images, np.where(chosen, numpy.float32(factor), numpy.float32(1)))
+    return pixels.sharpen(xp, images, xp.where(chosen, np.float32(factor), np.float32(1)))
 
 
 def random_erasing(
-    np: Any,
+    xp: Any,
     images: Array,
     draws: Draws,
     p: float,
@@ -116,35 +113,38 @@ def random_erasing(
     ratio_high: float,
     value: float,
 ) -> Array:
-    """With probability `p` a rectangle of an area (a fraction of the image's) and a ratio of height to width, drawn
-    in logarithm, becomes `value` (RandomErasing; Zhong et al. 2017)."""
-    _, rows, columns, _ = np.shape(images)
+    """With probability `p`, set a rectangle to `value`; its area is a fraction of the image's, and the logarithm of its
+    ratio of height to width is uniform (RandomErasing; Zhong et al. 2017)."""
+    _, rows, columns, _ = xp.shape(images)
     height = width = draws.integers(1) * 0 + max(rows, columns)
-    # A rectangle that does not fit is drawn again, ten times at most: here all at once, and the first that fits stays.
+    # torchvision redraws a rectangle that does not fit, up to ten times: draw all at once and keep the first that fits.
     longest = math.sqrt(rows * columns * area_high * max(ratio_high, 1 / ratio_low))
     for _ in range(10 if longest >= min(rows, columns) - 1 else 1):
         area = draws.uniform(area_low, area_high) * (rows * columns)
-        ratio = np.exp(draws.uniform(math.log(ratio_low), math.log(ratio_high)))
+        ratio = xp.exp(draws.uniform(math.log(ratio_low), math.log(ratio_high)))
         again = (height >= rows) | (width >= columns)
-        height = np.where(again, np.asarray(np.round(np.sqrt(area * ratio)), np.int32), height)
-        width = np.where(again, np.asarray(np.round(np.sqrt(area / ratio)), np.int32), width)
+        height = xp.where(again, xp.asarray(xp.round(xp.sqrt(area * ratio)), xp.int32), height)
+        width = xp.where(again, xp.asarray(xp.round(xp.sqrt(area / ratio)), xp.int32), width)
     fits = (height < rows) & (width < columns)
-    height = np.where(fits & draws.chance(p), height, 0)
-    top = draws.integers(np.maximum(rows - height, 0) + 1)
-    left = draws.integers(np.maximum(columns - width, 0) + 1)
-    return pixels.erase(np, images, top, left, height, width, value)
+    height = xp.where(fits & draws.chance(p), height, 0)
+    top = draws.integers(xp.maximum(rows - height, 0) + 1)
+    left = draws.integers(xp.maximum(columns - width, 0) + 1)
+    return pixels.erase(xp, images, top, left, height, width, value)
 
 
-def cutout(np: Any, images: Array, draws: Draws, size: int) -> Array:
-    """A square of `size` pixels around a random pixel, cut off at the border, becomes 0 (DeVries and Taylor 2017)."""
-    _, height, width, _ = np.shape(images)
+def cutout(xp: Any, images: Array, draws: Draws, size: int) -> Array:
+    """Set a square of `size` pixels around a random pixel, clipped at the border, to 0 (DeVries and Taylor 2017)."""
+    _, height, width, _ = xp.shape(images)
     top, left = draws.integers(height) - size // 2, draws.integers(width) - size // 2
     extent = top * 0 + size // 2 * 2  # the authors' code rounds to even sizes
-    return pixels.erase(np, images, top, left, extent, extent, 0.0)
+    return pixels.erase(xp, images, top, left, extent, extent, 0.0)
+
+
+# The registry.
 
 
 class Number(NamedTuple):
-    """A parameter that is a number in [low, high]; without a default it must be given."""
+    """A parameter that is a number in [low, high]; it is required if it has no default."""
 
     low: float
     high: float
@@ -153,18 +153,18 @@ class Number(NamedTuple):
 
     def read(self, text: str) -> float:
         if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
-            raise ValueError(self.right())
+            raise ValueError(self.expected())
         value = float(text)
         if not self.low <= value <= self.high or (self.whole and value != int(value)):
-            raise ValueError(self.right())
+            raise ValueError(self.expected())
         return int(value) if self.whole else value
 
-    def right(self) -> str:
+    def expected(self) -> str:
         return f"must be a {'whole ' if self.whole else ''}number from {self.low:g} to {self.high:g}"
 
 
 class Word(NamedTuple):
-    """A parameter that is one of some words."""
+    """A parameter that is one of a few words, required if it has no default."""
 
     choices: tuple[str, ...]
     default: str | None = None
@@ -180,16 +180,16 @@ INTERPOLATION = Word(("nearest", "bilinear"), "nearest")
 
 @dataclass(frozen=True)
 class Op:
-    """An operation of the registry: its function, its parameters in order, and whether it follows `normalize`."""
+    """An operation: its function, its parameters in order, and whether it follows `normalize`."""
 
     apply: Callable[..., Array]
     parameters: Mapping[str, Number | Word] = field(default_factory=dict)
     on_floats: bool = False
-    check: Callable[..., str] = lambda **arguments: ""  # what is wrong with arguments that are each in range
+    check: Callable[..., str] = lambda **arguments: ""  # an error message for arguments that are each in range, or ""
 
 
 def _ordered(*names: str) -> Callable[..., str]:
-    """A check that NAME_low does not exceed NAME_high."""
+    """Return a check that NAME_low does not exceed NAME_high."""
 
     def check(**arguments: Any) -> str:
         wrong = [name for name in names if arguments[f"{name}_low"] > arguments[f"{name}_high"]]
@@ -199,7 +199,6 @@ def _ordered(*names: str) -> Callable[..., str]:
 
 
 STRENGTH = Number(0, 10)
-
 
 OPS = {
     "crop": Op(crop, {"pad": Number(0, 64, whole=True), "mode": Word(("constant", "reflect"), "constant")}),

@@ -1,28 +1,30 @@
-"""Augmentation policies: parse and apply a string such as "crop(4)|flip|normalize(cifar10)"."""
+"""Reading a policy string such as "flip|crop(4)|color_jitter(0.2,0.2,0.2)|normalize(cifar10)", and applying it.
+
+The string names operations of `ops`, which are applied from left to right. `normalize` is not one of them: it turns
+uint8 into float32, may appear only once, and separates the operations on the one from those on the other.
+"""
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from resnet_flax.data.augment import pixels
+from resnet_flax.data.augment.backends import Array, barrier, call_compiled
 from resnet_flax.data.augment.draws import Draws
-from resnet_flax.data.augment.ops import OPS, Array, Number, Op, Word
+from resnet_flax.data.augment.ops import OPS, Number, Op, Word
 from resnet_flax.errors import UserError, nearest
 
-NORMALIZATIONS = {
+NORMALIZE = "normalize"
+NORMALIZATIONS = {  # mean and standard deviation of each channel of pixels / 255
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),  # of CIFAR-10's training images
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # to [-1, 1]
 }
-
-
-MAX_POLICY_CHARS = 1000  # characters of a policy
-
-
-NORMALIZE = "normalize"  # not in OPS: it has no draws, may stand once, and parts the operations
+MAX_POLICY_CHARS = 1000
 
 
 class Part(NamedTuple):
-    """A piece of the policy's text and where it begins."""
+    """A piece of the policy string and where it starts."""
 
     text: str
     start: int
@@ -43,7 +45,7 @@ class Step(NamedTuple):
     arguments: dict[str, Any]
 
     def __str__(self) -> str:
-        """Canonical: no defaults; by position up to the first default, from there on by name."""
+        """Return the canonical text: no defaults; by position up to the first default, by name after it."""
         texts, skipped = [], False
         for name, parameter in self.op.parameters.items():
             if self.arguments[name] == parameter.default:
@@ -62,16 +64,16 @@ def _call(name: str, arguments: list[str]) -> str:
 
 
 class Policy:
-    """An augmentation policy read from `text`; raises UserError with the bad part marked."""
+    """An augmentation policy, read from `text`. Raises UserError with the bad part marked."""
 
     def __init__(self, text: str) -> None:
         self.before: list[Step] = []  # on uint8
         self.after: list[Step] = []  # on float32
-        self._normalize = ""  # canonical text of that step, "" without one
-        # (mean, std) per channel, of pixels / 255; None where they are still to be found
+        self._normalize_text = ""  # the canonical text of normalize, "" if there is none
+        # (mean, std) per channel, of pixels / 255; None for normalize(auto), until they are known
         self.normalization: tuple[tuple, tuple] | None = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         if not isinstance(text, str):
-            raise UserError(f"a policy is a text such as 'crop(4)|flip|normalize(cifar10)', not {text!r}")
+            raise UserError(f"a policy is a string such as 'crop(4)|flip|normalize(cifar10)', not {text!r}")
         if len(text) > MAX_POLICY_CHARS:
             raise UserError(f"a policy has at most {MAX_POLICY_CHARS} characters, not {len(text)}")
         self._source = text
@@ -79,44 +81,44 @@ class Policy:
             for part in Part(text, 0).split("|"):
                 self._read(part)
 
-    def __call__(self, np: Any, images: Array, keys: Array, turns: Array) -> Array:
-        """Augmented images: uint8 (B, H, W, 3), `draws.keys` (B,) and `draws.turns` (B,) -> float32 (B, H, W, 3).
+    def __call__(self, xp: Any, images: Array, keys: Array, turns: Array) -> Array:
+        """Augment images: uint8 (B, H, W, 3), `draws.keys` (B,) and `draws.turns` (B,) -> float32 (B, H, W, 3).
 
-        With jax.numpy, call it inside jit. TensorFlow's graphs do not fuse, so there it compiles itself.
+        With jax.numpy, call it inside jit.
         """
-        if hasattr(np, "jit"):
-            return np.jit(lambda *batch: self._apply(np, *batch))(images, keys, turns)
-        return self._apply(np, images, keys, turns)
+        return call_compiled(xp, partial(self._apply, xp), images, keys, turns)
 
-    def _apply(self, np: Any, images: Array, keys: Array, turns: Array) -> Array:
-        draws = Draws(np, keys, turns)
+    def _apply(self, xp: Any, images: Array, keys: Array, turns: Array) -> Array:
+        draws = Draws(xp, keys, turns)
         for step in self.before:
-            images = pixels.barrier(np, step.op.apply(np, images, draws, **step.arguments))
-        images = self.plain(np, images)
+            images = barrier(xp, step.op.apply(xp, images, draws, **step.arguments))
+        images = self.normalize(xp, images)
         for step in self.after:
-            images = step.op.apply(np, images, draws, **step.arguments)
+            images = step.op.apply(xp, images, draws, **step.arguments)
         return images
 
-    def plain(self, np: Any, images: Array) -> Array:
-        """Images as validation and test see them: uint8 (B, H, W, 3) -> float32, only normalised."""
-        assert self.normalization, "normalize(auto) is settled before it is applied"
-        return pixels.standardize(np, images, *self.normalization)
+    def normalize(self, xp: Any, images: Array) -> Array:
+        """Normalise images without augmenting them, as for validation and test: uint8 (B, H, W, 3) -> float32."""
+        assert self.normalization, "normalize(auto) is replaced by numbers before a policy is applied"
+        return pixels.standardize(xp, images, *self.normalization)
 
     def normalized_by(self, mean: Iterable[float], std: Iterable[float]) -> str:
-        """The policy's text with these numbers, rounded to four digits, for what normalize has."""
+        """Return the policy string with these numbers, rounded to four digits, as the arguments of normalize."""
         numbers = [_text(round(number, 4)) for number in (*mean, *std)]
         return "|".join([*map(str, self.before), _call(NORMALIZE, numbers), *map(str, self.after)])
 
     def __str__(self) -> str:
-        return "|".join([*map(str, self.before), *filter(None, [self._normalize]), *map(str, self.after)])
+        return "|".join([*map(str, self.before), *filter(None, [self._normalize_text]), *map(str, self.after)])
 
     def __repr__(self) -> str:
         return f"Policy({str(self)!r})"
 
+    # Reading a policy.
+
     def _read(self, part: Part) -> None:
         call = re.fullmatch(r"([^\s()]+)\s*(\((.*)\))?", part.text, re.DOTALL)
         if not call:
-            self._refuse(part, "an operation is written name or name(argument,...), and operations are parted by |")
+            self._refuse(part, "an operation is written name or name(argument,...); separate operations with |")
         name, inside = call[1], call[3]
         if name not in OPS and name != NORMALIZE:
             self._refuse(Part(name, part.start), f"unknown operation {name!r}: {nearest(name, [*OPS, NORMALIZE])}")
@@ -127,8 +129,8 @@ class Policy:
             self._read_step(part, name, arguments)
 
     def _read_normalize(self, part: Part, arguments: list[Part]) -> None:
-        if self._normalize:
-            self._refuse(part, "normalize stands once")
+        if self._normalize_text:
+            self._refuse(part, "normalize may appear only once")
         if self.after:
             self._refuse(part, f"{self.after[-1].name} works on normalised images: put normalize before it")
         texts = [argument.text for argument in arguments]
@@ -144,12 +146,12 @@ class Policy:
         else:
             names = " or ".join(f"normalize({name})" for name in ("auto", *NORMALIZATIONS))
             self._refuse(part, f"write {names} or six numbers, three means and three standard deviations")
-        self._normalize = _call(NORMALIZE, texts)
+        self._normalize_text = _call(NORMALIZE, texts)
 
-    def _read_step(self, part: Part, name: str, texts: list[Part]) -> None:
+    def _read_step(self, part: Part, name: str, given: list[Part]) -> None:
         op = OPS[name]
         arguments: dict[str, Any] = {}
-        for position, argument in enumerate(texts):
+        for position, argument in enumerate(given):
             key, value = self._keyed(argument, part, name, position)
             if key in arguments:
                 self._refuse(argument, f"{name} has {key} twice")
@@ -160,13 +162,13 @@ class Policy:
             arguments.setdefault(key, parameter.default)
         if wrong := op.check(**arguments):
             self._refuse(part, wrong)
-        if not op.on_floats and (self._normalize or self.after):
-            barrier = NORMALIZE if self._normalize else self.after[0].name
-            self._refuse(part, f"{name} works on pixels of 0 to 255: put it before {barrier}")
+        if not op.on_floats and (self._normalize_text or self.after):
+            first = NORMALIZE if self._normalize_text else self.after[0].name
+            self._refuse(part, f"{name} works on pixels of 0 to 255: put it before {first}")
         (self.after if op.on_floats else self.before).append(Step(name, op, arguments))
 
     def _keyed(self, argument: Part, part: Part, name: str, position: int) -> tuple[str, Part]:
-        """The parameter that an argument is for, and the argument's value."""
+        """Return the name of the parameter that an argument is for, and the argument's value."""
         parameters = list(OPS[name].parameters)
         if "=" not in argument.text:
             if position >= len(parameters):
@@ -189,7 +191,7 @@ class Policy:
 
 
 def _usage(name: str) -> str:
-    """How an operation is written, such as rotate(degrees,interpolation=nearest)."""
+    """Return a hint such as "write rotate(degrees,interpolation=nearest)"."""
     texts = [
         key if parameter.default is None else f"{key}={_text(parameter.default)}"
         for key, parameter in OPS[name].parameters.items()

@@ -2,19 +2,19 @@
 
 import math
 
-import numpy
+import numpy as np
 
 
-def channel_statistics(images: numpy.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of pixels / 255, exactly: images (n, H, W, 3) uint8.
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of pixels / 255, exactly: images (n, H, W, 3) uint8.
 
-    The deviation of a channel in which all pixels are the same is 1, so that it can be divided by.
+    A deviation below 0.001, as of a constant channel, is returned as 1, so that it can be divided by.
     """
-    counts = numpy.zeros((3, 256), numpy.int64)
+    counts = np.zeros((3, 256), np.int64)
     for start in range(0, len(images), 1000):  # not all in memory at once
         for channel in range(3):
-            counts[channel] += numpy.bincount(images[start : start + 1000, ..., channel].ravel(), minlength=256)
-    levels = numpy.arange(256)
+            counts[channel] += np.bincount(images[start : start + 1000, ..., channel].ravel(), minlength=256)
+    levels = np.arange(256)
     total = int(counts[0].sum())
     sums, squares = ([int(value) for value in counts @ levels**power] for power in (1, 2))
     variances = [total * square - sum**2 for sum, square in zip(sums, squares, strict=True)]  # x (255 total)^2

@@ -1,7 +1,7 @@
-"""The part of the NumPy API that draws and augmentation use, computed by TensorFlow, in NumPy's dtypes.
+"""The part of the NumPy API that augmentation uses, computed by TensorFlow with NumPy's dtypes.
 
-`tf.experimental.numpy` is not used: it promotes to float64, and lacks what is needed here. Importing this module
-imports TensorFlow, so only the feed that uses tf.data imports it.
+`tf.experimental.numpy` is not used: it promotes to float64 and lacks some of these functions. Importing this module
+imports TensorFlow, so only the host feed imports it.
 """
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ sum, min, max = tf.reduce_sum, tf.reduce_min, tf.reduce_max
 
 
 def jit(function):
-    """`function` of tensors compiled by XLA, which fuses an augmentation policy into few passes: 4 times as fast."""
+    """Compile `function` of tensors with XLA, which fuses an augmentation policy into a few passes: 4 times as fast."""
     return tf.function(function, jit_compile=True, autograph=False)
 
 
@@ -33,7 +33,7 @@ def zeros(shape, dtype):
 
 
 def shape(x):
-    """Static sizes as ints, so that shape arithmetic is done once; sizes unknown while tracing as scalar tensors."""
+    """Return static sizes as ints, so that shape arithmetic is done once, and unknown sizes as scalar tensors."""
     dynamic = tf.shape(x)
     return tuple(dynamic[axis] if size is None else size for axis, size in enumerate(x.shape))
 
@@ -63,14 +63,14 @@ def take(x, indices, axis):
 
 
 def take_along_axis(x, indices, axis):
-    """As NumPy's for `axis` 1 of three, where `indices` (B, N, 1) pick whole rows of `x` (B, M, C)."""
+    """Pick whole rows of `x` (B, M, C) by `indices` (B, N, 1): NumPy's function for `axis` 1 only."""
     if axis != 1 or len(x.shape) != 3 or indices.shape[2] != 1:
         raise NotImplementedError("take_along_axis picks rows along axis 1 of three axes")
     return tf.gather(x, indices[..., 0], batch_dims=1)
 
 
 def count_rows(index, bins):
-    """How often each of range(bins) stands in a row of `index` (B, N): int32 (B, bins)."""
+    """Count how often each of range(bins) occurs in each row of `index` (B, N): int32 (B, bins)."""
     rows = shape(index)[0]
     flat = tf.reshape(index + tf.range(rows)[:, None] * bins, (-1,))
     return tf.reshape(tf.math.unsorted_segment_sum(tf.ones_like(flat), flat, rows * bins), (rows, bins))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from resnet_flax.data.augment import autoaugment, draws, pixels
+from resnet_flax.data.augment import autoaugment, backends, draws, pixels
 
 SIZE = (32, 32)
 N = 10_000
@@ -111,7 +111,7 @@ def test_a_formula_for_few_is_right_for_any_number(share):
     assert np.any(expected != images) == (share > 0)
 
     def few(namespace):
-        return lambda chosen, x: pixels.for_few(namespace, chosen, lambda x: pixels.equalize(namespace, x), x)
+        return lambda chosen, x: backends.for_few(namespace, chosen, lambda x: pixels.equalize(namespace, x), x)
 
     for result in (few(np), jax.jit(few(jnp)), tf_numpy.jit(few(tf_numpy))):
         assert np.array_equal(result(chosen, images), expected)

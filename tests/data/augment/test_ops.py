@@ -160,7 +160,7 @@ def test_random_erasing_draws_areas_ratios_and_places(monkeypatch):
 @pytest.mark.parametrize(("text", "expected"), [("random_erasing(1,0.3,0.3,value=1)", 0.3), ("cutout(8)", None)])
 def test_erasing_acts_on_normalised_images(images, text, expected):
     policy = Policy("normalize(half)|" + text)
-    plain, erased = policy.plain(np, images), policy(np, images, *chance(len(images)))
+    plain, erased = policy.normalize(np, images), policy(np, images, *chance(len(images)))
     changed = np.any(erased != plain, axis=3)
     assert np.all(erased[changed] == (1 if expected else 0))
     if expected:
@@ -172,7 +172,7 @@ def test_erasing_acts_on_normalised_images(images, text, expected):
 @pytest.mark.parametrize(("text", "share"), [("sharpness(2,0.2)", 0.2), ("sharpness(2,1)", 1.0), ("sharpness(2,0)", 0)])
 def test_sharpness_has_its_probability(images, text, share):
     many = np.concatenate([images] * 20)
-    changed = np.any(Policy(text)(np, many, *chance(640)) != Policy(text).plain(np, many), axis=(1, 2, 3))
+    changed = np.any(Policy(text)(np, many, *chance(640)) != Policy(text).normalize(np, many), axis=(1, 2, 3))
     assert abs(changed.mean() - share) < 0.05
 
 
@@ -224,9 +224,9 @@ def test_normalize(images, text, mean, std):
     policy = Policy(text)
     assert policy.normalization == (mean, std)
     expected = (images / 255 - mean) / std
-    assert policy.plain(np, images).dtype == np.float32
-    np.testing.assert_allclose(policy.plain(np, images), expected, atol=1e-5)
-    np.testing.assert_allclose(Policy("flip|" + text if text else "flip").plain(np, images), expected, atol=1e-5)
+    assert policy.normalize(np, images).dtype == np.float32
+    np.testing.assert_allclose(policy.normalize(np, images), expected, atol=1e-5)
+    np.testing.assert_allclose(Policy("flip|" + text if text else "flip").normalize(np, images), expected, atol=1e-5)
 
 
 # One meaning in every namespace.
@@ -265,7 +265,7 @@ def test_numpy_jax_and_tensorflow_give_the_same_images(images, text):
         assert result.dtype == np.float32 and result.shape == images.shape
         # Angles, blends of a bilinear pixel and hues are real numbers: one rounding may go the other way.
         assert np.mean(np.abs(result - results["numpy"]) > 1e-5) <= (0 if exact(text) else 1e-3)
-    assert np.mean(np.abs(results["numpy"] - Policy(text).plain(np, images)) > 1e-3) > 0.01
+    assert np.mean(np.abs(results["numpy"] - Policy(text).normalize(np, images)) > 1e-3) > 0.01
 
 
 def exact(text):
@@ -339,7 +339,7 @@ MARK = "^"
         ("flip|crop(padding=4)", "padding", "write crop(pad,mode=constant)"),
         ("flip|crop(pad=4, pad=5)", "pad=5", "crop has pad twice"),
         ("normalize(half)|crop(4)", "crop(4)", "put it before normalize"),
-        ("normalize(half)|normalize(half)", "normalize(half)", "normalize stands once"),
+        ("normalize(half)|normalize(half)", "normalize(half)", "normalize may appear only once"),
         ("crop(4)|cutout(8)|flip", "flip", "put it before cutout"),
         ("random_erasing|normalize(half)", "normalize(half)", "put normalize before it"),
         ("rotate(200)", "200", "from 0 to 180"),
