@@ -1,14 +1,18 @@
 """The trials of a sweep, which all processes at work on it share.
 
-Optuna keeps the trials, in a database: WORKDIR/sweep.db or the one that --storage names. Each is an ordinary run in
-WORKDIR/trials/NAME, locked by the process that trains it for as long as that lives. So a trial that is running in the
-database but not locked was left by a process that died, and whoever finds it goes on from its checkpoint.
+Optuna keeps the trials in a database: WORKDIR/sweep.db or the one that --storage names. Each is an ordinary run in
+WORKDIR/trials/NAME, locked by the process that trains it for as long as that process lives. So a trial that is running
+in the database but not locked was left by a process that died; the next process to find it resumes it.
 
-All trials read the same memory-mapped data. Each compiles its own program, in which learning rate and the like are
+What a process has read from the database may be out of date once it holds a lock, so a trial's state is read again then.
+
+All trials read the same memory-mapped data. Each compiles its own program, in which the learning rate and the like are
 constants.
 """
 
+import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +23,13 @@ from typing import IO, Any
 import numpy as np
 from jax.errors import JaxRuntimeError
 
-from resnet_flax.errors import UserError, reason
+from resnet_flax.errors import NotFinite, UserError, reason
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.studies import sweep_report
 from resnet_flax.studies.space import Field, Plan, Range, Settings
 from resnet_flax.studies.sweep_report import Outcome
 from resnet_flax.text import print_line
+from resnet_flax.training.run import Run
 from resnet_flax.training.train import train
 from resnet_flax.workdir.folder import try_lock, wait_for_lock
 from resnet_flax.workdir.history import lower_is_better
@@ -39,50 +44,69 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-# Bergstra and Bengio, 2012, and the tree-structured Parzen estimator of Bergstra et al., 2011: it draws ten at random
-# before it learns from those that are finished; constant_liar keeps it away from those that are running.
+# Bergstra and Bengio, 2012, and the tree-structured Parzen estimator of Bergstra et al., 2011, which draws ten trials at
+# random before it learns from those that are finished; constant_liar keeps it away from those that are running.
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "random": RandomSampler,
     "tpe": partial(TPESampler, constant_liar=True),
 }
 LOCK = "sweep.lock"  # beside the .lock of the run itself
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA says it
-DRAWS = 100  # in a row that are all known, after which a space counts as exhausted
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code
+DRAWS = 100  # draws in a row that are all known, after which a space counts as exhausted
+OPEN_ATTEMPTS = 5
+SQLITE_TIMEOUT = 60  # seconds to wait until another process has written
 
 
 @contextmanager
-def open_database(url: str, workdir: Path) -> Iterator[RDBStorage]:
-    """The database at `url`, or that of `workdir`. Raises UserError where it cannot be opened, or fails later.
+def open_database(storage: str, workdir: Path) -> Iterator[RDBStorage]:
+    """Open the database at the URL `storage`, or that of `workdir`. UserError if it cannot be opened, or fails later.
 
-    The default is SQLite: what it has written is whole whenever a process dies. The journal file that Optuna also knows
-    cannot be read any more once a line has been cut short.
+    The default is SQLite: what it has written is whole whenever a process dies. The journal file that Optuna also
+    offers cannot be read any more once a line has been cut short.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options: dict[str, Any] = {"poolclass": NullPool}  # a trial may last longer than a server keeps a connection
-    if not url:
-        options["connect_args"] = {"timeout": 60}  # seconds to wait for another process to have written
+    path = workdir.absolute() / "sweep.db"
     try:
-        with wait_for_lock(workdir / LOCK):  # only one makes the tables
-            database = RDBStorage(url or f"sqlite:///{workdir.absolute()}/sweep.db", options)
+        url = make_url(storage) if storage else URL.create("sqlite", database=str(path))
+        with wait_for_lock(workdir / LOCK):  # only one process makes the tables
+            database = connect(url)
     except (ImportError, RuntimeError, SQLAlchemyError) as error:
-        raise UserError(f"cannot open {'--storage' if url else workdir / 'sweep.db'}: {reason(error)}") from None
+        raise UserError(f"cannot open {'--storage' if storage else path}: {reason(error)}") from None
     try:
         yield database
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise UserError(f"the sweep's database fails: {reason(error)}; the same command goes on") from None
+        raise UserError(f"the sweep's database fails: {reason(error)}; the same command resumes") from None
     finally:
         database.remove_session()
         database.engine.dispose()
+
+
+def connect(url: URL) -> RDBStorage:
+    """Connect to a database and make its tables if need be.
+
+    Where processes on several machines make them at the same time, all but one fail, and find them a little later.
+    """
+    options: dict[str, Any] = {"poolclass": NullPool}  # a trial may last longer than a server keeps a connection
+    if url.get_backend_name() == "sqlite":
+        options["connect_args"] = {"timeout": SQLITE_TIMEOUT}
+    text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna formats it
+    for _ in range(OPEN_ATTEMPTS - 1):
+        try:
+            return RDBStorage(text, options)
+        except (IntegrityError, OperationalError, ProgrammingError):
+            time.sleep(random.random())
+    return RDBStorage(text, options)
 
 
 @dataclass(frozen=True)
 class Study:
     """The trials of a plan, which all processes at work on it share.
 
-    Some may be `elsewhere`: in workdirs on other machines, with nothing in common but the database.
+    With `elsewhere`, processes on other machines may have workdirs of their own and share the database alone.
     """
 
     plan: Plan
@@ -92,7 +116,7 @@ class Study:
 
     @classmethod
     def of(cls, plan: Plan, database: RDBStorage, elsewhere: bool) -> "Study":
-        """The study with the name of the plan's workdir, made if need be. UserError if it is another plan's."""
+        """Return the study named as the plan's workdir, created if need be. UserError if it is of another plan."""
         asked = plan.about()
         with wait_for_lock(plan.workdir / LOCK):
             trials = optuna.create_study(
@@ -109,7 +133,7 @@ class Study:
         return cls(plan, database, trials, elsewhere)
 
     def claim(self) -> tuple[FrozenTrial, IO] | None:
-        """A trial for this process to train, with the lock on its folder; None when none is left for it."""
+        """Return a trial for this process to train and the lock on its folder; None if no trial is left for it."""
         with wait_for_lock(self.plan.workdir / LOCK):
             known = self.distinct()
             for trial in known:
@@ -122,21 +146,21 @@ class Study:
         return None
 
     def distinct(self) -> list[FrozenTrial]:
-        """All trials, without any that has the settings of one before it: two machines may have drawn at once."""
+        """Return the first trial of each settings: two machines may have drawn the same ones at the same time."""
         first: dict[str, FrozenTrial] = {}
         for trial in self.trials.get_trials(deepcopy=False):
             first.setdefault(str(settings(trial)), trial)
         return list(first.values())
 
     def take(self, trial: FrozenTrial) -> IO | None:
-        """The lock on the folder of an unfinished trial that no living process has, else None."""
+        """Lock the folder of an unfinished trial that no other process trains; None if there is nothing to train."""
         folder = self.folder(trial)
         is_new = not folder.exists()
         if trial.state.is_finished() or (trial.state == TrialState.RUNNING and is_new and self.elsewhere):
             return None
         folder.mkdir(parents=True, exist_ok=True)
         lock = try_lock(folder / LOCK)
-        if lock and trial.state == TrialState.WAITING and not self.start(trial):
+        if lock and not self.start(trial):
             lock.close()
             if is_new:
                 shutil.rmtree(folder)
@@ -144,7 +168,9 @@ class Study:
         return lock
 
     def start(self, trial: FrozenTrial) -> bool:
-        """Mark a waiting trial as running. False if another machine has been faster."""
+        """Mark a trial whose folder is locked as running; False if it was finished or taken since it was read."""
+        if trial.state == TrialState.RUNNING:  # its process has just died, or has just finished it
+            return not self.database.get_trial(trial._trial_id).state.is_finished()
         try:
             return self.database.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
         except UpdateFinishedTrialError:
@@ -168,7 +194,7 @@ class Study:
         return False
 
     def draws(self, distributions: dict[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
-        """What the plan's method would try next. It follows from the seed and the trials so far alone."""
+        """Yield what the plan's method would try next, which depends on the seed and the trials so far alone."""
         everything = self.trials.get_trials()
         earlier = [trial for trial in everything if trial.state in (TrialState.COMPLETE, TrialState.RUNNING)]
         for attempt in range(DRAWS):
@@ -179,26 +205,45 @@ class Study:
             yield sketch.ask(distributions).params
 
     def run(self, trial: FrozenTrial, lock: IO) -> None:
-        """Train a claimed trial, or go on with it, and record what became of it."""
-        space, number = self.plan.space, trial.number
-        print_line(f"\ntrial {number + 1} of {self.plan.trials}: {space.describe(settings(trial))}")
+        """Train a claimed trial, from its checkpoint if it has one, and record how it ended.
+
+        It has failed if its settings are refused, diverge or need too much memory. Any other error ends the sweep, and
+        the trial is resumed by the next process that finds it.
+        """
+        print_line(f"\ntrial {trial.number + 1} of {self.plan.trials}: {self.plan.space.describe(settings(trial))}")
         with lock:
             try:
-                results = train(space.config(settings(trial)), self.folder(trial))
+                config = self.plan.space.config(settings(trial))
+                Run.from_config(config)  # refuses what train would, before anything is written
+            except UserError as error:
+                return self.fail(trial, str(error))
+            try:
+                results = train(config, self.folder(trial))
                 ensure_report(self.folder(trial))
-            except (UserError, JaxRuntimeError) as error:
-                if isinstance(error, JaxRuntimeError) and OUT_OF_MEMORY not in str(error):
+            except NotFinite as error:
+                return self.fail(trial, str(error))
+            except JaxRuntimeError as error:
+                if OUT_OF_MEMORY not in str(error):
                     raise
-                why = str(error) if isinstance(error, UserError) else reason(error)
-                self.database.set_trial_user_attr(trial._trial_id, "reason", why)
-                self.trials.tell(number, state=TrialState.FAIL)
-                print_line(f"trial {number + 1} failed: {why}")
-            else:
-                self.database.set_trial_user_attr(trial._trial_id, "results", results)
-                self.trials.tell(number, results[self.plan.monitor])
+                return self.fail(trial, reason(error))
+            self.finish(trial, TrialState.COMPLETE, results=results)
+
+    def fail(self, trial: FrozenTrial, why: str) -> None:
+        print_line(f"trial {trial.number + 1} failed: {why}")
+        self.finish(trial, TrialState.FAIL, reason=why)
+
+    def finish(self, trial: FrozenTrial, state: TrialState, **attributes: Any) -> None:
+        """Record how a trial ended, unless another machine that started it at the same time already has."""
+        score = [attributes["results"][self.plan.monitor]] if state == TrialState.COMPLETE else None
+        try:
+            for name, value in attributes.items():
+                self.database.set_trial_user_attr(trial._trial_id, name, value)
+            self.database.set_trial_state_values(trial._trial_id, state, score)
+        except UpdateFinishedTrialError:
+            print_line(f"trial {trial.number + 1} was already finished by another process")
 
     def report(self) -> str:
-        """Write what has been found so far, and return what there is to say."""
+        """Write the report of the trials so far and return its summary."""
         with wait_for_lock(self.plan.workdir / LOCK):
             return sweep_report.write_sweep_report(self.plan, self.outcomes())
 

@@ -8,6 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,11 @@ from matplotlib.figure import Figure
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import load
 from resnet_flax.data.datasets.arrays import read_split
-from resnet_flax.errors import Interrupted, NotFinite
+from resnet_flax.errors import Interrupted, NotFinite, UserError
 from resnet_flax.main import main, parse
 from resnet_flax.studies import figures, trials
 from resnet_flax.studies.space import Plan, Range, Space
+from resnet_flax.workdir.folder import try_lock
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [
@@ -239,6 +242,19 @@ def test_what_is_no_fault_of_the_settings_stops_the_sweep_and_is_tried_again(tmp
     assert [row["state"] for row in table(tmp_path)] == ["complete"] * 4
 
 
+def test_full_disk_stops_the_sweep_and_the_trial_is_resumed(tmp_path, runs, capsys):
+    def fail(config):
+        raise UserError("no checkpoint could be written: No space left on device")
+
+    runs.before = fail
+    assert main([*GRID, f"--workdir={tmp_path}"]) == 1
+    assert "error: no checkpoint could be written: No space left on device" in capsys.readouterr().err
+    assert [row["state"] for row in table(tmp_path)] == ["running"]
+    runs.before = lambda config: None
+    assert main([*GRID, f"--workdir={tmp_path}"]) == 0
+    assert [row["state"] for row in table(tmp_path)] == ["complete"] * 4
+
+
 def test_settings_that_do_not_fit_each_other_fail_alone(tmp_path, runs):
     words = [*GRID[:-2], "optimizer.nesterov=True", "optimizer.momentum=0.0,0.9"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
@@ -279,6 +295,55 @@ def test_a_trial_has_one_process_until_that_dies(tmp_path):
             lock.close()
 
 
+def test_trial_that_its_process_finishes_while_another_looks_at_it_is_not_taken_again(tmp_path, monkeypatch, runs):
+    with trials.open_database("", tmp_path) as database:
+        one, other = (study(tmp_path, database, elsewhere=False) for _ in range(2))
+        first = one.claim()
+
+        def finished_first(path: Path):
+            monkeypatch.setattr(trials, "try_lock", try_lock)
+            one.run(*first)
+            return try_lock(path)
+
+        monkeypatch.setattr(trials, "try_lock", finished_first)
+        trial, lock = other.claim()
+        lock.close()
+        assert (first[0].number, trial.number) == (0, 1)
+        assert [path.name for path in runs.trained] == ["learning_rate=0.05,momentum=0.8"]
+
+
+def test_trial_that_two_machines_started_at_once_keeps_the_first_result(tmp_path, runs, capsys):
+    """SQLite cannot lock a row between reading and writing it."""
+    with trials.open_database("", tmp_path) as database:
+        one = study(tmp_path, database, elsewhere=True)
+        trial, lock = one.claim()
+        one.run(trial, lock)
+        one.run(trial, try_lock(tmp_path / "other"))
+        assert [outcome.state for outcome in one.outcomes()] == ["complete"]
+    assert "trial 1 was already finished by another process" in capsys.readouterr().out
+
+
+def test_machines_that_create_the_database_at_once_all_open_it(tmp_path):
+    """All but one fail to create a table that is there already, or a row, and have to look again."""
+    together = threading.Barrier(4)
+
+    def open_it(name: str) -> None:
+        (tmp_path / name).mkdir()
+        together.wait()
+        with trials.open_database(f"sqlite:///{tmp_path}/shared.db", tmp_path / name):
+            pass
+
+    with ThreadPoolExecutor(4) as machines:
+        list(machines.map(open_it, "abcd"))
+
+
+@pytest.mark.parametrize("name", ["what?", "100%41", "a#b", "{x}", "a@b:c"])
+def test_database_is_in_its_workdir_whatever_that_is_called(name, tmp_path, runs):
+    assert main([*GRID, f"--workdir={tmp_path / name}"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "sweep.db").stat().st_size > 10_000
+
+
 def test_machines_that_share_a_database_alone_leave_each_other_their_trials(tmp_path):
     with trials.open_database(f"sqlite:///{tmp_path}/shared.db", tmp_path) as database:
         here, there = (study(tmp_path / machine / "grid", database, elsewhere=True) for machine in ("a", "b"))
@@ -307,40 +372,44 @@ def test_two_machines_that_drew_the_same_train_it_once(tmp_path):
 SHARED = """
 import json, os, sys, time
 from pathlib import Path
-from resnet_flax.studies import trials
+from matplotlib.figure import Figure
+from resnet_flax.studies import figures, trials
 from resnet_flax.main import main
 sys.path.insert(0, {tests!r})
-from test_sweep import GRID, results_of
+from test_sweep import GRID, RATES, SWEEPS, results_of
 
 def train(config, workdir):
     with open({log!r}, "a") as file:
         file.write(f"{{os.getpid()}} {{workdir.name}}\\n")
-    deadline = time.monotonic() + 60  # by which the other process trains too, so that there is something to share
+    deadline = time.monotonic() + 60  # until all train, so that they have something to share
     log = Path({log!r})
-    while len({{line.split()[0] for line in log.read_text().splitlines()}}) < 2 and time.monotonic() < deadline:
+    while len({{line.split()[0] for line in log.read_text().splitlines()}}) < SWEEPS and time.monotonic() < deadline:
         time.sleep(0.05)
     return results_of(config)
 
 trials.train = train
 trials.ensure_report = lambda workdir: None
-rates = "optimizer.learning_rate=" + ",".join(f"0.0{{i}}" for i in range(1, 5))
-sys.exit(main([*GRID[:-2], rates, GRID[-1], "--workdir=" + {workdir!r}]))
+figures.Scores.figure = lambda scores: Figure(figsize=(1, 1))
+sys.exit(main([*GRID[:-2], RATES, GRID[-1], "--workdir=" + {workdir!r}]))
 """
+SWEEPS = 4
+RATES = "optimizer.learning_rate=" + ",".join(f"0.0{number}" for number in range(10, 30))
 
 
-def test_two_processes_share_the_trials_and_do_none_twice(tmp_path):
+def test_sweeps_at_once_on_one_folder_share_its_trials_and_train_none_twice(tmp_path):
+    """As fast as they can, so that each reads what the others are about to change."""
     log = tmp_path / "log"
     code = SHARED.format(tests=str(Path(__file__).parent), log=str(log), workdir=str(tmp_path / "grid"))
     processes = [
         subprocess.Popen([sys.executable, "-W", "error::ResourceWarning", "-c", code], cwd=ROOT, stderr=subprocess.PIPE)
-        for _ in range(2)
+        for _ in range(SWEEPS)
     ]
     errors = [process.communicate(timeout=100)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    assert [process.returncode for process in processes] == [0] * SWEEPS, errors
     lines = [line.split() for line in log.read_text().splitlines()]
-    assert len(lines) == len({name for _, name in lines}) == 8
-    assert len({pid for pid, _ in lines}) == 2
-    assert [row["state"] for row in table(tmp_path / "grid")] == ["complete"] * 8
+    assert len(lines) == len({name for _, name in lines}) == 40
+    assert len({pid for pid, _ in lines}) == SWEEPS
+    assert [row["state"] for row in table(tmp_path / "grid")] == ["complete"] * 40
 
 
 def test_killed_in_a_trial_it_goes_on_from_its_checkpoint(finished, tmp_path, capsys):
