@@ -26,6 +26,13 @@ HEADER_BYTES = 2**14  # bytes in which an .npy says what it holds; NumPy itself 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
+def check_size(path: Path, limit: int, instead: str = "") -> None:
+    """Raise ValueError, which ends in `instead`, if a file has more than `limit` bytes. Nothing of it is read."""
+    size = path.stat().st_size
+    if size > limit:
+        raise ValueError(f"has {size:,} bytes, more than {limit:,}{instead}")
+
+
 def read_text(path: Path) -> str:
     """The content of a text in UTF-8; ValueError where it is none, or has more than MAX_TEXT_BYTES bytes."""
     with open(path, "rb") as file:
@@ -54,6 +61,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz by name, read-only; ValueError where it is damaged, holds objects or is a bomb."""
+    check_size(path, MAX_UNPACKED_BYTES, ": write it as .npy")
     with open(path, "rb") as file:
         try:
             size = unpacked_size(file)

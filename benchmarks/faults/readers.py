@@ -203,7 +203,7 @@ def all_readers(folder: Path) -> dict[str, Reader]:
                 bombs=[DEEP_JSON, b"[" * 10**6, b'{"seed":' + b"9" * 10**6 + b"}", b'"' + b"x" * 2**24 + b'"'],
             ),
             "pickle": Reader(
-                of_file("some.pkl", pickles.load_pickle),
+                of_file("some.pkl", pickles.read_pickle),
                 [pickle.dumps(content, protocol) for content in PICKLED for protocol in range(6)],
                 SIZES,
                 (pickles.Refused, ValueError),

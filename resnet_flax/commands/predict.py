@@ -1,21 +1,24 @@
-"""What a trained network takes a user's own images for, as a CSV file."""
+"""Predict the classes of a user's own images, into a CSV file."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from resnet_flax.data.datasets.images import Images, NamedImage, find_images
+from resnet_flax.data.datasets.images import Images, NamedImage, list_image_files
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
+from resnet_flax.files import atomic_write
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
 from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.training.step import TrainState
 
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first
 
@@ -25,53 +28,55 @@ def predict(
 ) -> None:
     """Write a line for every image in `files` to `output`, predictions.csv or submission.csv in the workdir by default.
 
-    The columns are file, label (from 0), name and probability; with `submission` they are ID and Labels. What a
-    spreadsheet would take for a formula gets a ' before it. Raises UserError at the end, after everything else is
-    written, with the files that could not be read.
+    The columns are file, label (from 0), name and probability; with `submission` they are ID and Labels. A ' is put
+    before text that a spreadsheet would compute as a formula. Raises UserError at the end, after everything else is
+    written, with the files that could not be read; if that is all of them, nothing is written.
     """
     if not files:
         raise UserError("which images? Name files, folders, .npy, .npz or a pickle behind 'predict'")
-    images = Images(find_images(files), image_shape(config.data)[:2])
+    images = Images(list_image_files(files), image_shape(config.data)[:2])
     state = restore_checkpoint(config, workdir, checkpoint).tree["state"]
     path = Path(output) if output else workdir / ("submission.csv" if submission else "predictions.csv")
-    unfinished = path.with_name(path.name + ".tmp")
-    classifier, count = Classifier(config), 0
     try:
-        with open_csv(unfinished) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["ID", "Labels"] if submission else ["file", "label", "name", "probability"])
-            for batch in batches(images):
-                rows = classifier(state, np.stack([image.pixels for image in batch]))
-                writer.writerows(csv_rows(batch, rows, config.data.classes, submission))
-                count += len(batch)
-        if count:
-            unfinished.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb") as file:
+            count = write_csv(file, config, state, images, submission)
+            if not count:
+                raise UserError(f"nothing to write: {images.failures()}")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     if changes := images.changes():
         print_line(changes)
-    print_line(f"{count:,} images in {path}" if count else "nothing to write")
+    print_line(f"{count:,} image{'s' * (count > 1)} in {path}")
     if images.unreadable:
-        raise UserError("\n".join([f"{len(images.unreadable):,} files could not be read:", *images.failures()]))
+        raise UserError(images.failures())
 
 
-def open_csv(path: Path) -> TextIO:
-    """A new CSV file in UTF-8; of a file name that is no text the odd bytes are escaped."""
-    return open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")
+def write_csv(file: IO[bytes], config: FrozenConfigDict, state: TrainState, images: Images, submission: bool) -> int:
+    """Write the header and a line for each image as UTF-8, and return how many images there were."""
+    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")  # names of files need not be valid text
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["ID", "Labels"] if submission else ["file", "label", "name", "probability"])
+    classifier, count = Classifier(config), 0
+    for batch in batches(images):
+        log_probabilities = classifier(state, np.stack([image.pixels for image in batch]))
+        writer.writerows(csv_rows(batch, log_probabilities, config.data.classes, submission))
+        count += len(batch)
+    text.detach()
+    return count
 
 
 def batches(images: Images) -> Iterator[list[NamedImage]]:
-    """The images, BATCH at a time."""
+    """Yield the images, EVALUATION_BATCH at a time."""
     remaining = images.with_bar()
-    while some := list(islice(remaining, EVALUATION_BATCH)):
-        yield some
+    while batch := list(islice(remaining, EVALUATION_BATCH)):
+        yield batch
 
 
 def csv_rows(
     images: list[NamedImage], log_probabilities: np.ndarray, classes: tuple, submission: bool
 ) -> Iterator[tuple[str | int, ...]]:
+    """Yield the columns of each image."""
     for image, row in zip(images, log_probabilities, strict=True):
         label = int(row.argmax())
         if submission:
@@ -81,7 +86,7 @@ def csv_rows(
 
 
 def cell(text: str) -> str:
-    """`text`, behind a ' where a spreadsheet would compute it: a name out of somebody's archive could be a formula."""
+    """Return `text` behind a ' if a spreadsheet would compute it: names and ids are untrusted, and may be formulas."""
     if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d+\.?\d*", text, re.ASCII):
         return text
     return f"'{text}"

@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.data.datasets.images import Images
+from resnet_flax.data.datasets.images import IMAGES, Images, list_image_files
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.main import main
 from resnet_flax.workdir import predictions
@@ -100,11 +101,16 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(small_runs, tmp_p
     captured = capsys.readouterr()
     assert captured.out.count("images made 32 x 32, RGB; the first") == 1
     assert "a.png, was 50 x 40, RGB" in captured.out
-    for why in ("b.png: cannot identify", "c.png: Image size (900000000 pixels)", "d.png: ", "e.npy: holds float64"):
+    for why in (
+        "b.png: is not an image, or not one of PNG, JPEG",
+        "c.png: has more than 89,478,485 pixels",
+        "d.png: ",
+        "e.npy: holds float64",
+    ):
         assert why in captured.err
     assert "g.pkl: tries to import posix.system" in captured.err
     assert "f.npy: has an array of Python objects" in captured.err
-    assert captured.err.startswith("error: 6 files could not be read:\n")
+    assert captured.err.startswith("error: 6 files cannot be read and are left out:\n")
     assert not list(tmp_path.glob("*.tmp"))
     assert not Path("pwned").exists()
 
@@ -138,7 +144,7 @@ def test_names_of_files_and_ids_are_data(small_runs, tmp_path, capsys, monkeypat
     escaped = ["'" + name if name[0] in "=-@" else name for name in names]
     assert sorted(row["file"] for row in rows(Path("out.csv"))) == sorted([*escaped, "\\udcff.png"])
     captured = capsys.readouterr()
-    assert "\n  \\x1b[2J\\nfake.png: cannot identify image file" in captured.err
+    assert "\n  \\x1b[2J\\nfake.png: is not an image" in captured.err
     assert "\x1b" not in captured.out + captured.err
     ids = ["=1+1", "-12", "+3.5", "7"]
     Path("ids.pkl").write_bytes(pickle.dumps({"data": np.zeros((4, 32, 32, 3), np.uint8), "ids": ids}))
@@ -152,8 +158,65 @@ def test_formats_that_start_programs_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(path, "eps")
     images = Images([path, tmp_path], (32, 32))
     assert list(images) == []
-    assert "cannot identify image file" in images.unreadable[str(path)]
-    assert images.unreadable[str(tmp_path)] == "is no file"
+    assert "is not an image" in images.unreadable[str(path)]
+    assert images.unreadable[str(tmp_path)] == "is not a file"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif", "a.pkl", "data_batch_1", "a.npz"])
+def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path, name):
+    path = tmp_path / name
+    with open(path, "wb") as file:
+        file.write(b"\x80")
+        file.truncate(3 * 2**30)
+    images = Images([path], (32, 32))
+    tracemalloc.start()
+    assert list(images) == []
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    limit = "268,435,456" if path.suffix in IMAGES else "536,870,912: write it as .npy"
+    assert images.unreadable == {str(path): f"has 3,221,225,472 bytes, more than {limit}"}
+
+
+def test_what_is_transparent_is_white_in_files_and_arrays(tmp_path):
+    """Whatever colour it hides; of what is half transparent, half."""
+    hidden = np.zeros((32, 32, 4), np.uint8)
+    hidden[..., 0] = 200
+    hidden[:16, :, 3] = 255
+    hidden[16:24, :, 3] = 128
+    Image.fromarray(hidden).save(tmp_path / "rgba.png")
+    Image.fromarray(hidden).save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    np.save(tmp_path / "rgba.npy", hidden[None])
+    files = [tmp_path / name for name in ("rgba.png", "rgba.webp", "rgba.npy")]
+    images = Images(files, (32, 32))
+    for image in images:
+        assert [image.pixels[row, 0].tolist() for row in (0, 20, 31)] == [[200, 0, 0], [227, 127, 127], [255, 255, 255]]
+    assert images.changes().endswith("was 32 x 32, RGBA; 3 with transparency put on white")
+    key = Image.new("RGB", (32, 32), "red")
+    key.save(tmp_path / "key.png", transparency=(255, 0, 0))  # red stands for nothing
+    assert next(iter(Images([tmp_path / "key.png"], (32, 32)))).pixels.min() == 255
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path):
+    """Pillow would clip them to 255, which is nearly white."""
+    for name, dtype in (("integer.tif", np.int32), ("float.tif", np.float32)):
+        Image.fromarray(np.full((8, 8), 1000, dtype)).save(tmp_path / name)
+        images = Images([tmp_path / name], (8, 8))
+        assert list(images) == []
+        assert images.unreadable[str(tmp_path / name)] == "has pixels of 32 bits: convert it to 8 or 16"
+
+
+def test_photos_are_upright_animations_their_first_frame_and_endings_of_any_case(tmp_path):
+    left = Image.new("RGB", (16, 8), "black")
+    left.paste("white", (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise: what is left goes up
+    left.save(tmp_path / "PHOTO.JPG", exif=exif)
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "Moving.GIF", save_all=True, append_images=frames[1:])
+    moving, photo = Images(list_image_files([str(tmp_path)]), (16, 8))
+    assert moving.pixels[0, 0].tolist() == [255, 0, 0]
+    assert photo.pixels[:6].min() > 200
+    assert photo.pixels[10:].max() < 50
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])

@@ -1,9 +1,9 @@
-"""Splits on disk: uint8 images and integer labels as memory-mapped .npy files."""
+"""Splits of a dataset: uint8 images and integer labels, kept on disk as .npy files and memory-mapped."""
 
-import shutil
-import tempfile
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -23,23 +23,39 @@ class Split:
 
 
 def write_arrays(splits: dict[str, Split], folder: Path) -> None:
-    """Save every split into `folder`, which appears whole or not at all."""
+    """Save every split into `folder`, which appears whole or not at all; UserError if that fails."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-        for name, split in splits.items():
-            np.save(unfinished / f"{name}_images.npy", split.images)
-            np.save(unfinished / f"{name}_labels.npy", split.labels)
+        with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent, ignore_cleanup_errors=True) as parent:
+            unfinished = Path(parent) / folder.name
+            unfinished.mkdir()
+            for name, split in splits.items():
+                write_npy(unfinished / f"{name}_images.npy", split.images)
+                write_npy(unfinished / f"{name}_labels.npy", split.labels)
+            try:
+                unfinished.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # otherwise another process was first
+                    raise
     except OSError as error:
-        raise UserError(f"cannot keep the decoded dataset in {folder}: {error.strerror}; set XDG_CACHE_HOME") from None
-    try:
-        unfinished.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(unfinished)
+        megabytes = sum(split.images.nbytes + split.labels.nbytes for split in splits.values()) / 1e6
+        raise UserError(
+            f"the decoded dataset, {megabytes:,.1f} MB, cannot be kept in {folder.parent}: {error.strerror}; make room "
+            "there, or set XDG_CACHE_HOME to another folder"
+        ) from None
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array as np.save does, and onto the disk, with an OSError that says why not: NumPy's own does not."""
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data if array.flags.c_contiguous else array.tobytes("A"))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_split(folder: Path, name: str, part: range, classes: int) -> Split:
-    """Examples `part` of a saved split of so many `classes`; UserError where a label is of none of them."""
+    """Return the examples `part` of a saved split; UserError if a label is not one of so many `classes`."""
     images, labels = (array[part.start : part.stop] for array in read_arrays(folder, name))
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"{folder} has labels from {labels.min()} to {labels.max()}, and there are {classes} classes")
@@ -47,9 +63,9 @@ def read_split(folder: Path, name: str, part: range, classes: int) -> Split:
 
 
 def read_arrays(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, height, width, 3) uint8 and labels (n,) of a saved split, on disk until they are read.
+    """Return images (n, height, width, 3) uint8 and labels (n,) of a saved split, memory-mapped.
 
-    Raises UserError where the files, which anybody may have put there, are something else.
+    Raises UserError if the untrusted files hold something else.
     """
     try:
         images, labels = (read_npy(folder / f"{name}_{kind}.npy") for kind in ("images", "labels"))
@@ -57,7 +73,7 @@ def read_arrays(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"the arrays {name}_*.npy in {folder} cannot be read: {reason(error)}") from None
     found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise UserError(f"{folder}/{name}_*.npy must hold images (n, height, width, 3) uint8: there are {found}")
+        raise UserError(f"{folder}/{name}_*.npy must hold images (n, height, width, 3) uint8, not {found}")
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-        raise UserError(f"{folder}/{name}_*.npy must hold a whole number for each image: there are {found}")
+        raise UserError(f"{folder}/{name}_*.npy must hold an integer for each image, not {found}")
     return images, labels

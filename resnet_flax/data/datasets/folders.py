@@ -1,4 +1,4 @@
-"""A user's own images as a dataset: one folder a class, perhaps below train, validation and test."""
+"""A user's own images as a dataset: a folder for each class, perhaps below train, validation and test."""
 
 import hashlib
 import os
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_flax.data.datasets.images import IMAGES, Images, images_below
+from resnet_flax.data.datasets.images import IMAGES, Images, image_files_below
 from resnet_flax.errors import UserError, nearest
-from resnet_flax.text import escape_line, print_line
+from resnet_flax.text import escape_line, first_few, print_line
 
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
-MAX_CLASSES_LISTED = 5  # classes that a message has room for
+MAX_CLASSES_LISTED = 5  # in a message
+DECODING = 2  # counts up when files are decoded to other pixels than before
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Tree:
 
     @classmethod
     def find(cls, directory: str) -> "Tree":
-        """What is in `directory`; no file is looked at.
+        """Return the tree of folders in `directory`; no file is opened.
 
-        Each folder there is a class and everything is the split "train", unless there is a folder `train` with the
-        classes in it: then what is in `val` or `validation` and in `test` are splits too. What begins with a dot is
-        passed over. Raises UserError where there are no two classes, or not the same ones in every split.
+        Each folder there is a class and all images are the split "train", unless there is a folder `train` with the
+        classes in it: then `val` or `validation` and `test` beside it are splits, too. Names that begin with a dot are
+        ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
         """
         root = Path(directory).expanduser().absolute()
         if not directory:
@@ -43,24 +44,29 @@ class Tree:
             splits = {}
             for path in folders_in(root):
                 if (split := SPLITS.get(path.name)) in splits:
-                    raise UserError(f"{path} and {splits[split]} are both the split {split!r}: keep one")
+                    raise UserError(f"{path} and {splits[split]} are both the split {split!r}: keep one of them")
                 if split:
                     splits[split] = path
         classes = {split: tuple(path.name for path in folders_in(path)) for split, path in splits.items()}
         check_classes(splits, classes)
         return cls(root, classes["train"], splits)
 
-    def files(self) -> dict[str, list[tuple[Path, int]]]:
-        """Every image with its label, split by split, in an order that depends on their names alone.
+    def check_same_classes(self, classes: Sequence[str]) -> None:
+        """Raise UserError unless these are the classes here."""
+        if self.classes != tuple(classes):
+            raise UserError(f"{self.root} has the classes {listed(self.classes)}, not {listed(classes)}")
 
-        Every stretch of it has of each class its share, so that train[:80%] and train[80%:] are alike, and an image
-        nearly keeps its place when others are added. Raises UserError for a class without an image.
+    def files(self) -> dict[str, list[tuple[Path, int]]]:
+        """Return every image with its label, split by split, in an order that depends only on their names.
+
+        Each class is spread evenly, so that train[:80%] and train[80%:] have the same share of it, and an image nearly
+        keeps its place when others are added. Raises UserError for a class without an image.
         """
         found = {}
         for split, folder in self.splits.items():
             placed = []
             for label, name in enumerate(self.classes):
-                paths = images_below(folder / name)
+                paths = image_files_below(folder / name)
                 if not paths:
                     raise UserError(f"there are no images in {folder / name}: looked for {' '.join(IMAGES)}")
                 paths.sort(key=lambda path: hashlib.sha256(self._name(path)).digest())
@@ -68,9 +74,9 @@ class Tree:
             found[split] = [(path, label) for _, label, path in sorted(placed)]
         return found
 
-    def fingerprint(self) -> str:
-        """What changes with the names, sizes and times of the files."""
-        digest = hashlib.sha256()
+    def version(self) -> str:
+        """Return a digest of the names, sizes and times of the files; none of them is opened."""
+        digest = hashlib.sha256(bytes([DECODING]))
         for split, files in sorted(self.files().items()):
             for path, label in files:
                 status = path.stat()
@@ -79,10 +85,10 @@ class Tree:
         return digest.hexdigest()[:12]
 
     def read(self, size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Images (n, size, size, 3) uint8 and labels (n,) int32 of every split.
+        """Return images (n, size, size, 3) uint8 and labels (n,) int32 of every split.
 
-        What cannot be read is left out and what had to be changed is said. Raises UserError where nothing is left of a
-        class.
+        Prints which files were left out because they cannot be read, and how many had to be changed. Raises UserError
+        if no image of a class is left.
         """
         return {split: self._read(split, files, size) for split, files in self.files().items()}
 
@@ -98,19 +104,18 @@ class Tree:
         if changes := images.changes():
             print_line(changes)
         if images.unreadable:
-            print_line(
-                "\n".join([f"{len(images.unreadable):,} files cannot be read and are left out:", *images.failures()])
-            )
+            print_line(images.failures())
         if lost := sorted(set(range(len(self.classes))) - set(labels)):
             raise UserError(f"no image in {self.splits[split] / self.classes[lost[0]]} can be read")
         return pixels[: len(labels)], np.array(labels, np.int32)
 
     def _name(self, path: Path) -> bytes:
-        """The path below the root, the same on every system."""
+        """Return the path below the root, the same on every system."""
         return os.fsencode(str(path)[len(str(self.root)) :].replace(os.sep, "/"))
 
 
 def folders_in(folder: Path) -> list[Path]:
+    """Return the folders directly in `folder` whose names do not begin with a dot, in order."""
     try:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
@@ -124,15 +129,14 @@ def check_classes(splits: dict[str, Path], classes: dict[str, tuple[str, ...]]) 
         found = f"one folder, {train[0]}," if train else "no folders"
         raise UserError(f"{splits['train']} has {found} in it: there must be a folder of images for each class")
     if odd := [name for name in train if escape_line(name) != name]:
-        raise UserError(f"the name of the folder {odd[0]} in {splits['train']} has what cannot be printed: rename it")
+        raise UserError(f"folder {odd[0]} in {splits['train']} has unprintable characters in its name: rename it")
     for split, names in classes.items():
         if absent := [name for name in train if name not in names]:
-            raise UserError(f"{splits[split]} has no folder for {several(absent)}, classes of {splits['train']}")
+            raise UserError(f"{splits[split]} has no folder for {listed(absent)}, classes of {splits['train']}")
         if extra := [name for name in names if name not in train]:
-            raise UserError(f"{splits[split]} has folders for {several(extra)}, no classes of {splits['train']}")
+            raise UserError(f"{splits[split]} has folders for {listed(extra)}, not classes of {splits['train']}")
 
 
-def several(names: Sequence[str]) -> str:
-    """The first few of `names`."""
-    rest = len(names) - MAX_CLASSES_LISTED
-    return ", ".join(map(escape_line, names[:MAX_CLASSES_LISTED])) + (f" and {rest} more" if rest > 0 else "")
+def listed(classes: Sequence[str]) -> str:
+    """Return the first few names of classes, for a message."""
+    return ", ".join(first_few([escape_line(name) for name in classes], MAX_CLASSES_LISTED))

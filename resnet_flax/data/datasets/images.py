@@ -1,4 +1,4 @@
-"""Images that a user has: files, folders, arrays and pickles, as the network takes them."""
+"""A user's own images: find the files, and read images out of files, arrays, archives and pickles."""
 
 import io
 import os
@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from resnet_flax.data.datasets import pickles
-from resnet_flax.errors import UserError
-from resnet_flax.files import read_npy, read_npz
-from resnet_flax.text import escape_line
+from resnet_flax.data.datasets.pickles import read_pickle
+from resnet_flax.errors import UserError, reason
+from resnet_flax.files import check_size, read_npy, read_npz
+from resnet_flax.text import escape_line, first_few
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
-MAX_FILES_LISTED = 20  # files that could not be read
 PICKLES = (".pkl", ".pickle", ".p")
+MAX_IMAGE_BYTES = 2**28  # of a file; as many as Pillow's largest image has without compression
+MAX_FILES_LISTED = 20  # files that could not be read
 
 
 class NamedImage(NamedTuple):
-    """An image (height, width, 3) uint8: where it comes from, and what a submission calls it."""
+    """An image (height, width, 3) uint8, where it comes from, and its ID in a submission."""
 
     name: str
     id: str
@@ -34,26 +35,26 @@ class NamedImage(NamedTuple):
 
 @dataclass
 class Images:
-    """Images out of `files`, one after the other; what could not be read or had to be changed is noted.
+    """The images in `files`, one after the other, resized to `size`, (height, width).
 
-    `size` is (height, width) of the images that come out.
+    Files that cannot be read and images that had to be changed are noted.
     """
 
     files: list[Path]
     size: tuple[int, int]
     unreadable: dict[str, str] = field(default_factory=dict)  # file -> why
-    changed: dict[str, str] = field(default_factory=dict)  # image -> what it was like
+    changed: dict[str, str] = field(default_factory=dict)  # image -> its size and mode
+    transparent: int = 0  # images
 
     def __iter__(self) -> Iterator[NamedImage]:
-        """Everything that can be read."""
         for file in self.files:
             try:
                 yield from self._read(file)
             except Exception as error:  # decoders of images raise nearly anything
-                self.unreadable[str(file)] = escape_line((str(error) or type(error).__name__).split("\n")[0], 200)
+                self.unreadable[str(file)] = escape_line(reason(error), 200)
 
     def with_bar(self) -> Iterator[NamedImage]:
-        """The same behind a bar on a terminal; it has no end where files hold any number of images."""
+        """Iterate behind a progress bar on a terminal; it has no end if a file may hold several images."""
         total = len(self.files) if all(file.suffix.lower() in IMAGES for file in self.files) else None
         hidden = not sys.stdout.isatty()
         return iter(
@@ -61,28 +62,31 @@ class Images:
         )
 
     def changes(self) -> str:
-        """A line about what had to be changed, "" where nothing was."""
+        """Return a line about the images that had to be changed, "" if there are none."""
         if not self.changed:
             return ""
         (name, was), (height, width) = next(iter(self.changed.items())), self.size
-        return f"{len(self.changed):,} images made {width} x {height}, RGB; the first, {escape_line(name)}, was {was}"
+        line = f"{len(self.changed):,} images made {width} x {height}, RGB; the first, {escape_line(name)}, was {was}"
+        return line + (f"; {self.transparent:,} with transparency put on white" if self.transparent else "")
 
-    def failures(self) -> list[str]:
-        """A line for each file that could not be read, and one for those beyond MOST_LISTED."""
-        listed = [f"  {escape_line(name)}: {why}" for name, why in self.unreadable.items()]
-        rest = [f"  and {len(listed) - MAX_FILES_LISTED:,} more"] if len(listed) > MAX_FILES_LISTED else []
-        return listed[:MAX_FILES_LISTED] + rest
+    def failures(self) -> str:
+        """Return how many files could not be read, and a line for each of the first."""
+        lines = [f"{escape_line(name)}: {why}" for name, why in self.unreadable.items()]
+        title = f"{len(lines):,} files cannot be read and are left out:"
+        if len(lines) == 1:
+            title = "1 file cannot be read and is left out:"
+        return "\n  ".join([title, *first_few(lines, MAX_FILES_LISTED)])
 
     def _read(self, file: Path) -> Iterator[NamedImage]:
         if not file.is_file():
-            raise ValueError("is no file")
+            raise ValueError("is not a file")
         ids, ending = None, file.suffix.lower()
         if is_pickle(file):
-            ids, arrays = read_pickle(file)
+            ids, arrays = images_in_pickle(file)
         elif ending == ".npy":
             arrays = as_images(read_npy(file))
         elif ending == ".npz":
-            arrays = only_image_array(read_npz(file))
+            arrays = images_in_npz(file)
         else:
             yield NamedImage(str(file), file.stem, self._fit(str(file), *open_image(file, self.size)))
             return
@@ -93,28 +97,25 @@ class Images:
             yield NamedImage(name, id, self._fit(name, image, image.size))
 
     def _fit(self, name: str, image: Image.Image, original: tuple[int, int]) -> np.ndarray:
+        """Return the pixels of an image as RGB of `size`; `original` is the (width, height) that it has in its file."""
         height, width = self.size
-        if original != (width, height) or image.mode != "RGB":
+        if original != (width, height) or image.mode != "RGB" or image.has_transparency_data:
             self.changed[name] = f"{original[0]} x {original[1]}, {image.mode}"
-            if image.mode.startswith("I;16"):  # Pillow would cut off, not scale
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if "transparency" in image.info:
-                image = image.convert("RGBA")
-            image = image.convert("RGB") if image.mode != "RGB" else image
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            self.transparent += is_transparent(image)
+            image = as_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
         return np.asarray(image)
 
 
-def find_images(words: list[str]) -> list[Path]:
-    """The files that `words` name, and in order all images below those that are folders.
+def list_image_files(words: list[str]) -> list[Path]:
+    """Return the files that `words` name and, in order, all images below those that are folders.
 
-    Raises UserError where one does not exist, and where there is no image at all.
+    Raises UserError if one does not exist, or if there is no image at all.
     """
     found: list[Path] = []
     for word in words:
         path = Path(word)
         if path.is_dir():
-            found += images_below(path)
+            found += image_files_below(path)
         elif path.exists():
             found.append(path)
         else:
@@ -124,8 +125,8 @@ def find_images(words: list[str]) -> list[Path]:
     return found
 
 
-def images_below(folder: Path) -> list[Path]:
-    """All images in `folder` and the folders in it, in order; a name that begins with a dot hides one."""
+def image_files_below(folder: Path) -> list[Path]:
+    """Return all images in `folder` and the folders in it, in order, but those whose names begin with a dot."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -135,7 +136,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def is_pickle(file: Path) -> bool:
-    """By its ending or, with an ending that says nothing, by its first byte; CIFAR's own batches have no ending."""
+    """Decide by the ending or, if that says nothing, by the first byte: CIFAR's own batches have no ending."""
     ending = file.suffix.lower()
     if ending in PICKLES or ending in (".npy", ".npz", *IMAGES):
         return ending in PICKLES
@@ -144,35 +145,60 @@ def is_pickle(file: Path) -> bool:
 
 
 def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
-    """The image in a file, upright, and the width and height that it has there.
+    """Return the image in a file, upright as its EXIF data says, and its width and height in the file.
 
-    A JPEG much larger than `size` (height, width) is halved while it is decoded, as long as it stays 4 times as large:
-    that is 3 times as fast. One that unpacks to more pixels than Pillow thinks safe is refused unread.
+    Of an animation it is the first frame. A JPEG much larger than `size` (height, width) is halved while it is decoded,
+    as long as it stays 4 times as large: that is 3 times as fast. An image with more pixels than Pillow considers safe
+    is refused before it is decoded.
     """
+    check_size(file, MAX_IMAGE_BYTES)
+    content = io.BytesIO(file.read_bytes())  # in a file Pillow would trust the lengths that a PNG states
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # From memory no more is read than there is. In a file Pillow believes what a PNG says about its length.
-        with Image.open(io.BytesIO(file.read_bytes()), formats=FORMATS) as image:
-            original = image.size
-            image.draft(None, (4 * size[1], 4 * size[0]))
-            return ImageOps.exif_transpose(image), original
+        try:
+            with Image.open(content, formats=FORMATS) as image:
+                original = image.size
+                image.draft(None, (4 * size[1], 4 * size[0]))
+                return ImageOps.exif_transpose(image), original
+        except UnidentifiedImageError:
+            raise ValueError(f"is not an image, or not one of {', '.join(FORMATS)}") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise ValueError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
 
 
-def only_image_array(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """The images in the one array of them among several."""
+def as_rgb(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB: the upper 8 of 16 bits, what is transparent on white, as viewers show it."""
+    if image.mode in ("I", "F"):
+        raise ValueError("has pixels of 32 bits: convert it to 8 or 16")
+    if image.mode.startswith("I;16"):  # Pillow would clip, not scale
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def is_transparent(image: Image.Image) -> bool:
+    """Return whether any pixel is not opaque."""
+    return image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+
+
+def images_in_npz(file: Path) -> np.ndarray:
+    """Return the images of an .npz, which are the one uint8 array in it with at least three axes."""
+    arrays = read_npz(file)
     fitting = [array for array in arrays.values() if array.dtype == np.uint8 and array.ndim >= 3]
     if len(fitting) != 1:
         raise ValueError(f"must hold one uint8 array of images, and holds {len(fitting)} of {list(arrays)}")
     return as_images(fitting[0])
 
 
-def read_pickle(file: Path) -> tuple[list[str] | None, np.ndarray]:
-    """The ids and images of a pickle {b"data": ..., b"ids": ...}, or {b"data": ..., b"labels": ...} of CIFAR.
+def images_in_pickle(file: Path) -> tuple[list[str] | None, np.ndarray]:
+    """Return the ids, None without any, and the images of a pickle.
 
-    None for the ids where it has none.
+    It holds {b"data": ..., b"ids": ...}, or {b"data": ..., b"labels": ...} as CIFAR's own batches.
     """
-    content = pickles.load_pickle(file)
+    content = read_pickle(file)
     if not isinstance(content, dict):
         raise ValueError("must hold a dict with data, and perhaps ids")
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
@@ -182,19 +208,22 @@ def read_pickle(file: Path) -> tuple[list[str] | None, np.ndarray]:
     if ids is None:
         return None, images
     if not isinstance(ids, list | tuple | np.ndarray) or len(ids) != len(images):
-        raise ValueError(f"has {len(images)} images, and its ids are not as many")
+        raise ValueError(f"must have an id for each of its {len(images)} images")
     return [as_id(one) for one in ids], images
 
 
 def as_id(value: object) -> str:
-    """A number or text as text."""
+    """Return a number or text as text."""
     if not isinstance(value, str | bytes | int | float | np.generic):
         raise ValueError("has ids that are neither numbers nor text")
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
 def as_images(array: np.ndarray) -> np.ndarray:
-    """(n, H, W, 3), or (n, H, W) for grey, of an array of images; a row of CIFAR's (n, 3072) is three planes."""
+    """Return an array of images as (n, H, W, 3), (n, H, W, 4) with transparency, or (n, H, W) for grey.
+
+    A row of CIFAR's (n, 3072) is three planes of 32 x 32.
+    """
     if array.dtype != np.uint8:
         raise ValueError(f"holds {array.dtype}: images are uint8, from 0 to 255")
     if not array.size:

@@ -1,4 +1,4 @@
-"""Load the splits that a config names."""
+"""Load the splits that a `config.data` names, decoding the dataset into the cache if it is not there yet."""
 
 import shutil
 from dataclasses import dataclass
@@ -9,20 +9,21 @@ from ml_collections import ConfigDict
 from resnet_flax.cache import cache_folder
 from resnet_flax.data.datasets.arrays import Split, read_arrays, read_split, write_arrays
 from resnet_flax.data.datasets.sources import SOURCES
-from resnet_flax.data.datasets.splits import parse_split, refuse_shared_examples, refuse_swapped_splits
+from resnet_flax.data.datasets.splits import parse_split, refuse_shared_examples, refuse_swapped_splits, split_names
 from resnet_flax.errors import UserError
+from resnet_flax.text import short_repr
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits of a run; `validation` is None where nothing is held out, `test` where nothing is tested."""
+    """The splits of a run; `validation` and `test` are None if the config has none."""
 
     train: Split
     validation: Split | None
     test: Split | None
 
 
-# Splits that a dataset has beside train -> what is trained on, validated on and tested on unless the config says.
+# Splits that a dataset has beside train -> the default splits to train, validate and test on.
 USUAL_SPLITS = {
     frozenset(): ("train[:80%]", "train[80%:90%]", "train[90%:]"),
     frozenset({"test"}): ("train[:90%]", "train[90%:]", "test"),
@@ -35,10 +36,10 @@ ROLES = ("train", "validation", "test")
 
 
 def fill_from_dataset(config: ConfigDict) -> None:
-    """Set the classes and splits that `config.data` leaves open to what its dataset has.
+    """Set the classes and splits that `config.data` leaves open to those of its dataset.
 
-    Without a test split there is no test where it is said what to train on: that may be everything. Raises UserError
-    for a folder that is not there.
+    If the dataset has no test split, and the config says what to train on, there is no test: that may be everything.
+    Raises UserError for a folder that does not exist.
     """
     if None not in [config.classes, *(config[role] for role in ROLES)]:
         return
@@ -52,15 +53,15 @@ def fill_from_dataset(config: ConfigDict) -> None:
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:
-    """(height, width, 3) of the images of `config.data`."""
+    """Return (height, width, 3) of the images of `config.data`."""
     return config.image_size, config.image_size, 3
 
 
 def load_dataset(config: ConfigDict) -> Dataset:
-    """The dataset that a complete `config.data` describes, as memory-mapped arrays.
+    """Return the dataset that a complete `config.data` describes, as memory-mapped arrays.
 
-    Raises UserError for a dataset that is neither here nor to be downloaded, and for splits that it has not, that are
-    empty or that share examples.
+    Raises UserError for a dataset that is neither on disk nor can be downloaded, and for splits that do not exist, are
+    empty or share examples.
     """
     folder = find_arrays(config)
     texts = {role: config[role] for role in ROLES if config[role]}
@@ -84,29 +85,47 @@ def find_slice(config: ConfigDict, folder: Path, split: str) -> tuple[str, range
     `split` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
     such as train[:500] or train[:] for all of it. Raises UserError if there is no such split.
     """
-    if split in ROLES and not config[split]:
+    if split not in ROLES:
+        return parse_split(split, folder, (role for role in ROLES if config[role]))
+    text, names = config[split], split_names(folder)
+    if not text:
         raise UserError(f"config.data.{split} is empty: there is no such split")
-    name, part = parse_split(config[split] if split in ROLES else split, folder)
+    if text.partition("[")[0] not in names:
+        raise UserError(
+            f"config.data.{split} is {short_repr(text)}, and {config.dir or config.name} has only "
+            f"{' and '.join(names)}: --split={names[-1]}[:] is all of {names[-1]}"
+        )
+    name, part = parse_split(text, folder)
     return name, part[: config.train_examples] if split == "train" and config.train_examples else part
 
 
 def find_arrays(config: ConfigDict) -> Path:
-    """The folder with SPLIT_images.npy and SPLIT_labels.npy of a complete `config.data`, made if need be.
+    """Return the folder with SPLIT_images.npy and SPLIT_labels.npy of a complete `config.data`.
 
-    `config.dir` may itself be such a folder. Raises UserError where the images are not of the config's size.
+    That is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded first
+    if it is not there yet. Raises UserError if the images do not have the config's size.
     """
-    arrays = Path(config.dir).expanduser()
-    if not config.dir or not list(arrays.glob("*_images.npy")):
-        source = SOURCES[config.name]
-        place, version = source.key(config)
-        place = str(cache_folder() / "datasets" / f"{config.name}-{place}")
-        arrays = Path(f"{place}-{version}" if version else place)
-        if not arrays.is_dir():
-            write_arrays(source.decode(config), arrays)
-            for older in set(arrays.parent.glob(Path(f"{place}-{'?' * len(version)}").name)) - {arrays}:
-                shutil.rmtree(older, ignore_errors=True)
-    shape = read_arrays(arrays, next(arrays.glob("*_images.npy")).name.removesuffix("_images.npy"))[0].shape[1:]
+    given = Path(config.dir).expanduser()
+    folder = given if config.dir and split_names(given) else decode_once(config)
+    shape = read_arrays(folder, split_names(folder)[0])[0].shape[1:]
     if shape != image_shape(config):
         size = "height and width must be the same" if shape[0] != shape[1] else f"set it to {shape[0]}"
         raise UserError(f"{config.name} has images {shape}, and config.data.image_size is {config.image_size}: {size}")
-    return arrays
+    return folder
+
+
+def decode_once(config: ConfigDict) -> Path:
+    """Return the folder in the cache with the decoded arrays of a dataset, decoding it if this version is not there.
+
+    Older versions of it are deleted then.
+    """
+    source = SOURCES[config.name]
+    place, version = source.key(config)
+    place = f"{config.name}-{place}"
+    folder = cache_folder() / "datasets" / (f"{place}-{version}" if version else place)
+    if not split_names(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        write_arrays(source.decode(config), folder)
+        for older in set(folder.parent.glob(f"{place}-{'?' * len(version)}")) - {folder}:
+            shutil.rmtree(older, ignore_errors=True)
+    return folder

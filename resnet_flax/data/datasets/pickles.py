@@ -1,29 +1,32 @@
 """Pickles of arrays, read without trust: nothing that a pickle names is imported or called.
 
-A pickle is a program for a machine with a stack. Python's own machine imports and calls what the program likes, and
-even without that a few bytes can keep it busy for ever. This one knows what arrays, bytes, text, numbers, lists, tuples
-and dicts are written with (by Python 2 and 3 and NumPy 1 and 2), and does work in proportion to the file.
+A pickle is a program for a stack machine. Python's own machine imports and calls whatever the program names, and even
+without that a few bytes can keep it busy forever. This one knows only the operations that arrays, bytes, text, numbers,
+lists, tuples and dicts are written with (by Python 2 and 3 and NumPy 1 and 2), and its work is in proportion to the
+file.
 """
 
 import codecs
-import io
+import mmap
 import pickletools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+from resnet_flax.files import MAX_UNPACKED_BYTES, check_size
 
 OPERATIONS = {operation.code.encode("latin1"): operation for operation in pickletools.opcodes}
 
 
 class Refused(Exception):
-    """The pickle asks for something that is no array, bytes, number, list or dict."""
+    """The pickle asks for something other than arrays, bytes, text, numbers, lists and dicts."""
 
 
 class Dtype:
-    """numpy.dtype(code, align, copy), of booleans, numbers and text alone, then told its byte order."""
+    """numpy.dtype(code, align, copy) of booleans, numbers or text; a state sets its byte order."""
 
     def __init__(self, code: str | bytes, *flags: object):
         text = code.decode("ascii") if isinstance(code, bytes) else str(code)
@@ -37,7 +40,7 @@ class Dtype:
 
 
 class Array:
-    """numpy.ndarray, made empty by _reconstruct and filled by a state (version, shape, dtype, Fortran order, bytes)."""
+    """numpy.ndarray, empty from _reconstruct and filled by a state (version, shape, dtype, Fortran order, bytes)."""
 
     def __init__(self, *arguments: object):
         self.array = np.zeros(0)
@@ -48,32 +51,32 @@ class Array:
 
 
 class Buffer(Array):
-    """numpy's _frombuffer(bytes, dtype, shape, order), which pickle protocol 5 has instead."""
+    """numpy's _frombuffer(bytes, dtype, shape, order), which pickle protocol 5 uses instead."""
 
     def __init__(self, raw: bytes, dtype: Dtype, shape: tuple, order: str):
         self.array = filled(raw, dtype, shape, order)
 
 
 class Scalar(Array):
-    """One number of NumPy's, from its dtype and its bytes."""
+    """A NumPy scalar, from its dtype and its bytes."""
 
     def __init__(self, dtype: Dtype, raw: bytes):
         self.array = filled(raw, dtype, (), "C")
 
 
 def filled(raw: bytes, dtype: Dtype, shape: tuple, order: str) -> np.ndarray:
-    """A read-only array over the bytes; Refused where they are not what dtype and shape say."""
+    """Return a read-only array over the bytes; Refused if one of the arguments has another type."""
     if not isinstance(raw, bytes) or not isinstance(dtype, Dtype) or order not in ("C", "F"):
-        raise Refused("has an array that is none")
+        raise Refused("has an invalid array")
     return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
 def encoded(text: str = "", codec: str = "latin1") -> bytes:
-    """_codecs.encode(text, "latin1"): how bytes are written in protocols before 3."""
+    """_codecs.encode(text, "latin1"), which is how protocols before 3 write bytes."""
     return text.encode("latin1")
 
 
-# What stands for the names that a pickle may have.
+# The names that a pickle may use, and what stands for each.
 NAMES: dict[str, Callable[..., Any]] = (
     {"numpy.ndarray": Array, "numpy.dtype": Dtype}
     | {name: encoded for name in ("_codecs.encode", "builtins.bytes", "__builtin__.bytes")}
@@ -89,23 +92,26 @@ NAMES: dict[str, Callable[..., Any]] = (
 )
 
 
-def load_pickle(path: Path) -> Any:
-    """What a pickle holds: arrays, bytes, text, numbers, lists, tuples and dicts. Text of Python 2 comes as bytes.
+def read_pickle(path: Path) -> Any:
+    """Return what a pickle holds: arrays, bytes, text, numbers, lists, tuples and dicts. Text of Python 2 is bytes.
 
-    Raises Refused, with what it tried, for one that has anything else; ValueError for one that is damaged.
+    Raises Refused, which names what it asked for, if that is anything else; ValueError if it is damaged or has more
+    than MAX_UNPACKED_BYTES bytes.
     """
-    content = path.read_bytes()
-    try:
-        return plain(Machine(len(content)).run(operations(content)), {})
-    except Refused:
-        raise
-    except Exception as error:  # a damaged pickle leads to nearly anything
-        raise ValueError(f"is no sound pickle: {str(error) or type(error).__name__}") from None
+    check_size(path, MAX_UNPACKED_BYTES, ": write it as .npy")
+    if not path.stat().st_size:
+        raise ValueError("is empty")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            return plain(Machine(len(content)).run(operations(content)), {})  # type: ignore[arg-type]  # reads alike
+        except Refused:
+            raise
+        except Exception as error:  # a damaged pickle leads to nearly anything
+            raise ValueError(f"is not a valid pickle: {str(error) or type(error).__name__}") from None
 
 
-def operations(content: bytes) -> Iterator[tuple[str, Any]]:
-    """(name, argument) of each operation in a pickle. The names are those of pickletools, which also explains them."""
-    file = io.BytesIO(content)
+def operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    """Yield (name, argument) of each operation in a pickle. The names are those of pickletools, which explains them."""
     while code := file.read(1):
         operation = OPERATIONS.get(code)
         if operation is None:
@@ -118,13 +124,13 @@ def operations(content: bytes) -> Iterator[tuple[str, Any]]:
 
 
 class Machine:
-    """The machine that pickles are written for, as far as arrays need it."""
+    """The stack machine that pickles are written for, as far as arrays need it."""
 
     def __init__(self, size: int):
         self.stack: list = []
-        self.marks: list[int] = []  # where on the stack
+        self.marks: list[int] = []  # positions on the stack
         self.memo: dict[int, Any] = {}
-        self.unpacked, self.size = 0, size  # bytes out of text, and those of the file
+        self.unpacked, self.size = 0, size  # bytes decoded from text, and bytes of the file
 
     def run(self, program: Iterator[tuple[str, Any]]) -> Any:
         for name, argument in program:
@@ -150,13 +156,13 @@ class Machine:
                 case "BUILD":
                     state = self.stack.pop()
                     if not isinstance(self.stack[-1], Dtype | Array):
-                        raise Refused("gives a state to what has none")
+                        raise Refused("sets the state of a value that has none")
                     self.stack[-1].build(state)
                 case _:
                     self.stack.append(self.value(name, argument))
 
     def value(self, name: str, argument: Any) -> Any:
-        """What an operation puts on the stack."""
+        """Return what an operation puts on the stack."""
         match name:
             case "NONE":
                 return None
@@ -195,7 +201,7 @@ class Machine:
         raise Refused(f"uses {name}, which arrays do not need")
 
     def since_mark(self) -> list:
-        """What is on the stack since the last mark, taken off."""
+        """Take everything above the last mark off the stack, and return it."""
         mark = self.marks.pop()
         taken = self.stack[mark:]
         del self.stack[mark:]
@@ -203,28 +209,28 @@ class Machine:
 
     def append(self, items: list) -> None:
         if not isinstance(self.stack[-1], list):
-            raise Refused("appends to what is no list")
+            raise Refused("appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def set_items(self, items: list) -> None:
-        """Items are a key, its value, the next key and so on. Other keys than text can take very long to hash."""
+        """Set `items`, keys and values in turn, in the dict on top. Keys other than text can take forever to hash."""
         keys = items[::2]
         if not isinstance(self.stack[-1], dict) or not all(isinstance(key, str | bytes) for key in keys):
-            raise Refused("has a key that is no text")
+            raise Refused("has a key that is not text")
         self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def call(self, function: Any, arguments: Any) -> Any:
-        if not callable(function) or not isinstance(arguments, tuple):  # what is callable here comes from NAMES
-            raise Refused("calls what is no function")
+        if not callable(function) or not isinstance(arguments, tuple):  # all that is callable here is in NAMES
+            raise Refused("calls something that is not a function")
         result = function(*arguments)
         self.unpacked += len(result) if isinstance(result, bytes) else 0
         if self.unpacked > self.size:
-            raise Refused("unpacks the same text again and again")
+            raise Refused("decodes the same text again and again")
         return result
 
 
 def plain(value: Any, known: dict[int, Any]) -> Any:
-    """`value` with arrays where Array stands for them. What is `known`, by identity, is converted once."""
+    """Return `value` with arrays in place of each Array. What is `known`, by identity, is converted only once."""
     if id(value) in known:
         return known[id(value)]
     result: Any
@@ -238,6 +244,6 @@ def plain(value: Any, known: dict[int, Any]) -> Any:
         case None | bool() | int() | float() | str() | bytes():
             return value
         case _:
-            raise Refused(f"holds {getattr(value, '__name__', value)}, which is no value")
+            raise Refused(f"holds {getattr(value, '__name__', value)}, which is not a value")
     known[id(value)] = result
     return result

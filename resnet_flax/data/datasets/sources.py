@@ -1,6 +1,6 @@
-"""Datasets by name: decoded once into uint8 arrays, then memory-mapped .npy files.
+"""The registry of datasets: where each comes from, which classes and splits it has, and how it is decoded.
 
-Neither TensorFlow nor TFDS is imported but to decode a TFDS dataset for the first time.
+TensorFlow and TFDS are imported only to decode a dataset of TFDS for the first time.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,34 +17,40 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.data.datasets.folders import Tree, several
-from resnet_flax.errors import UserError
+from resnet_flax.data.datasets.folders import Tree
+from resnet_flax.errors import UserError, reason
+
+SPLITS = ("train", "test")  # of a dataset that is here by name
 
 
 class Source(Protocol):
-    """Where a dataset comes from. `config` is always `config.data`."""
+    """Where a dataset comes from. `config` is always a `config.data`."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The names of its classes and of its splits, found without reading an image."""
+        """Return the names of its classes and of its splits, without reading an image."""
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
-        """Where it comes from and, if that can change, which version of it, as parts of a file name."""
+        """Return where it comes from and, "" if it cannot change, its version, as parts of a file name."""
 
     def decode(self, config: ConfigDict) -> dict[str, Split]:
-        """Every split by name."""
+        """Return every split by name."""
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A dataset that comes with an installed package, and how to make it."""
+    """A dataset that is part of an installed package; `make` returns its splits."""
 
     classes: tuple[str, ...]
     make: Callable[[], dict[str, Split]]
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return self.classes, ("train", "test")
+        return self.classes, SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
+        if not Path(config.dir).expanduser().is_dir():  # where a user's own arrays may have been
+            raise UserError(
+                f"there is no folder config.data.dir {config.dir!r}, and {config.name} needs none: set it to ''"
+            )
         return "embedded", ""
 
     def decode(self, config: ConfigDict) -> dict[str, Split]:
@@ -53,9 +59,9 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Tfds:
-    """An image dataset of TensorFlow Datasets, by `path`, its NAME/VERSION, downloaded from `host` where it is not.
+    """The splits train and test of an image dataset of TensorFlow Datasets, downloaded from `host` if need be.
 
-    Of its splits, train and test are used.
+    `path` is its NAME/VERSION.
     """
 
     classes: tuple[str, ...]
@@ -63,7 +69,7 @@ class Tfds:
     host: str
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return self.classes, ("train", "test")
+        return self.classes, SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
         return short_hash(self._folder(config)), ""
@@ -83,7 +89,7 @@ class Tfds:
 
 
 class Folder:
-    """A user's own images in `config.dir`, as folders.Tree finds them."""
+    """A user's own images in the folders of `config.dir`, see folders.Tree."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
         tree = Tree.find(config.dir)
@@ -91,49 +97,55 @@ class Folder:
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
         tree = self._tree(config)
-        return f"{short_hash(tree.root.resolve())}-{config.image_size}", tree.fingerprint()
+        return f"{short_hash(tree.root.resolve())}-{config.image_size}", tree.version()
 
     def decode(self, config: ConfigDict) -> dict[str, Split]:
         return {name: Split(*arrays) for name, arrays in self._tree(config).read(config.image_size).items()}
 
     def _tree(self, config: ConfigDict) -> Tree:
         tree = Tree.find(config.dir)
-        if tree.classes != tuple(config.classes):
-            raise UserError(f"{tree.root} has the classes {several(tree.classes)}, not {several(config.classes)}")
+        tree.check_same_classes(config.classes)
         return tree
 
 
 def decode_digits() -> dict[str, Split]:
-    """The 1,797 handwritten digits of scikit-learn (UCI optdigits), 8x8 grey enlarged to 32x32x3, 1,437 to train."""
+    """Return scikit-learn's 1,797 handwritten digits (UCI optdigits): 8x8 grey enlarged to 32x32x3, 1,437 to train."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=-1)
-    # The file is ordered by writer, so the split is drawn, once and for all.
+    # The file is ordered by writer, so the split is random, with a fixed seed.
     order = np.random.RandomState(0).permutation(len(images))
     splits = {"train": order[:1437], "test": order[1437:]}
     return {name: Split(images[at], digits.target[at].astype(np.int32)) for name, at in splits.items()}
 
 
 def decode_tfds(folder: Path) -> dict[str, Split]:
-    """The splits train and test of the dataset at DATA_DIR/NAME/VERSION, downloaded and prepared where it is not."""
+    """Return the splits train and test of the dataset at DATA_DIR/NAME/VERSION, downloaded and prepared if need be.
+
+    Raises UserError if that fails.
+    """
     import tensorflow_datasets as tfds  # imports TensorFlow, two seconds
 
-    builder = tfds.builder(f"{folder.parent.name}:{folder.name}", data_dir=str(folder.parent.parent))
-    builder.download_and_prepare()
-    splits = {}
-    for name in ("train", "test"):
-        batches = list(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000)))
-        images, labels = (np.concatenate([batch[feature] for batch in batches]) for feature in ("image", "label"))
-        splits[name] = Split(images, labels.astype(np.int32))
-    return splits
+    try:
+        builder = tfds.builder(f"{folder.parent.name}:{folder.name}", data_dir=str(folder.parent.parent))
+        builder.download_and_prepare()
+        return {name: decode_split(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000))) for name in SPLITS}
+    except Exception as error:  # of a full disk, a broken connection or a damaged file, many kinds
+        raise UserError(f"{folder} cannot be prepared by TensorFlow Datasets: {reason(error)}") from error
+
+
+def decode_split(batches: Iterable[dict[str, np.ndarray]]) -> Split:
+    """Return the split that consists of these batches of "image" and "label"."""
+    images, labels = zip(*((batch["image"], batch["label"]) for batch in batches), strict=True)
+    return Split(np.concatenate(images), np.concatenate(labels).astype(np.int32))
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-CIFAR100_NAMES = (  # the fine ones, in the order of their labels
+CIFAR100_NAMES = (  # the fine classes, in the order of their labels
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
     "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
     "elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster "
@@ -157,23 +169,24 @@ SOURCES: dict[str, Source] = {
 
 
 def short_hash(path: Path) -> str:
+    """Return 12 hexadecimal digits that stand for a path in a file name."""
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 
 def reachable(url: str, seconds: float = 3.0) -> bool:
-    """Whether a web server answers at `url`, known within `seconds`; proxies from the environment are used."""
+    """Return within `seconds` whether a web server answers at `url`; proxies from the environment are used."""
     answers = []
 
     def ask():
         try:
             urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
         except urllib.error.HTTPError:
-            pass  # an answer all the same
+            pass  # that is an answer, too
         except OSError:
             return
         answers.append(True)
 
-    thread = threading.Thread(target=ask, daemon=True)  # looking a name up has no time-out of its own
+    thread = threading.Thread(target=ask, daemon=True)  # name resolution has no timeout of its own
     thread.start()
     thread.join(seconds)
     return bool(answers)

@@ -1,6 +1,7 @@
-"""Splits as TFDS writes them, such as train[:90%], and the checks that they do not overlap."""
+"""Splits in the syntax of TFDS, such as train[:90%], and the checks that those of a run do not overlap."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from resnet_flax.data.datasets.arrays import read_arrays
@@ -10,17 +11,25 @@ from resnet_flax.text import short_repr
 SPLIT_PATTERN = re.compile(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", re.ASCII)
 
 
-def parse_split(text: str, folder: Path) -> tuple[str, range]:
-    """("train", range(0, 45000)) for "train[:90%]", as TFDS's slicing reads it (percentages round to the nearest)."""
+def split_names(folder: Path) -> list[str]:
+    """Return the names of the splits whose arrays are in `folder`."""
+    return sorted(path.name.removesuffix("_images.npy") for path in folder.glob("*_images.npy"))
+
+
+def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[str, range]:
+    """Return ("train", range(0, 45000)) for "train[:90%]", as TFDS does: percentages round to the nearest example.
+
+    Raises UserError if the arrays in `folder` have no such split; `choices` are other texts that it may suggest.
+    """
     match = SPLIT_PATTERN.fullmatch(text)
     if not match:
         raise UserError(f"split {short_repr(text)} must look like train, train[:90%] or train[45000:]")
     name, start, stop = match.groups()
     if start and stop and start.endswith("%") != stop.endswith("%"):
         raise UserError(f"split {short_repr(text)} mixes percentages and numbers of examples")
-    names = [path.name.removesuffix("_labels.npy") for path in folder.glob("*_labels.npy")]
+    names = split_names(folder)
     if name not in names:
-        raise UserError(f"unknown split {short_repr(name)}: {nearest(name, names)}")
+        raise UserError(f"unknown split {short_repr(name)}: {nearest(name, {*names, *choices})}")
     size = len(read_arrays(folder, name)[1])
 
     def position(bound: str | None, default: int) -> int:
@@ -36,13 +45,13 @@ def parse_split(text: str, folder: Path) -> tuple[str, range]:
 
 
 def share_examples(one: tuple[str, range], other: tuple[str, range]) -> bool:
-    """Whether two splits, as parse_split returns them, overlap."""
+    """Return whether two splits, as parse_split returns them, overlap."""
     (name_a, a), (name_b, b) = one, other
     return name_a == name_b and max(a.start, b.start) < min(a.stop, b.stop)
 
 
 def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str, str]) -> None:
-    """Raise UserError where two of the splits overlap: what a network trains on says nothing about how good it is."""
+    """Raise UserError if two splits overlap: accuracy on examples of the training says little about new images."""
     roles = list(slices)
     for i, first in enumerate(roles):
         for second in roles[i + 1 :]:
@@ -53,10 +62,10 @@ def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str
 
 
 def refuse_swapped_splits(slices: dict[str, tuple[str, range]], texts: dict[str, str]) -> None:
-    """Raise UserError where more is held out to choose by than is there to train on."""
+    """Raise UserError if the validation split is larger than the training split."""
     held_out, trained_on = (len(slices[role][1]) if role in slices else 0 for role in ("validation", "train"))
     if held_out > trained_on:
         raise UserError(
             f"config.data.validation {texts['validation']!r} has {held_out:,} examples, "
-            f"more than the {trained_on:,} of config.data.train {texts['train']!r}: exchange them"
+            f"more than the {trained_on:,} of config.data.train {texts['train']!r}: are they swapped?"
         )

@@ -144,6 +144,14 @@ def test_what_cannot_be_read_is_left_out_by_name(tmp_path, capsys):
     ]
 
 
+def test_transparent_images_are_decoded_as_predict_reads_them(tmp_path, capsys):
+    for name in COLORS:
+        (tmp_path / name).mkdir()
+        Image.new("RGBA", (32, 32), (9, 9, 9, 0)).save(tmp_path / name / "a.png")
+    assert load_split(data_config(tmp_path), "train[:]")[1].images.min() == 255
+    assert capsys.readouterr().out.endswith("was 32 x 32, RGBA; 3 with transparency put on white\n")
+
+
 def folder(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +171,11 @@ MISTAKES = [
         "a",
         "are both the split 'validation': keep one",
     ),
-    (["a/x/0.png", "a/x\x1b[2J/0.png"], "a", "x\\x1b[2J in {root}/a has what cannot be printed: rename it"),
+    (
+        ["a/x/0.png", "a/x\x1b[2J/0.png"],
+        "a",
+        "folder x\\x1b[2J in {root}/a has unprintable characters in its name: rename it",
+    ),
     (["a/x/0.png", "a/y/z/0.text.png", "a/.z/0.png", "a/q/.0.png"], "a", "there are no images in {root}/a/q: looked"),
 ]
 

@@ -33,7 +33,7 @@ def write(tmp_path: Path, content: bytes) -> Path:
 @pytest.mark.parametrize("array", ARRAYS, ids=str)
 def test_arrays_of_every_protocol(tmp_path, array, protocol):
     content = {b"data": array, b"ids": [1, 2.5, "three", b"four", None, (True,)]}
-    read = pickles.load_pickle(write(tmp_path, pickle.dumps(content, protocol)))
+    read = pickles.read_pickle(write(tmp_path, pickle.dumps(content, protocol)))
     assert read[b"ids"] == content[b"ids"]
     np.testing.assert_array_equal(read[b"data"], array)
     assert read[b"data"].dtype == array.dtype
@@ -41,7 +41,7 @@ def test_arrays_of_every_protocol(tmp_path, array, protocol):
 
 def test_names_of_numpy_1(tmp_path):
     written = pickle.dumps({b"data": ARRAYS[0], b"one": np.float32(0.5)}, 2).replace(b"numpy._core", b"numpy.core")
-    read = pickles.load_pickle(write(tmp_path, written))
+    read = pickles.read_pickle(write(tmp_path, written))
     np.testing.assert_array_equal(read[b"data"], ARRAYS[0])
     assert read[b"one"] == 0.5
 
@@ -53,7 +53,7 @@ def test_batches_of_cifar_which_python_2_wrote(tmp_path):
         b"\x87Rq\x05(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xff"
         b"J\xff\xff\xff\xffK\x00tb\x89U\x06abcdeftbU\x06labelsq\x08]q\x09(K\x06K\x09eu."
     )
-    read = pickles.load_pickle(write(tmp_path, written))
+    read = pickles.read_pickle(write(tmp_path, written))
     assert read[b"labels"] == [6, 9]
     assert read[b"data"].tolist() == [[97, 98, 99], [100, 101, 102]]
 
@@ -80,9 +80,9 @@ class Calls:
         (np.array([Calls(os.getcwd)], dtype=object), "tries to import posix.getcwd|has an array of 'O8'"),
         (np.array([None]), "has an array of 'O8'"),
         (np.zeros(2, "u1,i4"), "has an array of 'V5'"),
-        (np.ndarray, "holds Array, which is no value"),
+        (np.ndarray, "holds Array, which is not a value"),
         ({1, 2}, "tries to import (builtins|__builtin__).set|uses EMPTY_SET"),
-        ({1: 2}, "has a key that is no text"),
+        ({1: 2}, "has a key that is not text"),
     ],
     ids=str,
 )
@@ -91,7 +91,7 @@ def test_anything_else_is_refused_by_name_and_does_not_run(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, pickle.dumps({b"data": content}, protocol))
     with pytest.raises(pickles.Refused, match=name):
-        pickles.load_pickle(path)
+        pickles.read_pickle(path)
     assert not (tmp_path / "pwned").exists()
 
 
@@ -99,5 +99,5 @@ def test_a_damaged_one_is_said_to_be(tmp_path):
     whole = pickle.dumps({b"data": ARRAYS[0]}, 4)
     for cut in range(1, len(whole)):
         with pytest.raises((ValueError, pickles.Refused)):
-            pickles.load_pickle(write(tmp_path, whole[:cut]))
+            pickles.read_pickle(write(tmp_path, whole[:cut]))
     assert pickletools.optimize(whole)

@@ -1,6 +1,8 @@
 """Datasets: decoded once, split as TFDS splits, refused quickly when they are not there."""
 
+import contextlib
 import mmap
+import resource
 import subprocess
 import sys
 import time
@@ -10,8 +12,8 @@ import pytest
 
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
-from resnet_flax.data.datasets import sources
-from resnet_flax.data.datasets.load import find_arrays, load_dataset
+from resnet_flax.data.datasets import arrays, sources
+from resnet_flax.data.datasets.load import find_arrays, load_dataset, load_split
 from resnet_flax.data.datasets.sources import CIFAR10_CLASSES, SOURCES, Source, Tfds, decode_tfds
 from resnet_flax.data.datasets.splits import parse_split
 from resnet_flax.errors import UserError
@@ -160,11 +162,11 @@ def test_folder_of_arrays_is_a_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("file", "array", "why"),
     [
-        ("train_images", np.zeros((20, 32, 32, 3)), "must hold images .* uint8: there are float64"),
-        ("train_images", np.zeros((20, 3072), np.uint8), r"there are uint8 \(20, 3072\)"),
-        ("train_images", np.zeros((19, 32, 32, 3), np.uint8), "a whole number for each image"),
+        ("train_images", np.zeros((20, 32, 32, 3)), "must hold images .* uint8, not float64"),
+        ("train_images", np.zeros((20, 3072), np.uint8), r"not uint8 \(20, 3072\)"),
+        ("train_images", np.zeros((19, 32, 32, 3), np.uint8), "an integer for each image"),
         ("train_images", np.array([None]), "cannot be read: has an array of Python objects"),
-        ("train_labels", np.zeros(20), "a whole number for each image: there are .* float64"),
+        ("train_labels", np.zeros(20), "an integer for each image, not .* float64"),
         ("train_labels", np.full(20, 10), "labels from 10 to 10, and there are 10 classes"),
         ("train_labels", np.full(20, -1), "labels from -1 to -1"),
     ],
@@ -191,3 +193,95 @@ def test_start_without_tensorflow_where_the_feed_needs_none(tmp_path):
     words += ["--config.schedule.name=constant", f"--workdir={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """Let no file become larger, which is much like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_dataset_that_cannot_be_kept_leaves_nothing_and_says_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "resnet_flax" / "datasets"
+    why = f"^the decoded dataset, 5.5 MB, cannot be kept in {folder}: File too large; make room there, or set XDG_CACHE"
+    with largest_file(1_000_000):
+        for _ in range(2):
+            with pytest.raises(UserError, match=why):
+                load_dataset(data_config())
+            assert list(folder.iterdir()) == []
+    assert len(load_dataset(data_config()).test) == 360
+    assert [path.name for path in folder.iterdir()] == ["digits-embedded"]
+
+
+def test_decoding_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def interrupt(path, array):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(arrays, "write_npy", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(data_config())
+    assert list((tmp_path / "resnet_flax" / "datasets").iterdir()) == []
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_are_written_as_numpy_writes_them(tmp_path, order):
+    for array in (np.arange(24, dtype=np.uint8).reshape(2, 3, 4, order=order), np.arange(24, dtype=np.int32)[::2]):
+        np.save(tmp_path / "theirs.npy", array)
+        arrays.write_npy(tmp_path / "ours.npy", array)
+        assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
+
+
+def test_an_emptied_folder_in_the_cache_is_decoded_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for path in find_arrays(data_config()).iterdir():
+        path.unlink()
+    assert len(load_dataset(data_config()).test) == 360
+
+
+def test_a_folder_that_does_not_exist_is_not_ignored(tmp_path):
+    with pytest.raises(UserError, match=f"there is no folder config.data.dir '{tmp_path}/gone', and digits needs none"):
+        load_dataset(data_config(dir=f"{tmp_path}/gone"))
+
+
+def test_a_dataset_that_tfds_cannot_prepare_is_one_line(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text("damaged")
+    with pytest.raises(UserError, match=f"^{folder} cannot be prepared by TensorFlow Datasets: .+") as raised:
+        load_dataset(data_config(name="cifar10", dir=str(tmp_path)))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("valid", "unknown split 'valid': did you mean 'validation'?"),
+        ("tset", "unknown split 'tset': did you mean 'test'?"),
+        ("everything", "unknown split 'everything': there are: test, train, validation"),
+        ("train[", "split 'train[' must look like"),
+    ],
+)
+def test_an_unknown_split_suggests_the_nearest_validation_included(split, message):
+    with pytest.raises(UserError) as raised:
+        load_split(data_config(), split)
+    assert str(raised.value).startswith(message)
+
+
+def test_a_dataset_without_a_test_split_says_how_to_evaluate_all_of_it(tmp_path):
+    np.save(tmp_path / "train_images.npy", np.zeros((20, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.arange(20) % 10)
+    config = data_config(dir=str(tmp_path))
+    with pytest.raises(UserError) as raised:
+        load_split(config, "test")
+    line = f"config.data.test is 'test', and {tmp_path} has only train: --split=train[:] is all of train"
+    assert str(raised.value) == line
+    assert len(load_split(config, "train[:]")[1]) == 20
