@@ -1,33 +1,46 @@
-"""Write the numbers in README.md, between two markers, from benchmarks/results: python -m benchmarks.readme"""
+"""Write the numbers of README.md and docs/ from benchmarks/results and the recipes: python -m benchmarks.readme
+
+They stand between two comments, which name the part; nothing else in the documents is touched.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import reproduce, speed, speed_ablation, startup
-from benchmarks.recipes import RECIPES
+from benchmarks import recipes, reproduce, speed, speed_ablation, startup
 from benchmarks.record import RESULTS
+from resnet_flax import models
+from resnet_flax.data.datasets.load import image_shape
+from resnet_flax.workdir.predictions import wilson_interval
 
-README = RESULTS.parents[1] / "README.md"
-START, END = "<!-- written by python -m benchmarks.readme: -->\n", "<!-- up to here -->\n"
+ROOT = RESULTS.parents[1]
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "results.md")
+PART = re.compile(r"(<!-- (\w+), written by python -m benchmarks.readme: -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
+ALL_RECIPES = (*recipes.RECIPES, *dict.fromkeys(recipe for recipe, _ in speed.TARGETS.values()))
+UNMEASURED = "not yet measured"
+BLOCKS = {"basic": "basic blocks", "preact": "pre-activation blocks", "pool": "pooling blocks"}
 
 
 def lines(name: str, folder: Path = RESULTS) -> list[dict]:
-    """The lines of a journal that are of recipes as they are."""
+    """Return the lines of a journal that are about unchanged recipes."""
     path = folder / f"{name}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in found if not line["case"].get("changes")]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Without the columns that are empty."""
-    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    lines = [f"| {' | '.join(row[index] for index in kept)} |" for row in (header, *rows)]
-    return "\n".join([lines[0], "|:--|" + "--:|" * (len(kept) - 1), *lines[1:], ""])
+    """Return a Markdown table without the columns that are empty; those of numbers are aligned to the right."""
+    kept = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
+    numbers = [all(re.match(r"[+-]?\d|$", cell) for cell in column[1:]) for column in kept]
+    rule = "|".join("--:" if number else ":--" for number in numbers)
+    head, *body = [f"| {' | '.join(row)} |" for row in zip(*kept, strict=True)]
+    return "\n".join([head, f"|{rule}|", *body, ""])
 
 
 def by_device(found: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """(what the numbers were made with, the lines) for each device, accelerators first."""
+    """Yield (device, versions and date; its lines) for each device, accelerators first."""
     for device in sorted({line["made"]["device"] for line in found}, key=lambda name: ("cores of" in name, name)):
         here = [line for line in found if line["made"]["device"] == device]
         versions = here[-1]["made"]["versions"]
@@ -40,16 +53,17 @@ def fastest(found: list[dict]) -> dict | None:
 
 
 def rate(found: list[dict]) -> str:
-    """The images a second of the fastest of some lines."""
+    """Return the images per second of the fastest of some lines."""
     best = fastest(found)
     return f"{best['found']['images_per_second']:,.0f}" if best else ""
 
 
 def throughput(found: list[dict]) -> str:
-    """A row for each recipe, batch and dtype: its fastest way of each part, and the limits where they are known."""
+    """A row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
     rows = []
     keys = {(line["case"]["recipe"], line["case"]["batch"], line["case"].get("dtype")) for line in found}
-    for recipe, batch, dtype in sorted((k for k in keys if k[2]), key=lambda k: (k[2], RECIPES.index(k[0]), k[1])):
+    in_order = sorted((k for k in keys if k[2]), key=lambda k: (k[2], recipes.RECIPES.index(k[0]), k[1]))
+    for recipe, batch, dtype in in_order:
         parts: dict[str, list[dict]] = {"loop": [], "step": [], "feed": []}
         for line in found:
             case = line["case"]
@@ -58,25 +72,27 @@ def throughput(found: list[dict]) -> str:
         of_limits = [line["found"].get("percent_of_limits") for line in parts["loop"] if fastest(parts["loop"]) is line]
         percent = " / ".join(f"{share:.0f}" for share in of_limits[0].values()) if any(of_limits) else ""
         rows.append([recipe, str(batch), dtype, *map(rate, parts.values()), percent])
-    return table(["recipe", "batch", "dtype", "as trained", "step alone", "feed alone", "% of limits A / C / D"], rows)
+    return table(["recipe", "batch", "dtype", "training", "step alone", "feed alone", "% of limits A / C / D"], rows)
 
 
 def ways(found: list[dict]) -> str:
-    """A row for each recipe, batch and dtype: how fast it trains by how its steps are sent."""
+    """A row for each recipe, batch and dtype: its training speed for each way of sending steps to the device."""
     rows: dict[tuple, dict[tuple, str]] = {}
     for line in found:
         case = line["case"]
         if case["part"] == "loop":
-            row = rows.setdefault((case["dtype"], RECIPES.index(case["recipe"]), case["batch"]), {})
+            row = rows.setdefault((case["dtype"], recipes.RECIPES.index(case["recipe"]), case["batch"]), {})
             row[case["way"], case["steps"]] = rate([line])
     columns = sorted({column for row in rows.values() for column in row}, key=lambda way: (way[1], way[0]))
-    header = ["recipe", "batch", "dtype", *(f"{way}, {steps} a dispatch" for way, steps in columns)]
-    named = {(RECIPES[index], str(batch), dtype): rows[dtype, index, batch] for dtype, index, batch in sorted(rows)}
+    header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for way, steps in columns)]
+    named = {
+        (recipes.RECIPES[index], str(batch), dtype): rows[dtype, index, batch] for dtype, index, batch in sorted(rows)
+    }
     return table(header, [[*name, *(row.get(column, "") for column in columns)] for name, row in named.items()])
 
 
 def step(found: list[dict]) -> str:
-    """A row for each network and batch: ours beside PyTorch's, whose memory format is the faster of the two."""
+    """A row for each network and batch: ours and PyTorch's, in PyTorch's faster memory format."""
     columns = {
         "float32": ["jax float32"],
         "PyTorch float32": ["torch float32", "torch float32 channels_last"],
@@ -93,7 +109,7 @@ def step(found: list[dict]) -> str:
 
 
 def profile(found: list[dict]) -> str:
-    """A column for each recipe: the share of every kind of kernel."""
+    """A column for each recipe: the share of each kind of kernel."""
     kinds = sorted({kind for line in found for kind in line["found"]["kinds"]})
     whole = [line["found"]["milliseconds"] for line in found]
     rows = [
@@ -105,36 +121,117 @@ def profile(found: list[dict]) -> str:
 
 
 SECTIONS = (
-    ("throughput", "Training images a second, the fastest way of each part", throughput),
-    ("throughput", "The same as trained, by how steps are sent", ways),
-    ("step", "Images a second of a step beside PyTorch's", step),
+    ("throughput", "Training images per second, the fastest way of each part", throughput),
+    ("throughput", "Training images per second, by how steps are sent to the device", ways),
+    ("step", "Images per second of a training step, beside PyTorch", step),
     ("speed", "Seconds to an accuracy", speed.table),
-    ("startup", "Seconds from starting a process to the end of its first training step, and its parts", startup.table),
-    ("speed_ablation", "What single ideas of `speed94` are worth, small, in percent", speed_ablation.table),
-    ("profile", "Where the time of a step goes", profile),
+    ("startup", "Seconds from starting a process to the end of its first training step", startup.table),
+    ("speed_ablation", "What each idea of `speed94` contributes, in a small copy of it", speed_ablation.table),
+    ("profile", "Where the time of a training step goes", profile),
 )
 
 
-def numbers(folder: Path = RESULTS) -> str:
-    """All that README says of what was measured."""
-    parts = []
+def measurements(folder: Path) -> str:
+    """Every table of docs/results.md, under a heading each."""
     reproduced = lines("reproduce", folder)
-    if reproduced:
-        parts.append(f"**Recipes trained as their reports did.** {reproduce.table(reproduced)}")
+    parts = [f"### Recipes trained as in their reports\n\n{reproduce.table(reproduced)}"] if reproduced else []
     for name, title, draw in SECTIONS:
-        parts += [f"**{title}.** {device}:\n\n{draw(here)}" for device, here in by_device(lines(name, folder))]
-    return "".join(f"{part}\n" for part in parts)
+        found = [f"On {device}:\n\n{draw(here)}" for device, here in by_device(lines(name, folder))]
+        parts += [f"### {title}\n\n" + "\n".join(found)] if found else []
+    return "\n".join(parts)
+
+
+def overview(folder: Path) -> str:
+    """A row for each recipe: its network, and the test accuracy of its report beside ours."""
+    rows = [
+        [f"[{name}](configs/{name}.py)", *network(name), reported(name), ours(name, folder)] for name in ALL_RECIPES
+    ]
+    return table(["recipe", "network", "parameters", "its report", "this project"], rows)
+
+
+def settings(folder: Path) -> str:
+    """A row for each recipe: how it is trained; below, the augmentation of each."""
+    rows, policies = [], []
+    for name in ALL_RECIPES:
+        config = recipes.config(name)
+        optimizer, schedule, train = config.optimizer, config.schedule, config.train
+        numbers = [f"{value:g}" for value in (optimizer.learning_rate, optimizer.weight_decay)]
+        link = f"[{name}](../configs/{name}.py)"
+        rows.append([link, f"{train.epochs}", f"{train.batch_size}", optimizer.name, *numbers, schedule.name])
+        plain = ", each epoch together with the images as they are" if config.data.concat_original else ""
+        policies.append(f"- {name}: `{config.data.policy}`{plain}\n")
+    header = ["recipe", "epochs", "batch", "optimiser", "learning rate", "weight decay", "schedule"]
+    return f"{table(header, rows)}\nAugmentation:\n\n{''.join(policies)}"
+
+
+def caption(folder: Path) -> str:
+    """A sentence about the run of README's picture."""
+    found = json.loads((folder / "pictures.json").read_text())
+    results, config = found["results"], found["config"]
+    low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
+    device = "a CPU" if results["device"].endswith("cpu") else results["device"]
+    trained = (
+        f"{results['epochs']} epochs of {config['optimizer']['name'].upper()} on {found['train_examples']:,} images"
+    )
+    tested = f"{results['test_accuracy']:.2%} of {results['test_examples']:,} test images"
+    return (
+        f"*One run of `{config['model']['name']}` on CIFAR-10, with {results['parameters']:,} parameters: {trained}\n"
+        f"on {device}. It classifies {tested} correctly (95 % interval {low:.2%} to {high:.2%}).*\n"
+    )
+
+
+def network(recipe: str) -> tuple[str, str]:
+    """Return ("basic blocks 4-4-3, 64/128/256", "4,697,162"), for example."""
+    config = recipes.config(recipe)
+    model = config.model
+    parts = [
+        "whitening stem" if model.stem == "whitening" else "",
+        f"{BLOCKS[model.block]} {'-'.join(map(str, model.blocks))}",
+        "/".join(map(str, model.widths)),
+        "dropout" if model.block_dropout else "",
+    ]
+    count = models.count_parameters(models.build(config), image_shape(config.data))
+    return ", ".join(filter(None, parts)), f"{count:,}"
+
+
+def reported(recipe: str) -> str:
+    """Return the test accuracy that the recipe's report states, "" without a report."""
+    return ", ".join(
+        re.sub(r"^[\d.]+", r"\g<0> %", text) for text in reproduce.REPORTED.get(recipe, "").split(", ") if text
+    )
+
+
+def ours(recipe: str, folder: Path) -> str:
+    """Return our test accuracy on each device, mean and standard deviation over the seeds, or UNMEASURED."""
+    name = "reproduce" if recipe in recipes.RECIPES else "speed"
+    found = [line for line in lines(name, folder) if line["case"]["recipe"] == recipe]
+    cells = []
+    for device, here in by_device(found):
+        for target in sorted({line["case"].get("target", "") for line in here}):
+            runs = [line["found"] for line in here if line["case"].get("target", "") == target]
+            key = "accuracy" if target else "test_accuracy"
+            accuracy = speed.spread([100 * run[key] for run in runs])
+            seconds = f" in {statistics.mean(run['seconds'] for run in runs):.2f} s" if target else ""
+            cells.append(f"{accuracy} %{seconds} (n = {len(runs)}, {device.partition(',')[0]})")
+    return "; ".join(cells) or UNMEASURED
+
+
+PARTS: dict[str, Callable[[Path], str]] = {
+    "caption": caption,
+    "overview": overview,
+    "recipes": settings,
+    "measurements": measurements,
+}
 
 
 def updated(text: str, folder: Path = RESULTS) -> str:
-    """README's text with the numbers of now."""
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    return f"{before}{START}\n{numbers(folder)}{END}{after}"
+    """Return a document's text with the numbers of `folder` in each of its parts."""
+    return PART.sub(lambda match: f"{match[1]}\n{PARTS[match[2]](folder)}\n{match[3]}", text)
 
 
 def main() -> None:
-    README.write_text(updated(README.read_text()))
+    for path in DOCUMENTS:
+        path.write_text(updated(path.read_text()))
 
 
 if __name__ == "__main__":

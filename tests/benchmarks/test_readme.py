@@ -4,16 +4,55 @@ import importlib
 import json
 import re
 
+import pytest
+
 from benchmarks import readme, recipes
 
 
-def test_readme_has_the_numbers_of_the_results():
-    text = readme.README.read_text()
+@pytest.mark.parametrize("path", readme.DOCUMENTS, ids=lambda path: path.name)
+def test_documents_have_the_numbers_of_the_results(path):
+    text = path.read_text()
     assert readme.updated(text) == text, "python -m benchmarks.readme writes them"
 
 
+def test_every_part_is_in_one_document():
+    text = "".join(path.read_text() for path in readme.DOCUMENTS)
+    assert sorted(match[2] for match in readme.PART.finditer(text)) == sorted(readme.PARTS)
+
+
+def test_what_is_not_measured_has_no_number(tmp_path):
+    text = readme.overview(tmp_path)
+    assert text.count("not yet measured |") == len(readme.ALL_RECIPES) == 8
+    assert "| 93.41 % | not yet measured |" in text
+    assert readme.measurements(tmp_path) == ""
+
+
+def journal(folder, name: str, rows: list[tuple[dict, dict]], device: str = "1 x GPU") -> None:
+    made = {"device": device, "date": "2026-11-21", "versions": {"jax": "1.2"}}
+    lines = [json.dumps({"case": case, "found": found, "made": made}) + "\n" for case, found in rows]
+    (folder / f"{name}.jsonl").write_text("".join(lines))
+
+
+def test_overview_has_the_mean_over_seeds_of_unchanged_recipes(tmp_path):
+    case = {"recipe": "preact", "batch": 32, "train_examples": 40_000}
+    rows = [
+        (case | {"seed": seed, "changes": []}, {"test_accuracy": share}) for seed, share in enumerate([0.905, 0.915])
+    ]
+    rows.append((case | {"seed": 2, "changes": ["--config.train.epochs=1"]}, {"test_accuracy": 0.1}))
+    journal(tmp_path, "reproduce", rows)
+    speed = {"target": "94", "recipe": "speed94", "epochs": 10, "seed": 0, "changes": []}
+    journal(tmp_path, "speed", [(speed, {"accuracy": 0.9412, "seconds": 2.034})])
+    text = readme.overview(tmp_path)
+    assert "| 90.76 % | 91.00 ± 0.71 % (n = 2, 1 x GPU) |" in text
+    assert "|  | 94.12 % in 2.03 s (n = 1, 1 x GPU) |" in text
+
+
+def test_columns_of_numbers_are_aligned_to_the_right_and_empty_ones_are_left_out():
+    text = readme.table(["name", "count", "nothing", "note"], [["a", "1,000", "", "1 b"], ["b", "", "", "c"]])
+    assert text.splitlines() == ["| name | count | note |", "|:--|--:|:--|", "| a | 1,000 | 1 b |", "| b |  | c |"]
+
+
 def test_every_journal_has_its_table(tmp_path):
-    made = {"device": "1 x somewhat", "date": "2026-11-21", "versions": {"jax": "1.2"}}
     part = {"recipe": "preact", "batch": 32, "changes": []}
     loops = [
         part | {"part": "loop", "dtype": "bfloat16", "way": way, "steps": n}
@@ -32,26 +71,20 @@ def test_every_journal_has_its_table(tmp_path):
         ],
     }
     for name, found in cases.items():
-        rows = [
-            {
-                "case": case,
-                "found": {"images_per_second": speed, "percent_of_limits": {"A": 1.2, "C": 3.4}},
-                "made": made,
-            }
-            for case, speed in found
-        ]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = readme.numbers(tmp_path)
-    assert "1 x somewhat, jax 1.2, 2026-11-21:" in text
+        limits = {"percent_of_limits": {"A": 1.2, "C": 3.4}}
+        journal(tmp_path, name, [(case, limits | {"images_per_second": speed}) for case, speed in found])
+    text = readme.measurements(tmp_path)
+    assert "On 1 x GPU, jax 1.2, 2026-11-21:" in text
     assert "| preact | 32 | bfloat16 | 20,000 | 30,000 | 40,000 | 1 / 3 |" in text
-    assert "| single, 1 a dispatch | looped, 9 a dispatch |" in text
+    assert "| single, 1 per dispatch | looped, 9 per dispatch |" in text
     assert "| preact | 32 | bfloat16 | 10,000 | 20,000 |" in text
     assert "| preact | 32 | 1,000 | 1,002 |\n" in text
     assert "99,999" not in text
 
 
-def test_commands_of_the_readme_are_benchmarks():
-    names = re.findall(r"`python -m (benchmarks\.\w+)`", readme.README.read_text().replace("\n", " "))
+def test_benchmarks_in_the_documentation_exist():
+    text = (readme.ROOT / "docs" / "results.md").read_text()
+    names = re.findall(r"`python -m (benchmarks\.\w+)", text)
     stages = re.findall(r"^stage \d+ (\w+)", (recipes.ROOT / "benchmarks" / "gpu.sh").read_text(), re.MULTILINE)
     assert len(names) > 5 and len(stages) > 4
     for name in {*names, *(f"benchmarks.{stage}" for stage in stages)}:

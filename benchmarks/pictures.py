@@ -1,0 +1,114 @@
+"""Draw README's picture from a finished run: python -m benchmarks.pictures --workdir=runs/preact
+
+Panels: accuracy of every epoch, confusion matrix, most confident mistakes, and augmented training images, all drawn by
+the functions that draw a run's report. Needs the run's dataset. Writes docs/images/run.png and, with the run's numbers
+and what it was trained on, benchmarks/results/pictures.json, from which benchmarks.readme writes the caption.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import FrozenConfigDict
+from PIL import Image
+
+from benchmarks import recipes, record
+from resnet_flax.commands.preview import preview
+from resnet_flax.config.checks import complete
+from resnet_flax.config.stored import read_config
+from resnet_flax.data.datasets.load import load_split
+from resnet_flax.errors import UserError
+from resnet_flax.report import figures
+from resnet_flax.training.restore import read_history
+from resnet_flax.workdir.predictions import Predictions, read_predictions
+from resnet_flax.workdir.results import read_results
+
+PICTURES = recipes.ROOT / "docs" / "images"
+MISTAKES, PREVIEWED, VERSIONS = 10, 4, 6  # images in the last two panels
+WIDTH, TITLES, DPI = 16, 1.1, 100  # inches, of which a column's two titles take some; pixels per inch
+SMALLER = 0.78  # a panel is smaller than the picture in a report, so that its text is larger beside it
+COLORS = 200  # of the palette: a third of the bytes, and no difference that an eye sees
+
+
+def panels(config: FrozenConfigDict, workdir: Path) -> dict[str, np.ndarray]:
+    """Return title -> pixels (H, W, 4) of each panel; UserError without a finished run and its dataset."""
+    results = read_results(workdir)
+    if "test_accuracy" not in results:
+        raise UserError(f"{workdir} is not finished or has no test split: train it to the end first")
+    found, _ = read_predictions(workdir / "report" / "predictions.npz")
+    _, split = load_split(config.data, "test")
+    worst = found.confident_mistakes(MISTAKES)
+    mistakes = figures.mistakes(
+        Predictions(found.log_probabilities[worst], found.labels[worst]), split.images[worst], config.data.classes
+    )
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        preview(config, Path(folder), PREVIEWED, VERSIONS)
+        augmented = matplotlib.image.imread(Path(folder) / "preview.png")
+    return {
+        "Accuracy of every epoch": pixels(figures.training_curves(read_history(config, workdir), "accuracy", results)),
+        f"Confusion matrix of {len(found):,} test images": pixels(figures.confusion_matrix(found, config.data.classes)),
+        "Most confident mistakes: true class, prediction": pixels(mistakes),
+        "Augmented training images": augmented,
+    }
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    figure.set_size_inches(SMALLER * figure.get_size_inches())
+    file = io.BytesIO()
+    figure.savefig(file, facecolor="white", dpi=2 * DPI)
+    file.seek(0)
+    return matplotlib.image.imread(file)
+
+
+def montage(pictures: dict[str, np.ndarray]) -> Figure:
+    """Two columns of equal height, each with two panels as wide as it is."""
+    curves, matrix, mistakes, augmented = pictures.items()
+    columns = [[curves, augmented], [matrix, mistakes]]
+    slopes = [[picture.shape[0] / picture.shape[1] for _, picture in column] for column in columns]
+    left, right = map(sum, slopes)
+    figure = Figure(figsize=(WIDTH, WIDTH * left * right / (left + right) + TITLES), dpi=DPI, layout="constrained")
+    for part, column, heights in zip(figure.subfigures(1, 2, width_ratios=[right, left]), columns, slopes, strict=True):
+        for axes, (title, picture) in zip(part.subplots(2, 1, height_ratios=heights), column, strict=True):
+            axes.imshow(picture, interpolation="lanczos")
+            axes.set_title(title, fontsize=15, pad=10)
+            axes.set_axis_off()
+    return figure
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Write a PNG with a palette, so that it stays small."""
+    file = io.BytesIO()
+    figure.savefig(file, facecolor="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.open(file).convert("RGB")
+    image.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--output", type=Path, default=PICTURES, help="the folder of the picture")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of pictures.json")
+    arguments = parser.parse_args()
+    config = complete(read_config(arguments.workdir))
+    write_picture(montage(panels(config, arguments.workdir)), arguments.output / "run.png")
+    about = {
+        "config": config.to_dict(),
+        "results": read_results(arguments.workdir),
+        "train_examples": len(load_split(config.data, "train")[1]),
+        "history": read_history(config, arguments.workdir),
+    }
+    (arguments.results / "pictures.json").write_text(json.dumps(about, indent=2) + "\n")
+    print(f"{arguments.output / 'run.png'}: python -m benchmarks.readme writes its caption")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(recipes.run(main))
