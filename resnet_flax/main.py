@@ -15,9 +15,10 @@ verbs
                  --tta=flip,shift to score the mean over views of each image beside it
   predict        what the network takes your images for, as a CSV: predict photos/ cat.jpg images.npy --workdir=runs/A
                  --output=PATH; --submission writes ID,Labels; --checkpoint=best|newest|STEP
-  import-torch   start a workdir from PyTorch weights: --file=PATH, a .safetensors or a state_dict in .pt
+  import-torch   start a workdir from PyTorch weights: --file=PATH, a .safetensors or a state_dict in .pt; of a
+                 checkpoint that holds several the one under --key=NAME, such as ema
   export         write the best (or only) weights of a workdir: --format=safetensors|torch, or with stablehlo a program
-                 that needs jax alone; --output=PATH
+                 that needs jax alone; --output=PATH, whose ending stands for its format
 
 flags
   --config=FILE[:ARGUMENT]   a recipe, such as configs/preact.py, or configs/preact.py:full to train on all examples
@@ -43,8 +44,8 @@ VERBS: dict[str, Verb] = {
     "report": Verb(dict(output=""), "workdirs", True),
     "evaluate": Verb(dict(split="test", checkpoint="best", tta=""), "workdirs", True),
     "predict": Verb(dict(checkpoint="best", output="", submission=False), "files", True),
-    "import-torch": Verb(dict(file="")),
-    "export": Verb(dict(format="safetensors", output=""), trained=True),
+    "import-torch": Verb(dict(file="", key="")),
+    "export": Verb(dict(format="", output=""), trained=True),
 }
 
 

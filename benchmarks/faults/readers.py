@@ -29,7 +29,8 @@ from resnet_flax.data.datasets import images, pickles
 from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.data.datasets.splits import parse_split
 from resnet_flax.errors import STORAGE, UserError
-from resnet_flax.models.torch_weights import READERS, from_torch, to_torch
+from resnet_flax.models.torch_weights import from_torch, to_torch
+from resnet_flax.models.weight_files import read_weights
 from resnet_flax.report import figures
 from resnet_flax.report.compare import comparison_row
 from resnet_flax.report.report import best_validation, epoch_rows, headline, predictions_to_report
@@ -427,7 +428,7 @@ def weight_readers(of_file: Callable) -> dict[str, Reader]:
     tensors = to_torch(jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), like))
 
     def read(path: Path) -> Any:
-        return from_torch(READERS[path.suffix](path), like)
+        return from_torch(read_weights(path), like)
 
     content = safetensors.numpy.save(tensors)
     readers = {"safetensors": Reader(of_file("a.safetensors", read), [content], SIZES + TEXT)}

@@ -1,20 +1,24 @@
-"""A trained network for use elsewhere: its weights for PyTorch, or a program that needs nothing but jax."""
+"""Export a trained network for use elsewhere: its weights for PyTorch, or a program that needs only jax."""
 
+import io
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
-from resnet_flax.models.torch_weights import to_torch, write_torch
+from resnet_flax.files import atomic_write
+from resnet_flax.models.torch_weights import to_torch
+from resnet_flax.models.weight_files import encode_safetensors, encode_torch
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step
@@ -23,44 +27,53 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) -> None:
-    """Write the network of the best checkpoint of `workdir`, or of the newest where nothing is held out.
+    """Write the network of the best checkpoint of `workdir`, or of the newest if nothing is held out.
 
-    `format` is one of WRITERS, `output` the file, in the workdir by default. Raises UserError where there is no
-    checkpoint.
+    `output` is the file, in the workdir by default, and `format` one of FORMATS, by default as the file ends, or
+    safetensors. Raises UserError if the two disagree, and if there is no checkpoint.
     """
-    name, write = lookup("format", format, WRITERS)
-    path = Path(output) if output else workdir / name
+    chosen = FORMATS[choose_format(format, output)]
+    path = Path(output) if output else workdir / chosen.default
     checkpoint = restore_checkpoint(config, workdir)
+    content = chosen.encode(config, checkpoint.tree["state"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(config, checkpoint.tree["state"], path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from None
+        with atomic_write(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
     print_line(f"the state of step {checkpoint.step:,} exported to {path}")
 
 
-def write_safetensors(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
-    safetensors.numpy.save_file(to_torch(state.variables), path)
+def choose_format(format: str, output: str) -> str:
+    """Return the key in FORMATS that the two flags ask for; UserError if they ask for none, or for two."""
+    ending = Path(output).suffix.lower()
+    by_ending = next((name for name, one in FORMATS.items() if ending in one.endings), "")
+    if not format:
+        if output and not by_ending:
+            endings = ", ".join(ending for one in FORMATS.values() for ending in one.endings)
+            raise UserError(f"which format? Let --output={output} end in one of {endings}, or give --format")
+        return by_ending or "safetensors"
+    lookup("format", format, FORMATS)
+    if by_ending not in ("", format):
+        raise UserError(f"--output={output} ends as {by_ending} does, and --format is {format}: which of the two?")
+    return format
 
 
-def write_state_dict(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
-    write_torch(to_torch(state.variables), path)
+def stablehlo_archive(config: FrozenConfigDict, state: TrainState) -> bytes:
+    """Return a NumPy archive of `stablehlo`, the bytes that jax.export.deserialize reads, and `classes`, the names.
 
-
-def write_stablehlo(config: FrozenConfigDict, state: TrainState, path: Path) -> None:
-    """A NumPy archive of `stablehlo`, the bytes that jax.export.deserialize reads, and `classes`, the names.
-
-    The program takes images (n, H, W, 3) uint8 of the size that the network was trained on, for any n, and gives
+    The program takes images (n, H, W, 3) uint8 of the size that the network was trained on, for any n, and returns
     probabilities (n, classes) float32. It normalises the images itself. The jax that reads it may be half a year newer,
     but not older (jax.export's guarantee).
     """
-    program = program_of(config, state).serialize()
-    with open(path, "wb") as file:
-        np.savez(file, stablehlo=np.frombuffer(program, np.uint8), classes=np.array(config.data.classes))
+    program, archive = program_of(config, state).serialize(), io.BytesIO()
+    np.savez(archive, stablehlo=np.frombuffer(program, np.uint8), classes=np.array(config.data.classes))
+    return archive.getvalue()
 
 
 def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Exported:
-    """Images to probabilities for all PLATFORMS, in float32 unless the config names another dtype."""
+    """Return images -> probabilities for all PLATFORMS, in float32 unless the config names another dtype."""
     model = models.build(config)
     if config.model.compute_dtype == "auto":  # what is best here says nothing about where the program will run
         model = model.clone(dtype=jnp.float32)
@@ -74,9 +87,18 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
 
 
-# Format -> (the name of its file in the workdir, how to write one).
-WRITERS = {
-    "safetensors": ("weights.safetensors", write_safetensors),
-    "torch": ("weights.pt", write_state_dict),
-    "stablehlo": ("network.npz", write_stablehlo),
+class Format(NamedTuple):
+    """A format: the default name of its file, the endings that stand for it, and what encodes a trained network."""
+
+    default: str
+    endings: tuple[str, ...]
+    encode: Callable[[FrozenConfigDict, TrainState], bytes]
+
+
+FORMATS = {
+    "safetensors": Format(
+        "weights.safetensors", (".safetensors",), lambda _, state: encode_safetensors(to_torch(state.variables))
+    ),
+    "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),
+    "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),
 }

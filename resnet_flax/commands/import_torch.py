@@ -1,4 +1,4 @@
-"""Start a workdir from PyTorch weights."""
+"""Start a run from weights of PyTorch."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import resolve_normalization
-from resnet_flax.errors import UserError, lookup
-from resnet_flax.models.torch_weights import READERS, from_torch
+from resnet_flax.errors import UserError
+from resnet_flax.models.torch_weights import from_torch
+from resnet_flax.models.weight_files import read_weights
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import checkpoint_template, optimizer_template
 from resnet_flax.training.step import TrainState
@@ -16,17 +17,17 @@ from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 from resnet_flax.workdir.folder import check_config, lock_workdir
 
 
-def import_torch(config: FrozenConfigDict, workdir: Path, file: str) -> None:
-    """Make `workdir` a run of `config` that starts from the weights in `file` (.pt, .pth or .safetensors).
+def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = "") -> None:
+    """Make `workdir` a run of `config` that starts from the weights in `file`, see weight_files.read_weights.
 
-    Raises UserError for a file that does not fit the config's network, and for a workdir that has a run already.
+    Raises UserError for a file that does not fit the config's network, and for a workdir that holds a run already.
     """
     path = Path(file)
     if not path.is_file():
         raise UserError(f"there is no file {file!r}" if file else "which weights? Give --file=PATH")
     tree = checkpoint_template(config)
     like = {"params": tree["state"].params, "batch_stats": tree["state"].batch_stats}
-    tensors = lookup("ending of a weights file", path.suffix, READERS)(path)
+    tensors = read_weights(path, key)
     try:
         variables = from_torch(tensors, like)
     except UserError as misfit:

@@ -47,7 +47,7 @@ def predict(
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     if changes := images.changes():
         print_line(changes)
-    print_line(f"{count:,} image{'s' * (count > 1)} in {path}")
+    print_line(f"{'1 image' if count == 1 else f'{count:,} images'} in {path}")
     if images.unreadable:
         raise UserError(images.failures())
 

@@ -1,12 +1,15 @@
 """What is exported answers as the network did, where there is nothing of this package."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from resnet_flax.commands.export import PLATFORMS, export
 from resnet_flax.config.checks import complete
@@ -62,3 +65,44 @@ def test_mistakes_are_one_line(small_runs, tmp_path):
     for format in ("safetensors", "stablehlo"):
         with pytest.raises(UserError, match="cannot write"):
             export(complete(read_config(small_runs[0])), small_runs[0], format, str(small_runs[0]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "load"),
+    [
+        ([], "weights.safetensors", safetensors.numpy.load_file),
+        (["--output={}/x.safetensors"], "x.safetensors", safetensors.numpy.load_file),
+        (["--format=safetensors", "--output={}/weights"], "weights", safetensors.numpy.load_file),
+        (["--output={}/deep/x.NPZ"], "deep/x.NPZ", np.load),
+        (["--format=stablehlo"], "network.npz", np.load),
+        (["--format=stablehlo", "--output={}/program"], "program", np.load),
+    ],
+)
+def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags, name, load):
+    workdir = tmp_path / "run"
+    shutil.copytree(small_runs[0], workdir)
+    assert main(["export", f"--workdir={workdir}", *(flag.format(workdir) for flag in flags)]) == 0
+    assert {"linear.weight", "stablehlo"} & load(workdir / name).keys()
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert (workdir / name).stat().st_mode & 0o777 == 0o666 & ~mask
+    assert not list(workdir.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("format", "output", "message"),
+    [
+        (
+            "safetensors",
+            "x.npz",
+            "--output=x.npz ends as stablehlo does, and --format is safetensors: which of the two?",
+        ),
+        ("torch", "x.safetensors", "--output=x.safetensors ends as safetensors does, and --format is torch"),
+        ("", "x.onnx", "which format? Let --output=x.onnx end in one of .safetensors, .pt, .pth, .bin, .npz, or give"),
+        ("", "x", "which format? Let --output=x end in one of .safetensors"),
+    ],
+)
+def test_an_output_that_contradicts_the_format_is_refused(tmp_path, format, output, message):
+    with pytest.raises(UserError) as refusal:
+        export(complete(get_config()), tmp_path, format, output)
+    assert str(refusal.value).startswith(message)

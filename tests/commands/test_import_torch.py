@@ -1,5 +1,6 @@
 """Weights go to PyTorch's names and back, bit for bit, and an imported run trains like one that began with them."""
 
+import argparse
 import importlib.util
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,18 @@ from resnet_flax.commands.export import export
 from resnet_flax.commands.import_torch import import_torch
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
+from resnet_flax.config.stored import read_config
 from resnet_flax.errors import UserError
+from resnet_flax.main import main
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import from_torch, to_torch
+from resnet_flax.models.weight_files import read_weights
 from resnet_flax.training.restore import checkpoint_template
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 
+ROOT = Path(__file__).parents[2]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 
 
@@ -101,22 +106,36 @@ def test_prefix_and_step_counters_are_ignored():
     jax.tree.map(np.testing.assert_array_equal, from_torch(theirs, ours), ours)
 
 
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.module."])
+def test_names_of_torchvision_and_timm_are_placed(wrapper):
+    ours = variables()
+    renamed = {"linear.": "fc.", ".shortcut.": ".downsample."}
+    theirs = {}
+    for name, tensor in to_torch(ours).items():
+        for old, new in renamed.items():
+            name = name.replace(old, new)
+        theirs[wrapper + name] = tensor
+    assert {f"{wrapper}fc.weight", f"{wrapper}layer2.0.downsample.1.running_mean"} <= theirs.keys()
+    jax.tree.map(np.testing.assert_array_equal, from_torch(theirs, ours), ours)
+
+
 def test_misfits_are_named():
     ours = variables()
     theirs = to_torch(ours)
-    theirs["fc.weight"] = theirs.pop("linear.weight")
+    theirs["head.weight"] = theirs.pop("linear.weight")
     theirs["conv1.weight"] = theirs["conv1.weight"][..., :1]
+    theirs["module.linear.bias"] = theirs["linear.bias"]
     with pytest.raises(UserError) as refusal:
         from_torch(theirs, ours)
     assert str(refusal.value) == (
-        "missing: linear.weight; unexpected: fc.weight; "
+        "missing: linear.weight; unexpected: head.weight; ambiguous: linear.bias, module.linear.bias; "
         "of another shape: conv1.weight (4, 3, 3, 1) instead of (4, 3, 3, 3)"
     )
 
 
 def test_only_the_first_names_are_listed():
     ours = variables()
-    with pytest.raises(UserError, match=r"missing: [\w.]+, [\w.]+, [\w.]+ and \d+ more$"):
+    with pytest.raises(UserError, match=r"missing: [\w.]+, [\w.]+, [\w.]+, and \d+ more$"):
         from_torch({}, ours)
 
 
@@ -165,7 +184,7 @@ def test_imported_run_goes_on_like_one_that_began_with_these_weights(tmp_path, o
     [
         ("absent.pt", None, "there is no file"),
         ("weights.onnx", b"x", "unknown ending of a weights file '.onnx'"),
-        ("broken.safetensors", b"not at all", "is no safetensors file"),
+        ("broken.safetensors", b"not at all", "is not a safetensors file"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, words):
@@ -192,6 +211,63 @@ def test_without_torch_one_line_says_what_to_install(tmp_path, monkeypatch):
         import_torch(tiny_config(), tmp_path / "run", str(file))
 
 
+def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path):
+    for name in ("weights.safetensors", "weights.pt", "WEIGHTS.BIN"):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(3 * 2**30)
+        with pytest.raises(UserError, match=f"{name} has 3,221,225,472 bytes, more than 1,073,741,824$"):
+            import_torch(tiny_config(), tmp_path / "run", str(tmp_path / name))
+
+
+def test_a_key_of_a_safetensors_is_refused(tmp_path):
+    safetensors.numpy.save_file(fitting(tiny_config()), tmp_path / "in.safetensors")
+    with pytest.raises(UserError, match=r"unknown key of .*in.safetensors 'ema': there are: state_dict"):
+        import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "in.safetensors"), "ema")
+
+
+@needs_torch
+def test_of_a_checkpoint_with_several_state_dicts_one_must_be_chosen(tmp_path):
+    import torch
+
+    config, tensors = tiny_config(), fitting(tiny_config())
+    state_dict = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    average = {f"module.{name}": tensor + 1 for name, tensor in state_dict.items()} | {"n_averaged": torch.tensor(9)}
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2, 2))]).state_dict()
+    file = tmp_path / "checkpoint.bin"
+    torch.save({"model": state_dict, "state_dict_ema": average, "optimizer": optimizer, "epoch": 3}, file)
+    with pytest.raises(UserError) as refusal:
+        import_torch(config, tmp_path / "run", str(file))
+    assert str(refusal.value) == f"{file} holds several state_dicts, choose one: --key=model, --key=state_dict_ema"
+    with pytest.raises(UserError, match=r"unknown key of .* 'modle': did you mean 'model'"):
+        import_torch(config, tmp_path / "run", str(file), "modle")
+    flags = [f"--config={ROOT}/configs/quickstart.py", "--config.model.blocks=(1,1)", "--config.model.widths=(4,8)"]
+    assert main(["import-torch", *flags, f"--file={file}", "--key=state_dict_ema", f"--workdir={tmp_path}/run"]) == 0
+    export(complete(read_config(tmp_path / "run")), tmp_path / "run", "safetensors", "")
+    exported = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
+    assert_equal(exported, {name: tensor + 1 for name, tensor in tensors.items()})
+
+
+@needs_torch
+def test_what_a_checkpoint_holds_beside_tensors_is_ignored_and_not_run(tmp_path):
+    import torch
+
+    class Calls:
+        def __reduce__(self):
+            return np.save, (f"{tmp_path}/pwned.npy", 1)
+
+    tensors = fitting(tiny_config())
+    beside = {
+        "acc": np.float64(93.5),
+        "curve": np.arange(3),
+        "args": argparse.Namespace(out=Path("x")),
+        "hook": Calls(),
+    }
+    state_dict = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    torch.save({"net": state_dict, **beside}, tmp_path / "a.pt")
+    assert_equal(read_weights(tmp_path / "a.pt"), tensors)
+    assert not (tmp_path / "pwned.npy").exists()
+
+
 @needs_torch
 @pytest.mark.parametrize("nested", [False, True])
 def test_torch_files(tmp_path, nested):
@@ -213,5 +289,5 @@ def test_torch_files_with_something_else_are_refused(tmp_path):
 
     for content in ([1, 2], {"a": Path("x")}, {"net": {"epoch": 1}}):
         torch.save(content, tmp_path / "odd.pt")
-        with pytest.raises(UserError, match=r"odd.pt (is damaged|must hold one state_dict)"):
+        with pytest.raises(UserError, match=r"odd.pt holds no state_dict: save one with torch.save"):
             import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "odd.pt"))

@@ -35,9 +35,10 @@ class NamedImage(NamedTuple):
 
 @dataclass
 class Images:
-    """The images in `files`, one after the other, resized to `size`, (height, width).
+    """The images in `files`, one after the other, as RGB of `size`, (height, width).
 
-    Files that cannot be read and images that had to be changed are noted.
+    What is transparent is put on white, as viewers show it. Files that cannot be read, and images that had to be changed,
+    are noted.
     """
 
     files: list[Path]
@@ -66,7 +67,8 @@ class Images:
         if not self.changed:
             return ""
         (name, was), (height, width) = next(iter(self.changed.items())), self.size
-        line = f"{len(self.changed):,} images made {width} x {height}, RGB; the first, {escape_line(name)}, was {was}"
+        count = "1 image" if len(self.changed) == 1 else f"{len(self.changed):,} images"
+        line = f"{count} made {width} x {height}, RGB; the first, {escape_line(name)}, was {was}"
         return line + (f"; {self.transparent:,} with transparency put on white" if self.transparent else "")
 
     def failures(self) -> str:
@@ -101,8 +103,10 @@ class Images:
         height, width = self.size
         if original != (width, height) or image.mode != "RGB" or image.has_transparency_data:
             self.changed[name] = f"{original[0]} x {original[1]}, {image.mode}"
-            self.transparent += is_transparent(image)
-            image = as_rgb(image).resize((width, height), Image.Resampling.BILINEAR)
+            image = eight_bits(image).resize((width, height), Image.Resampling.BILINEAR)
+            if image.mode == "RGBA":
+                self.transparent += np.asarray(image)[..., 3].min() < 255
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return np.asarray(image)
 
 
@@ -167,21 +171,13 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
             raise ValueError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: the upper 8 of 16 bits, what is transparent on white, as viewers show it."""
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB or, if it has transparency, RGBA: of 16 bits the upper 8."""
     if image.mode in ("I", "F"):
         raise ValueError("has pixels of 32 bits: convert it to 8 or 16")
     if image.mode.startswith("I;16"):  # Pillow would clip, not scale
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def is_transparent(image: Image.Image) -> bool:
-    """Return whether any pixel is not opaque."""
-    return image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def images_in_npz(file: Path) -> np.ndarray:
