@@ -1,1 +1,1 @@
-"""Measurements of speed and fidelity; their results are under `results/`."""
+"""Measurements of speed, accuracy and fidelity; their logs are in `results/`."""

@@ -1,7 +1,7 @@
-"""`python -m resnet_flax.main` until its first training step is done: python -m benchmarks.first_step --config=...
+"""Run `python -m resnet_flax.main` until its first training step is done: python -m benchmarks.first_step --config=...
 
-Then it says in one line of JSON where the time since STARTED (in the environment, as time.time() has it) has gone, and
-ends. Nothing else is changed: what the command does is watched, not done in its place.
+Then print one line of JSON with the parts of the time since STARTED (an environment variable, as time.time() returns
+it) and end the process. The command itself is not changed, only observed.
 """
 
 import json
@@ -15,21 +15,21 @@ from functools import wraps
 from resnet_flax import main
 from resnet_flax.training.run import Run
 
-import jax  # isort: skip  the package is what imports it first
+import jax  # isort: skip  the package must import it first
 
-# What jax calls the parts of making a program, and what they are called here.
+# jax's names for the parts of compiling a program, and ours.
 EVENTS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
     "/jax/core/compile/backend_compile_duration": "compile",
 }
 
-# What takes long to import, and what a first step on the device needs none of.
+# Packages that take long to import, none of which a first step on the device needs.
 HEAVY = ("tensorflow", "keras", "torch", "matplotlib", "scipy", "sklearn", "pandas", "optuna")
 
 
 class Watch:
-    """Where the time since the process was started goes."""
+    """The parts of the time since the process was started."""
 
     def __init__(self) -> None:
         self.parts: defaultdict[str, float] = defaultdict(float)
@@ -37,7 +37,7 @@ class Watch:
         jax.monitoring.register_event_duration_secs_listener(self.add)
 
     def part(self, name: str) -> None:
-        """What is not accounted for yet was `name`."""
+        """Add the time since the last part to the part `name`."""
         now = time.time()
         self.parts[name] += now - self.last
         self.last = now
@@ -47,7 +47,7 @@ class Watch:
             self.parts[EVENTS[event]] += seconds
 
     def after(self, name: str, function: Callable) -> Callable:
-        """`function`, whose time is the part `name`, with all since the part before."""
+        """Return `function`, whose time is added to the part `name`, with all time since the part before."""
 
         @wraps(function)
         def watched(*arguments):
@@ -58,7 +58,7 @@ class Watch:
         return watched
 
     def end(self) -> None:
-        """Say what there is to say, and end the process at once."""
+        """Print the parts and end the process at once."""
         print(
             json.dumps({"parts": self.parts, "imported": [name for name in HEAVY if name in sys.modules]}), flush=True
         )
@@ -66,7 +66,7 @@ class Watch:
 
 
 def watched_run(watch: Watch) -> None:
-    """Have the next training end after its first step."""
+    """Make the next training end after its first step."""
     from_config, advance = Run.from_config, Run.advance
     Run.from_config = watch.after("data", from_config)  # type: ignore[method-assign]
     Run.fresh_state = watch.after("init", Run.fresh_state)  # type: ignore[method-assign]

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Everything that is measured on an accelerator, what matters most first: benchmarks/gpu.sh DATA [OUTPUT [SECONDS]]
+# Run every benchmark that belongs on an accelerator, the most important first: benchmarks/gpu.sh DATA [OUTPUT [SECONDS]]
 #
 # DATA is a folder with CIFAR-10 as train_images.npy, train_labels.npy, test_images.npy and test_labels.npy; TensorFlow is
-# not needed. Journals go to OUTPUT (benchmarks/results), and all ends after SECONDS (3,600). What was cut off goes on
-# when the same command runs again; what is in OUTPUT is not measured again. Where the code is no checkout, set COMMIT.
+# not needed. Logs go to OUTPUT (benchmarks/results by default), and everything ends after SECONDS (3,600 by default). The
+# same command resumes what was cut off, and does not repeat what OUTPUT already has. Outside a git checkout set COMMIT.
 set -u
 cd "$(dirname "$0")/.." || exit
 data=$1 output=${2:-benchmarks/results}
 end=$(($(date +%s) + ${3:-3600}))
 
-# stage LIMIT MODULE ARGUMENTS: for LIMIT seconds at most, and not after the end
+# stage LIMIT MODULE ARGUMENTS: run a benchmark for at most LIMIT seconds, and not beyond the end
 stage() {
     left=$((end - $(date +%s)))
     limit=$(($1 < left ? $1 : left))
@@ -25,7 +25,7 @@ stage 600 speed --config.data.dir="$data"
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
 
-# What might make a step faster, to be compared with the same step as it is.
+# Settings that might make a step faster, to be compared with the same step as it is.
 tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=step --ways=looped --steps=100 "$@"; }
 flagged() { (export XLA_FLAGS="$1" && tried --recipes=preact,resnet_353); }
 tried

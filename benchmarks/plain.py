@@ -1,7 +1,7 @@
-"""A training step as one writes it first, to compare starts with: python -m benchmarks.plain
+"""A first training step in plain Flax, to compare start-up times with: python -m benchmarks.plain
 
-The network of configs/preact.py, layer for layer, with Flax's own layers; its optimiser; a batch of random pixels that
-is on the device. Says as benchmarks.first_step does where the time since STARTED has gone once the first step is done.
+The network of configs/preact.py, layer for layer, of Flax's own layers, its optimiser, and a batch of random pixels on
+the device. Prints the parts of the time since STARTED as benchmarks.first_step does.
 """
 
 import json

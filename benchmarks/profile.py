@@ -1,13 +1,13 @@
-"""Where the time of a training step goes, by kind of kernel: python -m benchmarks.profile [--recipes=preact]
+"""Profile a training step by kind of kernel: python -m benchmarks.profile [--recipes=preact]
 
-Steps as they are trained where the data lies on the device, batches made there included, one a dispatch, under
-jax.profiler. What a kernel does is read from the compiled program: its operations, and the names that Flax modules,
-jax.named_scope and the derivative left on them. Kept are milliseconds a step of every kind and of the --top longest
-kernels. --trace=FOLDER keeps the traces, which ui.perfetto.dev shows.
+Runs training steps under jax.profiler, one per dispatch, with the data on the device and batches made there. The kind
+of a kernel follows from the compiled program: its operations, and the names that Flax modules, jax.named_scope and the
+derivative left on them. Logs the milliseconds per step of each kind and of the --top longest kernels. --trace=FOLDER
+keeps the traces, which ui.perfetto.dev shows.
 
-On a GPU a kernel lasts as long as it ran, and what is left of a step is "idle"; kernels are launched one by one, since
-those of a CUDA graph have no names. On a CPU, where convolutions run on after the event of theirs, an operation lasts
-until the next one starts.
+On a GPU a kernel's time is the time it ran, and the rest of a step is "idle"; kernels are launched one by one, since
+those of a CUDA graph have no names. On a CPU convolutions continue after their event has ended, so an operation's time
+is the time until the next one starts.
 """
 
 import gzip
@@ -36,7 +36,7 @@ LARGEST_KERNEL = 3  # pixels; the window of a weight gradient is as large as the
 
 @dataclass
 class Operation:
-    """An instruction of a compiled program, with what is inside if it is a fusion."""
+    """An instruction of a compiled program, with the instructions inside it if it is a fusion."""
 
     opcode: str
     name: str = ""  # the path of names in the traced program, such as jit(step)/jvp(ResNet)/stem_conv/...
@@ -52,7 +52,7 @@ class Operation:
 
     @property
     def scope(self) -> str:
-        """Its name, or else those of what is inside."""
+        """Its name, or else the names of the operations inside."""
         return self.name or " ".join(operation.scope for operation in self.inside)
 
     @property
@@ -65,7 +65,7 @@ INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\
 
 
 def operations(hlo: str) -> dict[str, Operation]:
-    """The instructions of a compiled program's text by name."""
+    """Return the instructions in the text of a compiled program, by name."""
     found: dict[str, Operation] = {}
     computations: dict[str, list[Operation]] = {}
     current: list[Operation] = []
@@ -93,7 +93,7 @@ def value(pattern: str, line: str) -> str:
 
 
 def elements(shape: str) -> int:
-    """How many numbers the first array of a shape such as f32[3,3,8,16]{3,2,1,0} has."""
+    """Return the size of the first array in a shape such as f32[3,3,8,16]{3,2,1,0}."""
     count = 1
     for size in filter(None, value(r"\[([\d,]*)\]", shape).split(",")):
         count *= int(size)
@@ -101,7 +101,7 @@ def elements(shape: str) -> int:
 
 
 def kind(operation: Operation, kernels: dict[str, int]) -> str:
-    """What an operation is for; `kernels` are the sizes of all convolutions' by module, such as stage1_block1/conv1."""
+    """Return the kind of an operation; `kernels` has the kernel size of each module, such as stage1_block1/conv1."""
     codes, scope, target = operation.opcodes, operation.scope, operation.target.lower()
     module = next((path for path in kernels if f"/{path}/" in scope), None)
     matmul = "dot" in codes or any(word in target for word in ("gemm", "matmul", "cublas"))
@@ -137,7 +137,7 @@ class Event:
 
 
 def read_trace(folder: Path) -> tuple[list[Event], bool]:
-    """The events of kernels and operations in a trace of jax.profiler in order, and whether a GPU ran them."""
+    """Return (the events of kernels and operations in order, whether a GPU ran them) of a trace by jax.profiler."""
     [path] = folder.rglob("*.trace.json.gz")
     with gzip.open(path) as file:
         rows = json.load(file)["traceEvents"]
@@ -148,7 +148,7 @@ def read_trace(folder: Path) -> tuple[list[Event], bool]:
     def wanted(row: dict) -> bool:
         if row.get("ph") != "X":
             return False
-        if gpu:  # what streams do; other lines of the device are summaries of them
+        if gpu:  # the kernels of streams; other rows of the device summarise them
             return row["pid"] in gpu and names.get((row["pid"], row["tid"]), "").startswith("Stream")
         return "hlo_op" in row.get("args", {})
 
@@ -160,8 +160,8 @@ def read_trace(folder: Path) -> tuple[list[Event], bool]:
 
 
 def lasting(events: list[Event]) -> Iterator[tuple[str, float]]:
-    """(name, microseconds) of each of a CPU's events: how long until the next of its run."""
-    by_run = sorted(events, key=lambda event: event.run)  # which keeps their order within a run
+    """Yield (name, microseconds) of each event on a CPU: the time until the next event of its run."""
+    by_run = sorted(events, key=lambda event: event.run)  # stable, so the order within a run is kept
     for _, run in groupby(by_run, key=lambda event: event.run):
         sequence = list(run)
         yield from ((event.name, after.start - event.start) for event, after in pairwise(sequence))
@@ -169,13 +169,13 @@ def lasting(events: list[Event]) -> Iterator[tuple[str, float]]:
 
 
 def summarise(folder: Path, hlo: str, kernels: dict[str, int], steps: int, top: int) -> dict:
-    """Milliseconds a step of a trace of so many steps: all, of every kind, and of the `top` longest kernels."""
+    """Return the milliseconds per step of a trace of `steps` steps: in total, by kind, and of the `top` kernels."""
     events, gpu = read_trace(folder)
     if not events:
-        raise SystemExit(f"error: no kernel or operation in the trace at {folder}")
+        raise SystemExit(f"error: the trace in {folder} contains no kernel")
     known = operations(hlo)
     known |= {name.replace(".", "_").replace("-", "_"): operation for name, operation in known.items()}
-    # A call has events of its own beside those of what is inside.
+    # A call has an event of its own beside the events of the operations inside it.
     events = [event for event in events if event.name not in known or known[event.name].opcode != "call"]
     spent: dict[str, float] = {}
     for name, microseconds in [(e.name, e.duration) for e in events] if gpu else lasting(events):
@@ -203,7 +203,7 @@ def summarise(folder: Path, hlo: str, kernels: dict[str, int], steps: int, top: 
 
 
 def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
-    """What summarise() says about `steps` steps of a run, traced into `folder`."""
+    """Trace `steps` steps of a run into `folder`; return their summary."""
     feed, step = DeviceFeed(run.stream, run.parallel), run.step()
 
     def training_step(state, totals, images, labels, order, position):
@@ -231,12 +231,12 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
 
 
 def table(found: dict) -> str:
-    """The kinds and the longest kernels as text."""
+    """Return a table of the kinds and the longest kernels as text."""
 
     def row(name: str, milliseconds: float) -> list[str]:
         return [name, f"{milliseconds:.3f}", f"{milliseconds / found['milliseconds']:.1%}"]
 
-    header = ["kind", "ms a step", "share"]
+    header = ["kind", "ms per step", "share"]
     kinds = [row(name, milliseconds) for name, milliseconds in found["kinds"].items()]
     kernels = [row(f"  {top['name']} ({top['kind']})", top["milliseconds"]) for top in found["top"]]
     return text_table(header, [*kinds, row("all", found["milliseconds"]), *kernels])
@@ -246,8 +246,8 @@ def main() -> None:
     parser = recipes.parser(__doc__, ["resnet_353"])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--top", type=int, default=15)
-    parser.add_argument("--examples", type=int, default=5_000, help="how many images the training split has")
-    parser.add_argument("--trace", type=Path, help="keep traces in this folder")
+    parser.add_argument("--examples", type=int, default=5_000, help="size of the training split")
+    parser.add_argument("--trace", type=Path, help="keep the traces in this folder")
     arguments, changes = recipes.read(parser)
     journal = record.Journal("profile", arguments.output, arguments.again)
     for recipe in arguments.recipes:

@@ -1,6 +1,6 @@
-"""How well and how fast `make demo` does: python -m benchmarks.quickstart [--seeds=5]
+"""Measure the accuracy and the seconds of `make demo`: python -m benchmarks.quickstart [--seeds=5]
 
-Trains configs/quickstart.py once a seed, each in a process of its own, and keeps test accuracy and wall seconds.
+Trains configs/quickstart.py with each seed in a process of its own, and logs test accuracy and seconds.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks import record
 
 
 def run(seed: int) -> dict:
-    """One run in a fresh process and workdir; its first start also decodes the digits and compiles."""
+    """Train once in a new process and workdir. The first run also decodes the digits and compiles."""
     with tempfile.TemporaryDirectory() as workdir:
         started = time.perf_counter()
         words = ["--config=configs/quickstart.py", f"--config.seed={seed}", f"--workdir={workdir}"]

@@ -1,4 +1,4 @@
-"""The recipes as benchmarks run them: named on a command line, changed there, and on random images."""
+"""Recipes in benchmarks: naming and changing them on a command line, and random images to train on."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ RECIPES = ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_large"
 
 
 def parser(description: str, recipes: Sequence[str] = RECIPES) -> argparse.ArgumentParser:
-    """What reads the command line of a benchmark of recipes; see read()."""
+    """Return a parser for the command line of a benchmark that takes recipes; `read` reads it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", type=words, default=tuple(recipes), help="names, with commas between")
+    parser.add_argument("--recipes", type=words, default=tuple(recipes), help="names, separated by commas")
     record.add_arguments(parser)
     return parser
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """main() as a process's exit code, with one line for a user's mistake."""
+    """Return the exit code of main(); a mistake of the user is printed in one line."""
     try:
         return main() or 0
     except UserError as error:
@@ -40,7 +40,7 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments, and the words --config.FIELD=VALUE that change the recipes."""
+    """Return (arguments, changes), where changes are the words --config.FIELD=VALUE."""
     arguments, changes = parser.parse_known_args()
     strange = [word for word in changes if not word.startswith("--config.")]
     if strange:
@@ -49,16 +49,16 @@ def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]
 
 
 def config(recipe: str, changes: Sequence[str] = (), argument: str = "") -> FrozenConfigDict:
-    """The complete config of `recipe` with `changes`; UserError where they make no valid one."""
+    """Return the complete config of `recipe` with `changes`. Raises UserError if it is not valid."""
     file = f"{ROOT / 'configs' / recipe}.py" + (f":{argument}" if argument else "")
     _, [(config, _)], _ = parse([f"--config={file}", *changes])
     return config
 
 
 def random_images(folder: Path, examples: int) -> list[str]:
-    """Write a dataset of random pixels into `folder` and return the changes by which a recipe trains on all of it.
+    """Write a dataset of random pixels into `folder`; return the changes that make a recipe train on all of it.
 
-    No speed depends on what is in the images, and so none needs a dataset.
+    Speed does not depend on what the images show, so measuring it needs no real dataset.
     """
     rng = np.random.default_rng(0)
     np.save(folder / "train_images.npy", rng.integers(0, 256, (examples, 32, 32, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""What every measurement is kept with: when, on what, with which versions, of which commit."""
+"""Logs of measurements, each with its date, device, versions and commit."""
 
 import argparse
 import datetime
@@ -17,10 +17,10 @@ CODE = ("resnet_flax", "configs", "benchmarks", ":!benchmarks/results")
 
 
 class Journal:
-    """Measurements in FOLDER/NAME.jsonl, a line each, written as they are made, so that a benchmark may be killed.
+    """Measurements in FOLDER/NAME.jsonl, one per line, written as they are made, so that a benchmark may be killed.
 
-    A line holds the "case" that was measured, what was "found", and the circumstances in which it was "made". A device
-    has one line for a case, which is not measured again by the same command unless `again`.
+    A line has the "case" that was measured, the values that were "found", and the circumstances in which it was "made".
+    There is one line for each device and case; a case that has one is not measured again unless `again` is set.
     """
 
     def __init__(self, name: str, folder: Path = RESULTS, again: bool = False):
@@ -29,15 +29,15 @@ class Journal:
         self.again = again
 
     def lines(self) -> list[dict]:
-        """All lines, of other devices too."""
+        """Return all lines, also those of other devices."""
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def has(self, case: dict) -> bool:
-        """Whether `case` need not be measured."""
+        """Return whether `case` has been measured and need not be again."""
         return not self.again and any(self._same(line, case) for line in self.lines())
 
     def add(self, case: dict, found: dict) -> None:
-        """Keep a line, in place of an older one of the same case, and print the numbers in it."""
+        """Write a line, in place of an older one of the same case, and print its numbers."""
         others = [line for line in self.lines() if not self._same(line, case)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
@@ -52,13 +52,13 @@ class Journal:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every benchmark that keeps a journal."""
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the folder of the journal")
-    parser.add_argument("--again", action="store_true", help="measure what the journal has already, too")
+    """Add the arguments that every benchmark with a journal has."""
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the folder of the log")
+    parser.add_argument("--again", action="store_true", help="measure again what the log already has")
 
 
 def circumstances() -> dict:
-    """Date, device, versions and commit of a measurement made now."""
+    """Return date, device, versions and commit of a measurement made now."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -69,7 +69,7 @@ def circumstances() -> dict:
         "date": datetime.date.today().isoformat(),
         "device": device(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),  # how many processes wanted a core: a busy machine is slow for all
+        "load": round(os.getloadavg()[0], 1),  # processes waiting for a core; a busy machine measures too slow
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit(),
@@ -77,14 +77,14 @@ def circumstances() -> dict:
 
 
 def device() -> str:
-    """What computes, such as "1 x NVIDIA H200" or "2 cores of Intel(R) Xeon(R) Processor"."""
+    """Return the device, such as "1 x NVIDIA H200" or "2 cores of Intel(R) Xeon(R) Processor"."""
     if jax.default_backend() == "cpu":
         return f"{os.cpu_count()} cores of {processor()}"
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """Return the name of the processor, as far as the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -93,9 +93,9 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """The commit of the code, with "-dirty" behind it if it was changed since.
+    """Return the commit of the code, followed by "-dirty" if there are uncommitted changes.
 
-    Where the code is no checkout, the environment says it as COMMIT.
+    Outside a git checkout the environment variable COMMIT names it.
     """
 
     def git(*words: str) -> str:
@@ -111,7 +111,7 @@ def commit() -> str:
 
 
 def write(name: str, measurements: list[dict]) -> Path:
-    """Keep `measurements`, made all at once, as results/NAME.json and return its path."""
+    """Write `measurements` that were made together to results/NAME.json; return the path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**circumstances(), "measurements": measurements}, indent=2) + "\n")

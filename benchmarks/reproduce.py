@@ -1,15 +1,16 @@
 """Train every recipe as its report did, and compare: python -m benchmarks.reproduce [--recipes=preact] [--seeds=3]
 
-Each recipe under its own epochs and batch size: `preact` on 40,000 images, with the epoch chosen by the other 10,000
-and early stopping, as its report did it; all others on all 50,000, with the last epoch. The test split is evaluated
-once, at the end of a run. --config.FIELD=VALUE changes anything; --config.data.dir=FOLDER is where the data lie.
+Each recipe keeps its epochs and batch size. `preact` trains on 40,000 images with early stopping and chooses the epoch
+on the other 10,000, as its report did; all others train on all 50,000 images and take the last epoch. The test split is
+evaluated once, at the end of a run. --config.FIELD=VALUE changes any field; --config.data.dir=FOLDER says where the
+data are.
 
-May be stopped and started again at any time: a run lives in a workdir of its own below --workdir, where it goes on, and
-one that is finished is not repeated. Leaves a line a run in reproduce.jsonl and a table in reproduce.md. Checkpoints
-are written every 10 epochs and at a stop by Ctrl-C or SIGTERM, so that they cost little.
+The same command resumes a stopped benchmark: each run has its own folder below --workdir, and finished runs are not
+repeated. Writes a line for each run to reproduce.jsonl and a table to reproduce.md. Checkpoints are written every 10
+epochs and when Ctrl-C or SIGTERM stops a run, so they cost little time.
 
---epochs and --train-examples make short runs, which show that everything works and reproduce nothing; the table says
-so. The schedule is squeezed into the epochs that are left.
+--epochs and --train-examples make short runs, with the schedule scaled to fewer epochs. They show that everything works
+but reproduce nothing, and the table says so.
 """
 
 import statistics
@@ -25,7 +26,7 @@ from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.main import main as train
 from resnet_flax.workdir.results import read_results
 
-# What the reports say of their test accuracy, in percent.
+# The test accuracy that each report states, in percent.
 REPORTED = {
     "resnet_443": "93.41",
     "resnet_2322": "93.31",
@@ -34,10 +35,10 @@ REPORTED = {
     "resnet_large": "92.73",
     "resnet_353": "91.8, 93.93 in its log",
 }
-HELD_OUT = ("preact",)  # whose report chose the epoch on a validation split
+HELD_OUT = ("preact",)  # recipes whose report chose the epoch on a validation split
 CHECKPOINTS = "--config.train.checkpoint_every=10"
-SAME_RESULT = ("data.dir", "data.feed", "parallel", "train.checkpoint_every")  # fields that do not change what is found
-HEADER = ("recipe", "report, %", "test accuracy, %", "parameters", "training images", "epochs", "batch", "s an epoch")
+SAME_RESULT = ("data.dir", "data.feed", "parallel", "train.checkpoint_every")  # fields that do not change the result
+HEADER = ("recipe", "report, %", "test accuracy, %", "parameters", "training images", "epochs", "batch", "s per epoch")
 
 
 def argument(recipe: str) -> str:
@@ -45,7 +46,7 @@ def argument(recipe: str) -> str:
 
 
 def squeeze(recipe: str, epochs: int) -> list[str]:
-    """The changes by which `recipe` trains for fewer epochs, its schedule in proportion."""
+    """Return the changes that make `recipe` train for fewer epochs, with its schedule scaled in proportion."""
     config = recipes.config(recipe)
     schedule, ratio = config.schedule, epochs / config.train.epochs
     changes = [f"--config.train.epochs={epochs}"]
@@ -63,12 +64,12 @@ def squeeze(recipe: str, epochs: int) -> list[str]:
 
 
 def lasting(changes: Sequence[str]) -> list[str]:
-    """Those of the changes that a result depends on."""
+    """Return the changes that the result depends on."""
     return [word for word in changes if word.removeprefix("--config.").partition("=")[0] not in SAME_RESULT]
 
 
 def run(words: list[str], config: FrozenConfigDict, workdir: Path) -> tuple[int, dict]:
-    """Train, or go on; (exit code, what is kept of the results)."""
+    """Train or resume a run; return (exit code, the results to log)."""
     fresh, started = not workdir.exists(), time.perf_counter()
     code = train([*words, f"--workdir={workdir}"])
     if code:
@@ -83,7 +84,7 @@ def run(words: list[str], config: FrozenConfigDict, workdir: Path) -> tuple[int,
 
 
 def table(lines: Sequence[dict]) -> str:
-    """A Markdown table for each device: a row for each recipe, mean and standard deviation over the seeds."""
+    """Return a Markdown table for each device: a row for each recipe, mean and standard deviation over the seeds."""
     parts = []
     for device in sorted({line["made"]["device"] for line in lines}):
         groups: dict[tuple, list[dict]] = {}
@@ -98,7 +99,7 @@ def table(lines: Sequence[dict]) -> str:
 
 
 def row(lines: Sequence[dict]) -> str:
-    """The row of runs that differ in their seeds alone."""
+    """Return the row of runs that differ only in their seed."""
     case, found = lines[0]["case"], [line["found"] for line in lines]
     changes = " ".join(case["changes"]).replace("--config.", "")
     accuracies = [100 * one["test_accuracy"] for one in found]
@@ -106,7 +107,7 @@ def row(lines: Sequence[dict]) -> str:
     paces = [one["seconds_per_epoch"] for one in found if "seconds_per_epoch" in one]
     trained = sorted({one["epochs"] for one in found})
     cells = [
-        case["recipe"] + (f", no reproduction: {changes}" if changes else ""),
+        case["recipe"] + (f", not a reproduction: {changes}" if changes else ""),
         REPORTED[case["recipe"]],
         f"{statistics.mean(accuracies):.2f}{spread} (n = {len(lines)})",
         f"{found[0]['parameters']:,}",
@@ -120,9 +121,9 @@ def row(lines: Sequence[dict]) -> str:
 
 def main() -> int:
     parser = recipes.parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, ...")
-    parser.add_argument("--epochs", type=int, default=0, help="fewer than the recipes'")
-    parser.add_argument("--train-examples", type=int, default=0, help="fewer than there are")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 0, 1, ...")
+    parser.add_argument("--epochs", type=int, default=0, help="train for fewer epochs")
+    parser.add_argument("--train-examples", type=int, default=0, help="train on fewer images")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
     arguments, given = recipes.read(parser)
     journal = record.Journal("reproduce", arguments.output, arguments.again)
@@ -146,7 +147,7 @@ def main() -> int:
             file = f"{recipes.ROOT / 'configs' / recipe}.py:{argument(recipe)}"
             words = [f"--config={file}", CHECKPOINTS, *changes, f"--config.seed={seed}"]
             code, found = run(words, config, arguments.workdir / f"{recipe}-seed{seed}{'-short' if short else ''}")
-            if code > 128:  # a signal; what is done is kept
+            if code > 128:  # stopped by a signal, and saved
                 return code
             failed = failed or code
             if found:

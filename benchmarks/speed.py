@@ -1,15 +1,16 @@
-"""Seconds to 94, 95 and 96 % of CIFAR-10's test images: python -m benchmarks.speed [--targets=94,96] [--seeds=5]
+"""Measure the seconds to 94, 95 and 96 % test accuracy on CIFAR-10: python -m benchmarks.speed [--targets=94,96]
 
-Each seed trains a target's recipe on all 50,000 images and is judged by all test images once, by the last weights.
+Each seed trains a target's recipe on all 50,000 images and is evaluated once on the test split, with its last weights
+(--seeds=5).
 
-seconds        of all training steps, and of finding the whitening: without compiling, reading the data and judging. The
-               first step of a run compiles, so the others are timed and it is counted as one of them
-with_compiling from the random weights to the last step, with nothing compiled before
-accuracy       of each test image as it is; tta_accuracy: of the mean of it and its mirror image
+seconds         all training steps and the computation of the whitening, without compiling, loading data and evaluation.
+                The first step compiles, so the others are timed and the first is counted like them
+with_compiling  from the initial weights to the last step, with nothing compiled before
+accuracy        on the test images as they are; tta_accuracy: on the mean of each and its mirror image
 
-Results: speed.jsonl, a line a run; the table is printed at the end. With --small the recipes are cut down to what a CPU
-does in a minute, which shows that everything works and is kept apart, as speed_small.jsonl. Words such as
---config.train.epochs=12 change the recipes.
+Writes a line for each run to speed.jsonl and prints a table at the end. --small reduces the recipes to what a CPU does
+in a minute; this shows that everything works and goes to speed_small.jsonl. Words such as --config.train.epochs=12
+change the recipes.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
-# Per cent -> the recipe that is to get there, and what is changed in it.
+# Percent -> the recipe that is meant to reach it, and changes to that recipe.
 TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "94": ("speed94", ()),
     "95": ("speed96", ("--config.train.epochs=16",)),
@@ -46,7 +47,7 @@ HEADER = (
 
 
 def measure(config: FrozenConfigDict) -> dict:
-    """What one run of `config` takes and reaches."""
+    """Train one run of `config`; return its accuracies and times."""
     run = Run.from_config(config)
     steps = config.train.epochs * run.stream.steps_per_epoch
     started = time.perf_counter()
@@ -75,7 +76,7 @@ def measure(config: FrozenConfigDict) -> dict:
 
 
 def table(lines: Sequence[dict]) -> str:
-    """A row for each case of one device: mean and standard deviation over its seeds, and whether the target is met."""
+    """Return a row for each case of one device: mean and deviation over its seeds, and if it reached its target."""
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
         case = line["case"]
@@ -92,14 +93,14 @@ def table(lines: Sequence[dict]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation of the sample, which one value has not."""
+    """Return the mean and, for several values, the standard deviation of the sample."""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def main() -> None:
     parser = recipes.parser(__doc__, ())
-    parser.add_argument("--targets", type=recipes.words, default=tuple(TARGETS), help="per cent, with commas between")
+    parser.add_argument("--targets", type=recipes.words, default=tuple(TARGETS), help="percent, separated by commas")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--small", action="store_true")
     arguments, given = recipes.read(parser)

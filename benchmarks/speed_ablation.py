@@ -1,9 +1,9 @@
-"""What each idea of configs/speed94.py is worth, small: python -m benchmarks.speed_ablation [--seeds=3]
+"""Ablate configs/speed94.py at a small size: python -m benchmarks.speed_ablation [--seeds=3]
 
-The recipe with widths 8/16/32 trains 4 epochs on 10,000 images in batches of 128, as it is and with one idea left out
-or exchanged at a time, and is judged by 5,000 other images of the training split; the test split is not touched. Each
-seed is compared with the same seed of the recipe. It needs no accelerator: some 30 seconds of one core for a run.
-Results: speed_ablation.jsonl, a line a run; the table is printed at the end.
+The recipe with widths 8/16/32 trains for 4 epochs on 10,000 images in batches of 128, once as it is and once with each
+of its ideas left out or replaced, and is evaluated on 5,000 other images of the training split; the test split is not
+used. Each run is compared with the unchanged recipe of the same seed. It needs no accelerator: a run takes about 30
+seconds of one core. Writes a line for each run to speed_ablation.jsonl and prints a table at the end.
 """
 
 import argparse
@@ -32,27 +32,27 @@ SMALL = (
     "--config.data.feed=device",
     "--config.train.epochs=4",
     "--config.train.batch_size=128",
-    "--config.train.ema_decay=0.98",  # which moves no weights: what it is worth is seen beside each run
+    "--config.train.ema_decay=0.98",  # does not change training, so each run also shows what averaging is worth
 )
 
-BASE, RANDOM = "nothing: the recipe", "random filters for the whitening's"
-# What is exchanged -> the changes that do it.
+BASE, RANDOM = "none (the recipe)", "random filters instead of whitening"
+# Change -> how it is made in the config.
 IDEAS: dict[str, tuple[str, ...]] = {
     BASE: (),
-    RANDOM: (),  # in the place of what is computed
-    "PyTorch's initialisation for dirac": ("--config.model.kernel_init=torch",),
-    "SGD at 0.4 for Muon": ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.4"),
-    "one learning rate for all": ("--config.optimizer.bias_lr_factor=1",),
+    RANDOM: (),  # replaces a function instead
+    "PyTorch's initialisation instead of dirac": ("--config.model.kernel_init=torch",),
+    "SGD at 0.4 instead of Muon": ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.4"),
+    "one learning rate for all parameters": ("--config.optimizer.bias_lr_factor=1",),
     "no label smoothing": ("--config.train.label_smoothing=0",),
-    "basic blocks, with strides, for pooling ones": ("--config.model.block=basic",),
-    "ReLU for GELU": ("--config.model.activation=relu",),
-    "random flips for alternating": ("--config.data.policy=crop(2,reflect)|flip|normalize(cifar10)",),
-    "black borders for reflected": ("--config.data.policy=crop(2)|flip(alternating)|normalize(cifar10)",),
+    "basic blocks with strides instead of pooling blocks": ("--config.model.block=basic",),
+    "ReLU instead of GELU": ("--config.model.activation=relu",),
+    "random instead of alternating flips": ("--config.data.policy=crop(2,reflect)|flip|normalize(cifar10)",),
+    "black instead of reflected borders": ("--config.data.policy=crop(2)|flip(alternating)|normalize(cifar10)",),
 }
 
 
 def random_directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
-    """As whitening.directions, but drawn, with outputs of variance 1 as those have."""
+    """Like whitening.directions, but random, with outputs of the same variance 1."""
     kernel = np.random.default_rng(0).normal(size=(2, 2, 3, 12)).astype(np.float32)
     kernel /= (
         Whitening().apply({"batch_stats": {"kernel": kernel}}, normalize(jnp.asarray(images[:500]))).std((0, 1, 2))
@@ -61,7 +61,7 @@ def random_directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.A
 
 
 def measure(idea: str, seed: int) -> dict:
-    """Accuracy on the held-out images after one run, of its weights and of their moving average."""
+    """Train one run; return the held-out accuracy of its weights and of their moving average."""
     run = Run.from_config(recipes.config("speed94", (*SMALL, *IDEAS[idea], f"--config.seed={seed}")))
     started = time.process_time()
     with patch.object(whitening, "directions", random_directions) if idea == RANDOM else nullcontext():
@@ -80,9 +80,9 @@ def measure(idea: str, seed: int) -> dict:
 
 
 def table(lines: list[dict]) -> str:
-    """Of each idea, in per cent: accuracy, and how much more than the recipe's with the same seed; mean and std."""
+    """Return a row for each idea, in percent: accuracy, and its difference from the recipe with the same seed."""
     found = {(line["case"]["idea"], line["case"]["seed"]): line["found"] for line in lines}
-    rows = ["| what is exchanged | accuracy | difference | core seconds | seeds |", "|:--|--:|--:|--:|--:|"]
+    rows = ["| change | accuracy, % | difference | core seconds | seeds |", "|:--|--:|--:|--:|--:|"]
     for idea in IDEAS:
         seeds = [seed for name, seed in found if name == idea and (BASE, seed) in found]
         here, base = ([100 * found[name, seed]["accuracy"] for seed in seeds] for name in (idea, BASE))

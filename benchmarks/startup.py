@@ -1,14 +1,15 @@
-"""Seconds from starting a process to the end of its first training step: python -m benchmarks.startup [--rounds=5]
+"""Measure the seconds from starting a process to the end of its first training step: python -m benchmarks.startup
 
-ours, cold   `python -m resnet_flax.main --config=configs/preact.py` where nothing is compiled, but the dataset decoded
-ours, warm   the same command for the second time, with the programs that the first one kept; both for each feed
-plain        the same network, optimiser and batch as one writes them first: benchmarks.plain, which keeps nothing
+ours, cold   `python -m resnet_flax.main --config=configs/preact.py` with the dataset decoded and nothing compiled
+ours, warm   the same command for the second time, with the compiled programs that the first one cached; for each feed
+plain        the same network, optimiser and batch in plain Flax: benchmarks.plain, which caches nothing
 
-Every start is a process of its own, timed from outside, and the variants take turns. `parts` are medians, too: imports;
-data (config, dataset, size of the network); init (the random weights); feed (what makes batches); step (the first one,
-which compiles). What jax says it took to trace, lower and compile, or to load what is kept, is in them.
+Every start is a process of its own, timed from outside, and the variants take turns (--rounds=5). `parts` are medians,
+too: imports; data (config, dataset, size of the network); init (the initial weights); feed (the pipeline of batches);
+step (the first one, which compiles). The times that jax reports for tracing, lowering and compiling, or for loading a
+cached program, are contained in them.
 
-Results: startup.jsonl. Words such as --config.data.dir=DATA change the recipe.
+Writes to startup.jsonl. Words such as --config.data.dir=DATA change the recipe.
 """
 
 import argparse
@@ -23,18 +24,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # a GPU's memory is for the processes that are timed
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave a GPU's memory to the processes that are timed
 
 import jax
 
 from benchmarks import recipes, record
 
-PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three are in the others
+PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three overlap the others
 RECIPE = recipes.ROOT / "configs" / "preact.py"
 
 
 def start(module: str, words: Sequence[str], cache: Path) -> dict:
-    """What `python -m module` says about its first step as JSON in its last line, and the seconds until it did."""
+    """Run `python -m module`; return the JSON in its last line of output, with the seconds it took."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_PYTHON_CLIENT_PREALLOCATE"}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     started, clock = time.time(), time.perf_counter()
@@ -47,12 +48,12 @@ def start(module: str, words: Sequence[str], cache: Path) -> dict:
     )
     seconds = time.perf_counter() - clock
     if process.returncode:
-        raise SystemExit(f"{module} ended with {process.returncode}")
+        raise SystemExit(f"error: {module} failed with exit code {process.returncode}")
     return {"seconds": seconds, **json.loads(process.stdout.splitlines()[-1])}
 
 
 def start_ours(feed: str, warm: bool, changes: Sequence[str], folder: Path) -> dict:
-    """A start of training in a new workdir, with the programs of those before if `warm`."""
+    """Start training in a new workdir, with the cached programs of earlier starts if `warm`."""
     workdir = folder / "run"
     shutil.rmtree(workdir, ignore_errors=True)
     if not warm:
@@ -62,7 +63,7 @@ def start_ours(feed: str, warm: bool, changes: Sequence[str], folder: Path) -> d
 
 
 def medians(starts: Sequence[dict]) -> dict:
-    """What is kept of the starts of a variant."""
+    """Return the medians of the starts of a variant."""
     parts = {name: round(statistics.median(one["parts"][name] for one in starts), 2) for name in starts[0]["parts"]}
     seconds = [round(one["seconds"], 2) for one in starts]
     median = round(statistics.median(seconds), 2)
@@ -70,7 +71,7 @@ def medians(starts: Sequence[dict]) -> dict:
 
 
 def table(lines: Sequence[dict]) -> str:
-    """A row for each variant: seconds, and where they go."""
+    """Return a row for each variant: its seconds and their parts."""
     rows = []
     for line in sorted(lines, key=lambda line: [str(value) for value in line["case"].values()]):
         case, found = line["case"], line["found"]
@@ -98,7 +99,7 @@ def main() -> None:
         variants = [
             (case("ours", feed, cache), lambda f=feed, w=cache == "warm": start_ours(f, w, changes, Path(temporary)))
             for feed in arguments.feeds
-            for cache in ("cold", "warm")  # in this order: a cold start leaves what the next one takes
+            for cache in ("cold", "warm")  # in this order: a warm start uses what the cold one cached
         ]
         if arguments.plain:
             variants.append((case("plain"), lambda: start("benchmarks.plain", [], Path(temporary))))

@@ -1,8 +1,8 @@
-"""One training step beside PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32]
+"""Compare a training step with PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32]
 
-The same networks and plain SGD with momentum, the batch on the device. The variants take turns in one process and so
-share the machine's noise. Ours run as training runs them where the data is on the device: as a loop in the compiled
-program. Float32 is what each framework makes of it by default, TF32 in the convolutions of an NVIDIA GPU.
+Both train the same networks with SGD and momentum on a batch that is on the device. The variants take turns in one
+process, so noise of the machine affects all alike. Ours run in a loop of the compiled program, as in training with the
+data on the device. Float32 means each framework's default, which is TF32 in the convolutions of an NVIDIA GPU.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the other half of a GPU's memory is PyTorch's
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # leave half of a GPU's memory to PyTorch
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from resnet_flax.parallel.devices import Jit
 from resnet_flax.training.step import Totals, init_state, train_step
 
 NETWORKS = ("preact", "resnet_large", "resnet_353")
-Program = Callable[[int], None]  # does so many steps and waits for them
+Program = Callable[[int], None]  # runs a number of steps and waits for them
 
 
 def ours(name: str, images: np.ndarray, labels: np.ndarray, dtype: str) -> Program:
@@ -89,21 +89,24 @@ VARIANTS: dict[str, Callable[..., Program]] = {
 
 
 def warm(variants: Iterable[str], name: str, images: np.ndarray, labels: np.ndarray) -> dict[str, Program]:
-    """The programs of those variants that this machine can run, compiled; a line says why another cannot."""
+    """Return the compiled programs of the variants that run here; print a line for each that does not."""
     programs = {}
     for variant in variants:
         try:
             program = VARIANTS[variant](name, images, labels)
             program(2)
-        except Exception as error:  # PyTorch missing, or a compiler of its; what they raise are of many kinds
-            print(f"{name}: no {variant}, {type(error).__name__}: {(str(error) or ' ').splitlines()[0]}", flush=True)
+        except Exception as error:  # PyTorch or its compiler is missing; they raise many kinds of errors
+            print(
+                f"{name}: {variant} does not run here, {type(error).__name__}: {(str(error) or ' ').splitlines()[0]}",
+                flush=True,
+            )
         else:
             programs[variant] = program
     return programs
 
 
 def speeds(programs: dict[str, Program], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """The images a second of each program in each of `rounds`, which take about `seconds` a program."""
+    """Return the images per second of each program in each round, which takes about `seconds` for each program."""
 
     def timed(program: Program, count: int) -> float:
         started = time.perf_counter()
@@ -124,7 +127,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a variant in a round")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per variant and round")
     record.add_arguments(parser)
     arguments = parser.parse_args()
     journal = record.Journal("step", arguments.output, arguments.again)

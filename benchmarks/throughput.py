@@ -1,18 +1,18 @@
-"""Images a second of every recipe: its training step alone, its feed alone, and both together as they train.
+"""Measure the images per second of every recipe: its training step, its feed, and both together in training.
 
 python -m benchmarks.throughput [--recipes=preact,...] [--config.FIELD=VALUE ...]
 
-part  step      training steps on one batch, which lies on the device
-      feed      batches alone: drawn, gathered and augmented
-      loop      both, as training runs them
-way   single    one step a dispatch, sent ahead of the device
-      looped    as many steps a dispatch as --steps says, in a loop of the compiled program
+part  step      training steps on one batch that stays on the device
+      feed      batches only: shuffled, gathered and augmented
+      loop      both, as in training
+way   single    one step per dispatch, sent ahead of the device
+      looped    --steps steps per dispatch, in a loop of the compiled program
       unrolled  the same, one after the other in the compiled program (step only)
-      host      one step a dispatch, with batches that tf.data makes on the host (feed, loop)
+      host      one step per dispatch, with batches that tf.data makes on the host (feed, loop)
 
-The programs of a recipe take turns, so that a noisy machine is noisy for all; medians are kept. On an H200 the speeds
-of steps and loops are also given in percent of the limits below. A part is measured only in the ways that it has. What
-is measured with changes or with XLA_FLAGS set is told apart, and not in README.
+The programs of a recipe take turns, so noise of the machine affects all alike, and medians are logged. On an H200 the
+speeds of steps and loops are also given in percent of the limits below. Each part is measured in the ways that it has.
+Measurements with changed fields or with XLA_FLAGS are logged as such, and left out of the documentation.
 """
 
 import importlib.util
@@ -40,9 +40,10 @@ from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
 
-# Thousand training images a second that one H200 could do, from the arithmetic and the bytes of every layer, with 790
-# TFLOP/s in bfloat16 and 4.3 TB/s as measured on one. A: arithmetic alone; C: perfect convolutions, and the traffic of
-# what XLA fuses around them; D: as C with convolutions at 60 % of the arithmetic, which the best public code reaches.
+# Upper limits for one H200 in thousand training images per second, from the arithmetic and the memory traffic of all
+# layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s that were measured on one. A: arithmetic only; C: perfect
+# convolutions plus the traffic of what XLA fuses around them; D: as C with convolutions at 60 % of the peak, which the
+# best public code reaches.
 LIMITS = {
     "resnet_443": {"A": 164, "C": 92, "D": 65},
     "resnet_353": {"A": 164, "C": 92, "D": 65},
@@ -52,7 +53,7 @@ LIMITS = {
     "preact": {"A": 947, "C": 373, "D": 290},
 }
 
-# Sends up to so many steps; returns how many it sent, and what is ready once they are done.
+# Sends up to the given number of steps; returns how many it sent, and what is ready when they are done.
 Dispatch = Callable[[int], tuple[int, Any]]
 
 
@@ -88,7 +89,7 @@ def feed_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     order, positions = feed.order(0), itertools.count()
 
     def several(images, labels, order, position, count):
-        def one(index, batch):  # a loop does the work of every batch although it keeps only the last
+        def one(index, batch):  # the loop computes every batch although it keeps only the last
             return feed.batch(images, labels, order, 0, (position + index) % len(order))
 
         first = one(0, None)
@@ -121,7 +122,7 @@ PARTS: dict[str, tuple[Callable[..., Dispatch], tuple[str, ...]]] = {
 
 
 def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
-    """Steps a second over about so many seconds, of dispatches of at most `most` steps."""
+    """Return the steps per second over about `seconds`, with dispatches of at most `most` steps."""
     in_flight: deque = deque()
     done, started = 0, time.perf_counter()
     while not done or time.perf_counter() - started < seconds:
@@ -135,18 +136,18 @@ def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
 
 
 def cases(part: str, ways: Sequence[str], steps: Sequence[int]) -> list[dict]:
-    """The part in each of the `ways` that it has, the ways of several steps a dispatch with each of `steps`."""
+    """Return a case for each of the `ways` that the part has; those of several steps per dispatch for each number."""
     several = ("looped", "unrolled")
     found = [(way, n) for way in ways if way in PARTS[part][1] for n in (steps if way in several else (1,))]
     return [{"part": part, "way": way, "steps": n} for way, n in found]
 
 
 def measure(run: Run, wanted: list[dict], rounds: int, seconds: float) -> list[list[float]]:
-    """Images a second of each case wanted, in every round."""
+    """Return the images per second of each case in every round."""
     fresh = run.fresh_state()
     programs: dict[tuple, Dispatch] = {}
     dispatches = []
-    for case in wanted:  # a looped program serves all numbers of steps
+    for case in wanted:  # a looped program takes the number of steps as an argument
         key = case["part"], case["way"], case["steps"] if case["way"] == "unrolled" else 0
         if key not in programs:
             programs[key] = PARTS[case["part"]][0](run, case["way"], case["steps"], jax.tree.map(jnp.copy, fresh))
@@ -160,7 +161,7 @@ def measure(run: Run, wanted: list[dict], rounds: int, seconds: float) -> list[l
 
 
 def summary(case: dict, speeds: list[float]) -> dict:
-    """What is kept of the images a second of a case."""
+    """Return the median, minimum and maximum of the images per second of a case."""
     found = {"images_per_second": statistics.median(speeds), "low": min(speeds), "high": max(speeds)}
     found = {name: round(rate, 1) for name, rate in found.items()}
     if "H200" in jax.devices()[0].device_kind and case["part"] != "feed":
@@ -173,9 +174,9 @@ def percent_of_limits(recipe: str, images_per_second: float) -> dict[str, float]
 
 
 def usable(ways: Sequence[str]) -> list[str]:
-    """Those of the ways that this installation has."""
+    """Return the ways that this installation can run."""
     if "host" in ways and not importlib.util.find_spec("tensorflow"):
-        print("no way host: TensorFlow is not installed")
+        print("the way host is skipped: TensorFlow is not installed")
         return [way for way in ways if way != "host"]
     return list(ways)
 
@@ -187,10 +188,10 @@ def main() -> None:
     parser.add_argument("--dtypes", type=recipes.words, default=("float32",) if cpu else ("bfloat16", "float32"))
     parser.add_argument("--parts", type=recipes.words, default=tuple(PARTS))
     parser.add_argument("--ways", type=recipes.words, default=("single", "looped", *["host"] * cpu))
-    parser.add_argument("--steps", type=recipes.numbers, default=(4,) if cpu else (1, 10, 100), help="of a dispatch")
+    parser.add_argument("--steps", type=recipes.numbers, default=(4,) if cpu else (1, 10, 100), help="per dispatch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a measurement in a round")
-    parser.add_argument("--examples", type=int, default=50_000, help="how many images the training split has")
+    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement and round")
+    parser.add_argument("--examples", type=int, default=50_000, help="size of the training split")
     arguments, changes = recipes.read(parser)
     journal = record.Journal("throughput", arguments.output, arguments.again)
     ways = usable(arguments.ways)

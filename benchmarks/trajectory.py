@@ -1,14 +1,13 @@
-"""A narrow resnet_353 learns beside PyTorch's, step by step: python -m benchmarks.trajectory
+"""Compare 100 training steps of a narrow resnet_353 with PyTorch's: python -m benchmarks.trajectory
 
-Widths 8/16/32, 100 steps on 2,000 images of CIFAR-10 that are only normalised, from the same weights on the same
-batches of 128, in float32; PyTorch's schedule and optimiser on its side, `train_step` on ours. Each setting is also run
-by PyTorch from weights that differ by rounding alone (factors of 1 +- 1e-7), which shows how far apart two exact
-programs come to be.
+Both start from the same weights, of widths 8/16/32, and train on the same batches of 128 from 2,000 images of CIFAR-10,
+only normalised, in float32: PyTorch with its own schedule and optimiser, ours with `train_step`. PyTorch also trains
+from weights that differ only by rounding (factors of 1 +- 1e-7), which shows how far two exact programs drift apart.
 
-With the recipe's learning rate that is too far for the first bound: AdamW's first updates are about +-0.004 for every
-weight, however small its gradient, so rounding of gradients near zero moves the loss by some 0.1 within ten steps, in
-PyTorch against itself as in ours against it. Held to the bounds (exit code 1) is the same optimiser at a hundredth of
-that rate. Results: trajectory.json and trajectory.png.
+With the recipe's learning rate they drift beyond the first bound: AdamW's first updates are about +-0.004 for every
+weight, however small its gradient, so rounding of gradients near zero changes the loss by about 0.1 within ten steps,
+between two runs of PyTorch as between PyTorch and ours. The bounds therefore apply to the same optimiser at a hundredth
+of that rate; exit code 1 means that they are exceeded. Writes trajectory.json and trajectory.png.
 """
 
 import importlib
@@ -53,7 +52,7 @@ def configure(changes: dict) -> FrozenConfigDict:
 
 
 def ours(run: Run, batches: list[dict]) -> np.ndarray:
-    """The loss of each batch, before its step."""
+    """Return the loss of each batch before its step."""
     state, step, losses = run.fresh_state(), run.parallel.compile(run.step(), sharded=(2,)), []
     for batch in batches:
         state, totals = step(state, run.parallel.replicate(Totals.zero()), run.parallel.shard(batch))
@@ -62,7 +61,7 @@ def ours(run: Run, batches: list[dict]) -> np.ndarray:
 
 
 def theirs(config, weights: Tensors, steps_per_epoch: int, batches: list[dict]) -> np.ndarray:
-    """The same from PyTorch, which starts from `weights`."""
+    """Return the same of PyTorch, starting from `weights`."""
     net = reference.ResNet(**{field: config.model[field] for field in architecture(config.model.name)})
     net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
     fields = config.optimizer
@@ -84,19 +83,19 @@ def theirs(config, weights: Tensors, steps_per_epoch: int, batches: list[dict]) 
 
 
 def running_mean(losses: np.ndarray) -> np.ndarray:
-    """The mean of each WINDOW losses that follow each other."""
+    """Return the mean of every WINDOW consecutive losses."""
     return np.convolve(losses, np.ones(WINDOW) / WINDOW, "valid")
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """The largest difference of the first losses, and the largest of the running means afterwards, relative to b's."""
+    """Return the largest difference of the first losses, and of the running means after them, relative to b's."""
     later = slice(EXACT_STEPS, None)
     means = np.abs(running_mean(a[later]) / running_mean(b[later]) - 1)
     return {"first_20": float(np.abs(a - b)[:EXACT_STEPS].max()), "running_mean": float(means.max())}
 
 
 def measure(label: str) -> dict:
-    """The three curves of a setting and how far they are apart."""
+    """Return the three curves of a setting and their distances."""
     config = configure(SETTINGS[label])
     run = Run.from_config(config)
     batches = list(itertools.islice(host_feed.batches(run.stream, 0), STEPS))
@@ -121,7 +120,7 @@ def measure(label: str) -> dict:
 
 
 def draw(measurements: list[dict], path: Path) -> None:
-    """Above the losses, below their distance from PyTorch's; a column for each setting."""
+    """Draw a column for each setting: the losses, and below them their distance from PyTorch's."""
     figure, axes = plt.subplots(2, len(measurements), figsize=(6 * len(measurements), 7), sharex=True, squeeze=False)
     styles = {"ours": "-", "PyTorch": "--", "PyTorch, weights rounded": ":"}
     for (above, below), measured in zip(axes.T, measurements, strict=True):

@@ -38,7 +38,7 @@ def test_a_run_is_done_once_and_goes_on_after_a_stop(data, monkeypatch, capsys):
     assert 0 <= line["found"]["test_accuracy"] <= 1 and line["found"]["epochs"] == 1
     assert not any("data.dir" in word or "data.feed" in word for word in line["case"]["changes"])
     table = (data / "reproduce.md").read_text()
-    assert "| resnet_443, no reproduction: train.epochs=1 schedule.milestones=() schedule.name=constant " in table
+    assert "| resnet_443, not a reproduction: train.epochs=1 schedule.milestones=() schedule.name=constant " in table
     assert table in capsys.readouterr().out
 
 
