@@ -1,14 +1,17 @@
-"""How good trained networks are on a split: accuracy with an interval, loss, and a table of the classes."""
+"""Score trained networks on a split: accuracy with an interval, loss, and a table of the classes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict
 
+from resnet_flax.config.checks import complete
+from resnet_flax.config.stored import read_config
+from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.fingerprint import Examples, examples_of, overlap
 from resnet_flax.data.datasets.load import find_arrays, load_split
-from resnet_flax.data.datasets.splits import parse_split, share_examples
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent, text_table
 from resnet_flax.text import print_line
@@ -18,107 +21,144 @@ from resnet_flax.workdir import predictions
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.predictions import Predictions, wilson_interval
 
-ScoreRow = tuple[str, Predictions]  # of a table: what it is called, and what it shows
-View = Callable[[list[np.ndarray]], list[np.ndarray]]
+ScoreRow = tuple[str, Predictions]  # the name of a network, or of several, and its predictions
 
 SHIFT = 2  # pixels
 SCORES_HEADER = ["network", "accuracy", "95 % interval", "loss", "correct"]
 
 
 def flip(views: list[np.ndarray]) -> list[np.ndarray]:
-    """Each view and its mirror image."""
+    """Return each view and its mirror image."""
     return [*views, *(view[:, :, ::-1] for view in views)]
 
 
 def shift(views: list[np.ndarray]) -> list[np.ndarray]:
-    """Each view, and moved by two pixels to each side; black comes in, as where a training image is cropped."""
+    """Return each view, and it moved by two pixels to each side, with a black border as a training crop has."""
     moves = [(0, 0), (-SHIFT, 0), (SHIFT, 0), (0, -SHIFT), (0, SHIFT)]
     return [shift_images(view, *by) for view in views for by in moves]
 
 
 def shift_images(images: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Images (n, H, W, 3) moved by at most SHIFT pixels, with black where nothing was."""
+    """Return images (n, H, W, 3) moved by at most SHIFT pixels, black where nothing was."""
     height, width = images.shape[1:3]
     padded = np.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)])
     return padded[:, SHIFT - down : SHIFT - down + height, SHIFT - right : SHIFT - right + width]
 
 
-VIEWS: dict[str, View] = {"flip": flip, "shift": shift}
+class View(NamedTuple):
+    """A kind of test-time augmentation, and the operations of a policy that prepare a network for it."""
+
+    extend: Callable[[list[np.ndarray]], list[np.ndarray]]
+    operations: tuple[str, ...]
+
+
+VIEWS = {"flip": View(flip, ("flip",)), "shift": View(shift, ("crop", "translate", "affine"))}
 
 
 def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
-    """Print how good the networks of `jobs` are on `split`, and, of several, their ensemble (mean of probabilities).
+    """Print the scores of the networks of `jobs` on `split` and, of several, of their ensemble (mean probabilities).
 
-    `split` is as sources.load_split reads it, `checkpoint` as classifier.restore does. `tta`, test-time augmentation,
-    is some of VIEWS with commas between: the mean over these views is printed beside the plain result.
+    `split` is as in load.find_slice, `checkpoint` as in restore_checkpoint. `tta`, test-time augmentation, is a list
+    of VIEWS with commas between: the score of the mean over these views is printed beside the plain one.
     """
-    chosen = [lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name]
+    views = {name: lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name}
     classes = jobs[0].config.data.classes
-    found = [score_run(job, split, checkpoint, chosen) for job in jobs]
-    for (config, workdir), judged in zip(jobs, found, strict=True):
-        if config.data.classes != classes or not np.array_equal(judged.views[0].labels, found[0].views[0].labels):
-            raise UserError(f"{workdir} has other classes or images than {jobs[0].workdir}: no ensemble of the two")
-    names = [str(workdir) for _, workdir in jobs]
-    rows = with_ensemble(names, [judged.views[0] for judged in found])
-    name, predicted = rows[-1]
-    if chosen:
-        suffix = f", {len(found[0].views)} views"
-        rows += with_ensemble([name + suffix for name in names], [ensemble(judged.views) for judged in found], suffix)
-    rows += [
-        (f"{run}, unaveraged", judged.unaveraged) for run, judged in zip(names, found, strict=True) if judged.unaveraged
-    ]
+    scores = [score_job(job, split, checkpoint, views) for job in jobs]
+    for job, score in zip(jobs, scores, strict=True):
+        if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
+            raise UserError(f"{job.workdir} has other classes or images than {jobs[0].workdir}: no ensemble of the two")
+    names = [str(job.workdir) for job in jobs]
+    rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
+    name, chosen = rows[-1]
+    if views:
+        suffix = f", {len(scores[0].views)} views"
+        means = [(f"{name}{suffix}", ensemble(score.views)) for name, score in zip(names, scores, strict=True)]
+        rows += add_ensemble(means, suffix)
+    rows += [(f"{name}, unaveraged", one.unaveraged) for name, one in zip(names, scores, strict=True) if one.unaveraged]
     print_line("\n" + text_table(SCORES_HEADER, score_rows(rows)))
-    print_line(f"{name}\n" + text_table(CLASS_HEADER, class_rows(predicted, classes)).rstrip())
+    print_line(f"{name}\n" + text_table(CLASS_HEADER, class_rows(chosen, classes)).rstrip())
 
 
-@dataclass(frozen=True)
-class ScoredRun:
-    """What a run's network says about a split: about the images as they are, then about each further view of them."""
+class JobScores(NamedTuple):
+    """The predictions of a job's network on a split."""
 
-    views: list[Predictions]
-    unaveraged: Predictions | None  # what the trained weights say where the network answers with an average of them
+    views: list[Predictions]  # of the images as they are, then of each further view
+    unaveraged: Predictions | None  # of the trained weights, if the network answers with an average of them
+
+    @property
+    def plain(self) -> Predictions:
+        return self.views[0]
 
 
-def score_run(job: Job, split: str, checkpoint: str, views: Sequence[View]) -> ScoredRun:
-    """What a run's network says about a split and some views of it."""
+def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> JobScores:
+    """Return the predictions of a job's network on a split and on some views of it."""
     config, workdir = job
     text, examples = load_split(config.data, split)
     found = restore_checkpoint(config, workdir, checkpoint)
     state = found.tree["state"]
-    print_line(f"{workdir}: {text} of {config.data.name}, checkpoint {checkpoint} (step {found.step:,})")
-    if trained_on(config, text):
-        print_line(f"note: {workdir} was trained on {config.data.train}, so this says little about new images")
+    print_line(f"{workdir}: {text} of {data_name(config.data)}, checkpoint {checkpoint} (step {found.step:,})")
+    recorded = getattr(found, "run", {}).get("data", {})
+    for note in filter(None, [training_note(job, split, recorded.get("train")), *view_notes(job, views)]):
+        print_line(f"note: {note}")
     classifier = Classifier(config, min(EVALUATION_BATCH, len(examples)))
     shown = [examples.images]
-    for view in views:
-        shown = view(shown)
-    return ScoredRun(
+    for view in views.values():
+        shown = view.extend(shown)
+    return JobScores(
         [classifier.evaluate(state, Split(images, examples.labels)) for images in shown],
         classifier.evaluate(state.trained, examples) if state.average else None,
     )
 
 
-def ensemble(found: Sequence[Predictions]) -> Predictions:
-    """The mean of the probabilities that several networks, or one of several views, give the same images."""
-    return Predictions(predictions.mean_log_probabilities([one.log_probabilities for one in found]), found[0].labels)
+def training_note(job: Job, split: str, trained: Examples | None) -> str:
+    """Return a warning if some examples of `split` were trained on, "" if not.
+
+    `trained` are the training examples as the checkpoint records them. Older checkpoints do not: then the data are
+    taken for the same if their name and folder are.
+    """
+    now, then = job.config.data, complete(read_config(job.workdir)).data
+    folder = find_arrays(now)
+    evaluated = examples_of(now, folder, split)
+    same_place = (now.name, now.dir, now.image_size) == (then.name, then.dir, then.image_size)
+    there = examples_of(then, folder, "train") if same_place else None
+    if (known := trained or there) and overlap(evaluated, known):
+        return f"{job.workdir} was trained on {then.train} of these data, so this says little about new images"
+    if there and overlap(evaluated, there):
+        return f"{data_name(now)} has changed since {job.workdir} was trained on {then.train}: some of this may be old"
+    return ""
 
 
-def with_ensemble(
-    names: Sequence[str], members: Sequence[Predictions], suffix: str = ""
-) -> list[tuple[str, Predictions]]:
-    """The members by name and, where there are several, their ensemble."""
-    rows = list(zip(names, members, strict=True))
-    return rows if len(rows) == 1 else [*rows, (f"ensemble of {len(rows)}{suffix}", ensemble(members))]
+def view_notes(job: Job, views: dict[str, View]) -> list[str]:
+    """Return a warning for each view that the augmentation of the training has not prepared the network for."""
+    policy = Policy(job.config.data.policy)
+    operations = {step.name for step in (*policy.before, *policy.after)}
+    return [
+        f"{job.workdir} was trained without {' or '.join(view.operations)}: --tta={name} may lower its accuracy"
+        for name, view in views.items()
+        if not operations & set(view.operations)
+    ]
 
 
-def trained_on(config: FrozenConfigDict, split: str) -> bool:
-    """Whether some of `split`, written as TFDS does, are training examples."""
-    folder = find_arrays(config.data)
-    return share_examples(parse_split(split, folder), parse_split(config.data.train, folder))
+def data_name(config: ConfigDict) -> str:
+    """Return the name of a dataset and, if `config.data` has one, its folder."""
+    return f"{config.name} in {config.dir}" if config.dir else config.name
+
+
+def ensemble(members: Sequence[Predictions]) -> Predictions:
+    """Return the mean of the probabilities that several networks, or one of several views, give the same images."""
+    mean = predictions.mean_log_probabilities([member.log_probabilities for member in members])
+    return Predictions(mean, members[0].labels)
+
+
+def add_ensemble(rows: list[ScoreRow], suffix: str = "") -> list[ScoreRow]:
+    """Return the rows of single networks and, if there are several, one of their ensemble."""
+    if len(rows) == 1:
+        return rows
+    return [*rows, (f"ensemble of {len(rows)}{suffix}", ensemble([found for _, found in rows]))]
 
 
 def score_rows(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Accuracy with its 95 % interval, and loss, of each row."""
+    """Return the accuracy with its 95 % interval, the loss and the counts of each row."""
     table = []
     for name, found in rows:
         interval = " - ".join(map(percent, wilson_interval(found.correct, len(found))))

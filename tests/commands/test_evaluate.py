@@ -3,18 +3,23 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict, FrozenConfigDict
+from PIL import Image
 
-from resnet_flax.commands.evaluate import flip, shift, shift_images
+from resnet_flax.commands.evaluate import VIEWS, flip, shift, shift_images, training_note, view_notes
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
-from resnet_flax.data.datasets.load import load_split
+from resnet_flax.data.datasets.fingerprint import fingerprint
+from resnet_flax.data.datasets.load import find_arrays, load_split
 from resnet_flax.main import main
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir import predictions
+from resnet_flax.workdir.folder import Job
 
 
 def results(workdir) -> dict:
@@ -104,13 +109,80 @@ def test_reading_leaves_a_damaged_checkpoint_where_it_is(small_runs, tmp_path, c
 def test_training_examples_are_said_to_be(small_runs, capsys):
     for split, told in (("train", True), ("train[:9]", True), ("train[95%:]", False), ("test", False)):
         assert main(["evaluate", str(small_runs[0]), f"--split={split}"]) == 0
-        assert ("was trained on train[:90%]" in capsys.readouterr().out) == told
+        assert ("was trained on train[:90%] of these data" in capsys.readouterr().out) == told
+
+
+@pytest.fixture
+def elsewhere(small_runs, tmp_path) -> Path:
+    """Copies of the arrays that the runs were trained on, in a folder of their own."""
+    return Path(shutil.copytree(find_arrays(complete(read_config(small_runs[0])).data), tmp_path / "arrays"))
+
+
+def write_noise(folder: Path) -> None:
+    for split in ("train", "test"):
+        np.save(folder / f"{split}_images.npy", np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), np.uint8))
+        np.save(folder / f"{split}_labels.npy", np.arange(50) % 10)
+
+
+def test_other_data_are_not_taken_for_those_of_the_training(small_runs, elsewhere, capsys):
+    """Their splits have the same names, and another place or digest."""
+    write_noise(elsewhere)
+    assert main(["evaluate", str(small_runs[0]), "--split=train", f"--config.data.dir={elsewhere}"]) == 0
+    out = capsys.readouterr().out
+    assert f"train[:90%] of digits in {elsewhere}, checkpoint best" in out
+    assert "note" not in out
+
+
+def test_data_of_the_training_are_known_wherever_they_lie(small_runs, elsewhere, tmp_path, capsys):
+    config = complete(read_config(small_runs[0]))
+    trained = fingerprint(config.data)["train"]
+
+    def note(data, split, trained=trained):
+        changed = ConfigDict(config)
+        changed.data.dir = str(data)
+        return training_note(Job(FrozenConfigDict(changed), small_runs[0]), split, trained)
+
+    said = f"{small_runs[0]} was trained on train[:90%] of these data, so this says little about new images"
+    assert note(elsewhere, "train[:20]") == note("", "train[:20]") == said
+    assert note(elsewhere, "train[90%:]") == note(elsewhere, "test") == ""
+    assert note(elsewhere, "train[:20]", None) == ""  # an older checkpoint does not tell
+    changed = trained | {"digest": "0" * 16}
+    assert note("", "train[:20]", changed).startswith(f"digits has changed since {small_runs[0]} was trained on")
+    assert note("", "test", changed) == ""
+
+
+def test_views_that_the_training_did_not_prepare_are_warned_of(small_runs, capsys):
+    """The policy of the runs is crop(4)|normalize(half): a mirrored 2 is no digit."""
+    assert main(["evaluate", str(small_runs[0]), "--tta=flip,shift"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert notes == [f"note: {small_runs[0]} was trained without flip: --tta=flip may lower its accuracy"]
+    config = ConfigDict(complete(read_config(small_runs[0])))
+    config.data.policy = "flip|normalize(half)"
+    job = Job(FrozenConfigDict(config), small_runs[0])
+    assert view_notes(job, VIEWS) == [
+        f"{small_runs[0]} was trained without crop or translate or affine: --tta=shift may lower its accuracy"
+    ]
+
+
+def test_a_flat_folder_of_labelled_images_says_how_it_is_evaluated(small_runs, tmp_path, capsys):
+    for name in "0123456789":
+        (tmp_path / "flat" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "flat" / name / "a.png")
+    words = ["evaluate", str(small_runs[0]), "--config.data.name=folder", f"--config.data.dir={tmp_path}/flat"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error == (
+        f"error: config.data.test is 'test', and {tmp_path}/flat has only train: --split=train[:] is all of train\n"
+    )
+    assert main([*words, "--split=train[:]"]) == 0
+    assert "/ 10\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--split=tset"], "unknown split 'tset': did you mean 'test'?"),
+        (["--split=valid"], "unknown split 'valid': did you mean 'validation'?"),
         (["--split=test[:1"], "must look like train, train[:90%]"),
         (["--tta=flop"], "unknown view for --tta 'flop': did you mean 'flip'?"),
         (["--config.data.classes=('a','b')"], "config.data.classes must be 10 names"),

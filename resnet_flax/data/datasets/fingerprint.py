@@ -46,6 +46,12 @@ def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
     return {"examples": len(part), "start": part.start, "digest": digest}
 
 
+def overlap(one: Examples, other: Examples) -> bool:
+    """Return whether the two are examples of the same arrays, and some of them are the same examples."""
+    ends = (part["start"] + part["examples"] for part in (one, other))
+    return one["digest"] == other["digest"] and max(one["start"], other["start"]) < min(ends)
+
+
 def keep_checksums(folder: Path) -> None:
     """Write the checksums of the decoded arrays in `folder` beside them, unless they are there already."""
     if not (folder / CHECKSUMS).exists():

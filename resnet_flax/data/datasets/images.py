@@ -37,7 +37,7 @@ class NamedImage(NamedTuple):
 class Images:
     """The images in `files`, one after the other, as RGB of `size`, (height, width).
 
-    What is transparent is put on white, as viewers show it. Files that cannot be read, and images that had to be changed,
+    What is transparent is put on white, as viewers show it. Files that cannot be read and images that had to be changed
     are noted.
     """
 
