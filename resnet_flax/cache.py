@@ -1,50 +1,74 @@
-"""Where decoded datasets and compiled programs are kept between runs: XDG_CACHE_HOME/resnet_flax."""
+"""The cache of decoded datasets and compiled programs: XDG_CACHE_HOME/resnet_flax."""
 
 import os
+import re
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from resnet_flax.errors import UserError
 from resnet_flax.text import print_line
 
+# JAX's warning about an entry of its cache, which names the program. The file is called PROGRAM-HASH-cache.
+BAD_ENTRY = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '([^'/]+)'")
+
 
 def cache_folder() -> Path:
-    """The folder, made so that nobody else can look into it. Raises UserError where there cannot be one."""
+    """Return the folder, which is created so that no other user can read it. Raises UserError if that is impossible."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet_flax"
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot keep anything in {error.filename}: {error.strerror}; set XDG_CACHE_HOME") from None
+        raise UserError(f"cannot use the cache {error.filename}: {error.strerror}; set XDG_CACHE_HOME") from None
     except RuntimeError:
         raise UserError("there is no home folder to keep decoded datasets in: set XDG_CACHE_HOME") from None
     return folder
 
 
 def keep_compiled_programs() -> None:
-    """Have jax compile each program once and not at every start, unless JAX_COMPILATION_CACHE_DIR says where already.
+    """Have JAX keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already.
 
-    They are machine code, so where somebody else could have put them they are left alone.
+    They are machine code, so a folder in which another user could have put them is not used.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:
         folder = cache_folder() / "compiled"
         folder.mkdir(mode=0o700, exist_ok=True)
-    except (UserError, OSError):  # a dataset cannot do without a place for it, a program can
+    except (UserError, OSError):  # only datasets cannot do without
         return
     if is_private(folder.parent) and is_private(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs add up, too
+        if getattr(warnings.showwarning, "func", None) is not delete_bad_entry:
+            warnings.showwarning = partial(delete_bad_entry, warnings.showwarning)
     else:
         print_line(
-            f"note: no compiled programs are taken from {folder}, where others can write: chmod 700 it", sys.stderr
+            f"note: the compiled programs in {folder} are not used, as others can write there: chmod 700 it", sys.stderr
         )
 
 
 def is_private(folder: Path) -> bool:
-    """Whether this user alone can write there."""
+    """Return whether only this user can write there."""
     status = folder.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def delete_bad_entry(show: Callable[..., None], message: Warning | str, *place: Any, **more: Any) -> None:
+    """Show a warning; but if it is about a bad entry of JAX's cache, delete that instead.
+
+    A process that is killed while it writes an entry leaves a part of it. JAX then compiles the program at each start
+    and never replaces the entry; once it is deleted, JAX writes it again.
+    """
+    if entry := BAD_ENTRY.match(str(message)):
+        folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+        for path in Path(folder).glob(f"{entry[1]}-*-cache"):
+            path.unlink(missing_ok=True)
+    else:
+        show(message, *place, **more)

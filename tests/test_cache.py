@@ -1,7 +1,10 @@
-"""The cache: nobody else's programs are run out of it, and nothing but a dataset needs it."""
+"""The cache: no other user's programs are run from it, it heals, and only datasets need it."""
 
 import os
 import stat
+import subprocess
+import sys
+import warnings
 
 import jax
 import pytest
@@ -12,13 +15,14 @@ from resnet_flax.errors import UserError
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """What jax is told about its cache of compiled programs."""
-    told = []
-    monkeypatch.setattr(jax.config, "update", lambda name, value: told.append((name, value)))
-    return told
+    """Collect the settings that jax gets for its cache of compiled programs."""
+    settings = []
+    monkeypatch.setattr(jax.config, "update", lambda name, value: settings.append((name, value)))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    return settings
 
 
-def test_it_is_private_and_used(tmp_path, monkeypatch, compiled, capsys):
+def test_the_cache_is_private_and_used(tmp_path, monkeypatch, compiled, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
     for _ in range(2):
         cache.keep_compiled_programs()
@@ -37,10 +41,10 @@ def test_programs_that_others_could_have_written_are_not_run(tmp_path, monkeypat
     (cache.cache_folder() / place).chmod(mode)
     cache.keep_compiled_programs()
     assert compiled == []
-    assert "where others can write" in capsys.readouterr().err
+    assert "as others can write there" in capsys.readouterr().err
 
 
-def test_nor_those_of_another_user(tmp_path, monkeypatch, compiled):
+def test_programs_of_another_user_are_not_run(tmp_path, monkeypatch, compiled):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     cache.keep_compiled_programs()
@@ -58,3 +62,39 @@ def test_without_a_place_for_it_programs_are_compiled_again(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         cache.cache_folder()
+
+
+COMPILE = """
+import warnings
+import jax
+from resnet_flax.cache import keep_compiled_programs
+keep_compiled_programs()
+keep_compiled_programs()
+jax.jit(lambda x: 2 * x + 1)(3)
+warnings.warn("another warning")
+"""
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_a_truncated_program_is_replaced_without_a_word(tmp_path, left):
+    def entries() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "resnet_flax" / "compiled").iterdir()}
+
+    def start() -> str:
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, "")
+        return done.stderr
+
+    err = start()
+    assert "another warning" in err
+    whole = entries()
+    assert whole
+    for name, content in whole.items():
+        (tmp_path / "resnet_flax" / "compiled" / name).write_bytes(content[:left])
+    assert start() == err
+    assert entries().keys() == whole.keys()
+    assert all(len(content) > 500 for content in entries().values())
+    healed = entries()
+    assert start() == err
+    assert entries() == healed
