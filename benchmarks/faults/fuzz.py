@@ -1,10 +1,10 @@
-"""Malformed inputs for everything that reads what somebody else may have written.
+"""Malformed inputs for everything that reads untrusted files or text.
 
 python -m benchmarks.faults.fuzz [--inputs=12000] [--seed=0] [--only=READER;...]
 
-An input is a valid one that was damaged, or one of some bombs. Whatever it is, its reader returns a value or raises an
-error that the caller makes a line of, within a second of CPU time and a gigabyte of memory. Prints figures as JSON;
-exits with 1 where a reader did anything else, and leaves that input in a file. Input N of a reader is always the same.
+An input is a damaged copy of a valid one, or a bomb. Its reader must return a value, or raise an error that becomes one
+line for the user, within a second of CPU time and a gigabyte of memory. Prints counts as JSON; exits with 1 if a reader
+did anything else, and leaves that input in a file. Input N of a reader is always the same.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from resnet_flax.text import escape_lines
 SECONDS = 1.0  # of CPU time for one input
 MEMORY = 2**30  # bytes beyond what the process has when it starts
 LONGEST = 5000  # characters of a message
-MAY_REFUSE = ("command",)  # whose valid inputs are about runs that there are not
+MAY_REFUSE = ("command",)  # the valid inputs of these name runs that do not exist
 
 
 def damaged(rng: random.Random, reader: Reader) -> bytes:
-    """A valid input of `reader` with one to five changes, most often one."""
+    """Return a valid input of `reader` with one to five changes, most often one."""
     content = bytearray(rng.choice(reader.valid))
     for _ in range(min(rng.randint(1, 5), rng.randint(1, 5), rng.randint(1, 5))):
         at = rng.randrange(len(content) + 1)
@@ -63,7 +63,7 @@ def damaged(rng: random.Random, reader: Reader) -> bytes:
 
 
 def inputs(name: str, reader: Reader, count: int, seed: int) -> Iterator[bytes]:
-    """All bombs, and then damaged inputs."""
+    """Yield all bombs, and then damaged inputs."""
     yield from reader.bombs
     for index in range(count - len(reader.bombs)):
         yield damaged(random.Random(f"{seed} {name} {index}"), reader)
@@ -74,7 +74,7 @@ class Slow(BaseException):
 
 
 def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
-    """("value" or "refused", seconds); raises anything else."""
+    """Return ("value" or "refused", seconds), or raise whatever else happened."""
 
     def stop(signum: int, frame: object) -> None:
         raise Slow(f"more than {SECONDS} seconds")
@@ -94,7 +94,7 @@ def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
             raise AssertionError(f"a message of {len(message)} characters: {message[:200]!r}") from None
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    if (taken := time.process_time() - started) > SECONDS:  # where nothing could stop it
+    if (taken := time.process_time() - started) > SECONDS:  # in C code, which no signal interrupts
         raise Slow(f"{taken:.1f} seconds")
     if outcome == "value" and isinstance(value, Figures):
         value.draw(folder / "figure.png")
@@ -104,7 +104,7 @@ def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
 
 
 def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
-    """Figures of `count` inputs in all, with what went wrong under "failures"."""
+    """Return the counts of `count` inputs over all readers, with what went wrong under "failures"."""
     readers = {name: reader for name, reader in all_readers(folder).items() if not only or name in only}
     for name, reader in readers.items():
         for content in reader.valid:
@@ -139,7 +139,7 @@ def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
 
 
 def virtual_memory() -> int:
-    """Bytes of address space that this process has."""
+    """Return the bytes of address space of this process."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
@@ -147,7 +147,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="readers with semicolons between, all by default")
+    parser.add_argument("--only", default="", help="readers, separated by semicolons; all by default")
     arguments = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="resnet_flax-fuzz-"))
     os.environ["XDG_CACHE_HOME"] = str(place)

@@ -1,4 +1,4 @@
-"""Everything that reads what somebody else may have written, with valid inputs, and bombs."""
+"""Everything that reads untrusted files or text, with valid inputs to damage, and bombs."""
 
 import contextlib
 import csv
@@ -64,7 +64,7 @@ TEXT = NUMBERS + WORDS + SIGNS
 
 
 class Figures(list):
-    """What is to be drawn of a value. It takes longer than reading."""
+    """The figures to draw of a value. Drawing takes longer than reading."""
 
     def draw(self, path: Path) -> None:
         for figure in self:
@@ -73,9 +73,10 @@ class Figures(list):
 
 @dataclass
 class Reader:
-    """Something that reads bytes, the valid inputs that are damaged for it, and what else it must not choke on.
+    """A function that reads bytes, valid inputs, `tokens` to put into them, and `bombs`, which are as they are.
 
-    `refusals` are what it may raise. `pack` makes a file of damaged content, so that a checksum does not end it all.
+    `refusals` are the errors that it may raise. `pack` wraps damaged content into a file with the right checksums, so
+    that more than the checksums are tested.
     """
 
     read: Callable[[bytes], Any]
@@ -109,15 +110,15 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def huge_png(side: int, rows: int) -> bytes:
-    """A few bytes that say that they are `side` x `side` pixels, and have so many rows of them."""
+    """Return a small PNG whose header says `side` x `side` pixels, with so many `rows` of them in it."""
     header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
     pixels = zlib.compress(bytes(4 * side + 1) * rows)
     chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def mended_png(content: bytes) -> bytes:
-    """A PNG with the checksum that each of its chunks should have."""
+def with_checksums(content: bytes) -> bytes:
+    """Return a damaged PNG with the right checksum in each of its chunks."""
     parts, at = [content[:8]], 8
     while at + 12 <= len(content):
         length = min(int.from_bytes(content[at : at + 4], "big"), len(content) - at - 12)
@@ -128,7 +129,7 @@ def mended_png(content: bytes) -> bytes:
 
 
 def lying_zip(size: int) -> bytes:
-    """An archive whose member says that it has `size` bytes."""
+    """Return an archive whose member claims to have `size` bytes."""
     content = bytearray(zipped({"a.npy": bytes(10**6)}, zipfile.ZIP_DEFLATED))
     for signature, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         struct.pack_into("<I", content, content.index(signature) + at, size)
@@ -168,7 +169,7 @@ NPY_BOMBS = [
 
 
 def all_readers(folder: Path) -> dict[str, Reader]:
-    """Every reader with a file in `folder` to read from."""
+    """Return every reader by name; what they read is written into `folder`."""
 
     def of_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
         path = folder / name
@@ -249,12 +250,12 @@ CONFIGS = [config_to_json(complete(get_config())).encode(), b'{"model": {"blocks
 
 
 def run_command(text: str) -> Any:
-    """What main does with a command line, up to where a verb would begin."""
+    """Do what main does with a command line before the verb starts."""
     try:
         verb, runs, options = main.parse(text.replace("\0", "").split(" "))  # no command line has a NUL
     except OSError as error:
         if error.errno in STORAGE:
-            raise UserError("told as main would tell it") from None
+            raise UserError("main reports it") from None
         raise
     if verb == "sweep":
         return Space.read(options["fields"], options["recipe"])
@@ -262,7 +263,7 @@ def run_command(text: str) -> Any:
 
 
 def array_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
-    """Images and labels of a dataset."""
+    """Return the readers of a dataset's arrays."""
     config = get_config()
     config.data.dir, config.data.image_size = str(folder / "dataset"), 8
     config.data.train, config.data.validation, config.data.test = "train", "", ""
@@ -285,7 +286,7 @@ def array_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
 
 
 def image_readers(of_file: Callable) -> dict[str, Reader]:
-    """predict's own files, each with an ending and a format of its own."""
+    """Return the readers of what predict takes, each with its ending and format."""
 
     def read(path: Path) -> list:
         found = images.Images([path], (32, 32))
@@ -316,7 +317,7 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
             of_file("a.png", read),
             [saved_as("PNG", mode) for mode in ("RGB", "P", "L", "RGBA", "1")],
             SIZES,
-            pack=mended_png,
+            pack=with_checksums,
             bombs=[
                 *(huge_png(side, rows) for side, rows in ((5000, 5000), (7000, 100), (10_000, 100), (50_000, 10))),
                 saved_as("PNG", "L")[:33] + b"\xff" * 4 + b"IDAT",
@@ -340,7 +341,7 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
 
 
 def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
-    """What a workdir holds beside its checkpoints, as a report reads it."""
+    """Return the readers of what a workdir holds beside its checkpoints."""
     config = complete(get_config())
     rows = [{"epoch": n, "step": 10 * n, "learning_rate": 0.1, "momentum": 0.9, "train_loss": 2 / n} for n in (1, 2, 3)]
     rows = [row | {"train_accuracy": 0.25 * row["epoch"], "val_loss": 1.5, "val_accuracy": 0.5} for row in rows]
@@ -355,7 +356,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
     drawn = Counter[str]()
 
     def to_draw(name: str, *figures: Callable[[], Figure]) -> Figures:
-        """The figures of the first few that could be read."""
+        """Return the figures of the first inputs that could be read, and none for later ones."""
         drawn[name] += 1
         return Figures(figures if drawn[name] <= 20 else ())
 
@@ -374,7 +375,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
     def finished(path: Path) -> Figures:
         results = read_results(path.parents[1])
         if not results:
-            raise UserError("damaged, as was said")
+            raise UserError("damaged, which has been reported")
         comparison_row(config, path.parents[1], rows)
         headline(config, rows, results)
         return to_draw(
@@ -397,7 +398,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
         )
 
     def repacked(content: bytes) -> bytes:
-        """The predictions with other log-probabilities."""
+        """Return the file of predictions with other log-probabilities."""
         with zipfile.ZipFile(io.BytesIO(kept)) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
         return zipped(members | {"log_probabilities.npy": content})
@@ -420,7 +421,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
 
 
 def weight_readers(of_file: Callable) -> dict[str, Reader]:
-    """Weights for a tiny network; those of PyTorch where that is installed."""
+    """Return the readers of weights for a tiny network; those of PyTorch if that is installed."""
     config = get_config()
     config.model.blocks, config.model.widths = (1,), (4,)
     model = models.build(complete(config))

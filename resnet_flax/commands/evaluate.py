@@ -121,10 +121,11 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     evaluated = examples_of(now, folder, split)
     same_place = (now.name, now.dir, now.image_size) == (then.name, then.dir, then.image_size)
     there = examples_of(then, folder, "train") if same_place else None
+    training = f"{job.workdir} was trained on {then.train}"
     if (known := trained or there) and overlap(evaluated, known):
-        return f"{job.workdir} was trained on {then.train} of these data, so this says little about new images"
+        return f"{training} of these data, so this says little about new images"
     if there and overlap(evaluated, there):
-        return f"{data_name(now)} has changed since {job.workdir} was trained on {then.train}: some of this may be old"
+        return f"{data_name(now)} has changed since {training}: it may hold training images"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The evaluate verb: one run, several and their ensemble, other views, and what it refuses."""
+"""The evaluate verb: one run, several and their ensemble, other views, warnings and mistakes."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def test_ensemble_is_the_mean_of_probabilities(small_runs, capsys):
         assert re.search(rf"^{workdir} +{member.accuracy:.2%} ", out, re.MULTILINE)
 
 
-def test_other_views_are_told_apart(small_runs, capsys):
+def test_scores_over_views_are_printed_beside_the_plain_ones(small_runs, capsys):
     assert main(["evaluate", *map(str, small_runs), "--tta=flip,shift"]) == 0
     out = capsys.readouterr().out
     for row in (small_runs[0], f"{small_runs[0]}, 10 views", "ensemble of 2", "ensemble of 2, 10 views"):
@@ -74,7 +74,7 @@ def test_views():
     np.testing.assert_array_equal(views[0], images)
 
 
-def test_padding_changes_no_answer(small_runs):
+def test_padding_changes_no_prediction(small_runs):
     config = complete(read_config(small_runs[0]))
     state = restore_checkpoint(config, small_runs[0]).tree["state"]
     images = load_split(config.data, "test[:11]")[1].images
@@ -106,7 +106,7 @@ def test_reading_leaves_a_damaged_checkpoint_where_it_is(small_runs, tmp_path, c
     assert sorted(workdir.rglob("*")) == before
 
 
-def test_training_examples_are_said_to_be(small_runs, capsys):
+def test_a_note_says_that_a_split_was_trained_on(small_runs, capsys):
     for split, told in (("train", True), ("train[:9]", True), ("train[95%:]", False), ("test", False)):
         assert main(["evaluate", str(small_runs[0]), f"--split={split}"]) == 0
         assert ("was trained on train[:90%] of these data" in capsys.readouterr().out) == told
@@ -199,6 +199,8 @@ def test_one_dispatch_over_images_on_the_device_gives_the_same(small_runs):
     config = complete(read_config(small_runs[0]))
     _, examples = load_split(config.data, "test")
     state = restore_checkpoint(config, small_runs[0]).tree["state"]
-    judge = Classifier(config, 50)  # the last of 360 images is in a batch with padding
-    for _ in range(2):  # the second time the images are there
-        np.testing.assert_allclose(judge.at_once(state, examples.images), judge(state, examples.images), atol=1e-5)
+    classifier = Classifier(config, 50)  # the last of 360 images is in a batch with padding
+    for _ in range(2):  # the second time the images are on the device
+        np.testing.assert_allclose(
+            classifier.at_once(state, examples.images), classifier(state, examples.images), atol=1e-5
+        )

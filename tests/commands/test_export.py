@@ -1,4 +1,4 @@
-"""What is exported answers as the network did, where there is nothing of this package."""
+"""Exported networks give the same predictions without this package."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Weights go to PyTorch's names and back, bit for bit, and an imported run trains like one that began with them."""
+"""Weights go to PyTorch's names and back bit for bit, and an imported run trains like one that started with them."""
 
 import argparse
 import importlib.util
@@ -30,7 +30,7 @@ needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reas
 
 
 def variables(**architecture) -> dict:
-    """Random variables of a narrow network."""
+    """Return random variables of a narrow network."""
     model = ResNet(**(dict(blocks=(1, 2), widths=(4, 8)) | architecture))
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), np.zeros((1, 8, 8, 3)))
     draw = np.random.default_rng(0).normal
@@ -54,7 +54,7 @@ def assert_equal(a: dict, b: dict) -> None:
 
 
 def fitting(config) -> dict:
-    """A state_dict with random numbers for the network of `config`."""
+    """Return a state_dict of random numbers for the network of `config`."""
     state = checkpoint_template(config)["state"]
     draw = np.random.default_rng(1).normal
     shapes = to_torch({"params": state.params, "batch_stats": state.batch_stats})
@@ -150,7 +150,7 @@ def test_safetensors_in_and_out_is_the_same_file(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_imported_run_goes_on_like_one_that_began_with_these_weights(tmp_path, optimizer):
+def test_imported_run_trains_like_one_that_started_with_these_weights(tmp_path, optimizer):
     changes = get_config()
     changes.update(tiny_config().to_dict())
     changes.optimizer.name = optimizer

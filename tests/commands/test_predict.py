@@ -1,4 +1,4 @@
-"""predict: from anything that holds images to a CSV, with what could not be read at the end."""
+"""The predict verb: from anything that holds images to a CSV, with a list of what cannot be read."""
 
 import csv
 import os
@@ -76,7 +76,7 @@ def test_files_folders_and_arrays_agree(small_runs, tmp_path, capsys):
 
 
 def huge_png() -> bytes:
-    """A few bytes that say that they are 30,000 x 30,000 pixels."""
+    """Return a few bytes whose header says 30,000 x 30,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -133,7 +133,7 @@ def test_batches_of_cifar_and_arrays_are_numbered(small_runs, tmp_path):
 
 
 def test_names_of_files_and_ids_are_data(small_runs, tmp_path, capsys, monkeypatch):
-    """Whatever a file is called: it is in the CSV as it is, unless as a formula, and steers no terminal."""
+    """Any file name is in the CSV as it is, unless it is a formula, and is escaped on the terminal."""
     monkeypatch.chdir(tmp_path)
     names = ["=cmd|'x'!A1.png", "-1+2.png", "@SUM(A1).png", 'a,b\n"c".png', "\x1b[2J\u202e.png", "\U0001f408.png"]
     for name in names:
@@ -153,7 +153,7 @@ def test_names_of_files_and_ids_are_data(small_runs, tmp_path, capsys, monkeypat
 
 
 def test_formats_that_start_programs_are_refused(tmp_path):
-    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    """Pillow passes EPS to Ghostscript, whatever the ending of the file."""
     path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, "eps")
     images = Images([path, tmp_path], (32, 32))
@@ -178,7 +178,7 @@ def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path, name):
 
 
 def test_what_is_transparent_is_white_in_files_and_arrays(tmp_path):
-    """Whatever colour it hides; of what is half transparent, half."""
+    """Whatever its hidden colour; what is half transparent is mixed with white."""
     hidden = np.zeros((32, 32, 4), np.uint8)
     hidden[..., 0] = 200
     hidden[:16, :, 3] = 255
@@ -197,7 +197,7 @@ def test_what_is_transparent_is_white_in_files_and_arrays(tmp_path):
 
 
 def test_pixels_of_32_bits_are_refused(tmp_path):
-    """Pillow would clip them to 255, which is nearly white."""
+    """Pillow would clip them, to nearly white."""
     for name, dtype in (("integer.tif", np.int32), ("float.tif", np.float32)):
         Image.fromarray(np.full((8, 8), 1000, dtype)).save(tmp_path / name)
         images = Images([tmp_path / name], (8, 8))

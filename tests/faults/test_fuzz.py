@@ -1,4 +1,4 @@
-"""Whatever somebody else has written: a value or a line for the user, soon and in little memory."""
+"""Untrusted files and text: a value or a line for the user, quickly and in little memory."""
 
 import json
 import subprocess
@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="its memory is measured as Linux does")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is measured as Linux reports it")
 def test_malformed_inputs_are_read_or_refused():
-    """In a process of its own, as some readers are not Python and could take it down. `make soak` takes more inputs."""
+    """In a process of its own, as some readers are in C and could crash it. `make soak` tries more inputs."""
     command = [sys.executable, "-m", "benchmarks.faults.fuzz", "--inputs=12000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]

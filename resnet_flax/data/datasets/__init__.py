@@ -1,1 +1,5 @@
-"""Datasets: from files, folders and TensorFlow Datasets to uint8 arrays."""
+"""Datasets as uint8 arrays: those known by name, a user's own folders of images, and arrays.
+
+`sources` is the registry, `folders`, `images` and `pickles` read a user's own files, `arrays` keeps what is decoded on
+disk, `splits` are parts of it such as train[:90%], `load` puts them together, and `fingerprint` tells data apart.
+"""

@@ -35,7 +35,7 @@ def write_arrays(splits: dict[str, Split], folder: Path) -> None:
             try:
                 unfinished.rename(folder)
             except OSError:
-                if not folder.is_dir():  # otherwise another process was first
+                if not list(folder.glob("*.npy")):  # otherwise another process was first
                     raise
     except OSError as error:
         megabytes = sum(split.images.nbytes + split.labels.nbytes for split in splits.values()) / 1e6

@@ -13,12 +13,11 @@ from resnet_flax.data.datasets.load import ROLES, find_arrays, find_slice
 from resnet_flax.files import atomic_write, read_json
 
 CHECKSUMS = "checksums.json"  # beside decoded arrays: name of a file -> [its bytes, its time, its CRC-32]
-
 BLOCK = 2**20  # bytes read at a time
 
 
 class Examples(TypedDict):
-    """So many examples, from `start` on, of the arrays that have this `digest`; a dict, which JSON holds as it is."""
+    """The number of examples, from `start` on, of the arrays with this `digest`: a dict that JSON can hold."""
 
     examples: int
     start: int
@@ -28,10 +27,9 @@ class Examples(TypedDict):
 def fingerprint(config: ConfigDict) -> dict[str, Examples]:
     """Return the examples of each split (train, validation, test) that a complete `config.data` uses.
 
-    Two fingerprints are equal if the images and labels of all splits are the same, wherever they lie, and differ if one
-    is not (as far as CRC-32 can tell; the digest covers whole arrays, also the examples that no split uses). Takes a
-    millisecond for data decoded by an earlier run, and one reading of the files for a user's own .npy. Raises UserError
-    as load_dataset does.
+    Two fingerprints are equal if all images and labels are the same, wherever they lie, and differ if one is not, as
+    far as CRC-32 can tell. The digest is of whole arrays, with the examples that no split uses. Takes milliseconds for
+    data that an earlier run decoded; a user's own .npy files are read once. Raises UserError as load_dataset does.
     """
     folder = find_arrays(config)
     return {role: examples_of(config, folder, role) for role in ROLES if config[role]}
@@ -47,7 +45,7 @@ def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
 
 
 def overlap(one: Examples, other: Examples) -> bool:
-    """Return whether the two are examples of the same arrays, and some of them are the same examples."""
+    """Return whether some examples are in both."""
     ends = (part["start"] + part["examples"] for part in (one, other))
     return one["digest"] == other["digest"] and max(one["start"], other["start"]) < min(ends)
 
@@ -70,7 +68,7 @@ def checksum(path: Path) -> int:
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is written: its bytes and the time (ns) of the last change."""
+    """Return the bytes of a file and the time (ns) when it was written last."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 

@@ -31,7 +31,6 @@ USUAL_SPLITS = {
     frozenset({"test", "validation"}): ("train", "validation", "test"),
 }
 
-
 ROLES = ("train", "validation", "test")
 
 
@@ -124,7 +123,6 @@ def decode_once(config: ConfigDict) -> Path:
     place = f"{config.name}-{place}"
     folder = cache_folder() / "datasets" / (f"{place}-{version}" if version else place)
     if not split_names(folder):
-        shutil.rmtree(folder, ignore_errors=True)
         write_arrays(source.decode(config), folder)
         for older in set(folder.parent.glob(f"{place}-{'?' * len(version)}")) - {folder}:
             shutil.rmtree(older, ignore_errors=True)

@@ -143,8 +143,6 @@ def decode_split(batches: Iterable[dict[str, np.ndarray]]) -> Split:
 
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
 CIFAR100_NAMES = (  # the fine classes, in the order of their labels
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can "
     "castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin "
@@ -155,9 +153,7 @@ CIFAR100_NAMES = (  # the fine classes, in the order of their labels
     "tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
 
-
 TORONTO = "https://www.cs.toronto.edu"
-
 
 SOURCES: dict[str, Source] = {
     "digits": Embedded(tuple("0123456789"), decode_digits),

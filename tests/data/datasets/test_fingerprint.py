@@ -1,4 +1,4 @@
-"""The fingerprint of data: the same wherever it lies, another whenever an image or a label is another."""
+"""The fingerprint of data: the same wherever they lie, another whenever an image or a label changes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A user's own images: how folders become classes and splits, when they are decoded again, and a run on them."""
+"""A user's own images: folders become classes and splits, are decoded again when they change, and are trained on."""
 
 import contextlib
 import csv
@@ -24,7 +24,7 @@ COLORS = {"blue": (20, 40, 220), "green $1_a$": (30, 200, 60), "red": (220, 30, 
 
 
 def paint(folder: Path, count: int, size: tuple[int, int] = (20, 24), first: int = 0) -> Path:
-    """`count` images in a folder for each of COLORS, each all but one colour, no two the same."""
+    """Write `count` images into a folder for each of COLORS, all nearly of that colour and all different."""
     for name, color in COLORS.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(first, first + count):
@@ -59,7 +59,7 @@ def test_the_order_depends_on_names_alone(tmp_path):
 
 
 def test_an_image_nearly_keeps_its_place_when_others_are_added(tmp_path):
-    """What was trained on is not in the test split of tomorrow's larger folder but for a few at the border."""
+    """Of the training images only a few, near the border, are in the test split of a larger folder."""
     before = Tree.find(str(paint(tmp_path, 100, size=(8, 8)))).files()["train"]
     after = Tree.find(str(paint(tmp_path, 20, size=(8, 8), first=100))).files()["train"]
     trained_on, tested = set(before[: len(before) * 9 // 10]), set(after[len(after) * 9 // 10 :])
@@ -85,7 +85,7 @@ def test_split_folders_are_splits(tmp_path, splits, expected):
     assert len(data.train) + len(data.validation) + len(data.test) == 15 * (len(splits) + 1)
 
 
-def test_what_is_said_about_splits_is_kept(tmp_path):
+def test_splits_that_the_config_names_are_kept(tmp_path):
     paint(tmp_path, 10)
     whole = data_config(tmp_path, train="train", validation="")
     assert (whole.train, whole.validation, whole.test) == ("train", "", "")
@@ -101,7 +101,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert (tree.classes, list(tree.splits)) == (("bus", "train"), ["train"])
 
 
-def test_hidden_files_and_what_is_no_image_are_passed_over(tmp_path):
+def test_hidden_files_and_other_files_than_images_are_ignored(tmp_path):
     paint(tmp_path, 2)
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / "red" / "._0.png").write_bytes(b"Mac")
@@ -191,7 +191,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, files, directory, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_may_not_be_looked_into_is_one_line(tmp_path, monkeypatch):
+def test_a_folder_without_permission_is_one_line(tmp_path, monkeypatch):
     def refuse(self):
         raise PermissionError(13, "Permission denied", str(self))
 
@@ -217,7 +217,7 @@ def test_another_folder_must_have_the_classes_of_the_run(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> tuple[Path, Path]:
-    """(images, workdir) of README's run, on images of 40 x 40 that any network can tell apart."""
+    """Return (images, workdir) of README's run, on images of 40 x 40 that any network can tell apart."""
     photos = paint(tmp_path_factory.mktemp("own") / "photos", 30)
     small = ["--config.model.blocks=(1,)", "--config.model.widths=(4,)", "--config.data.image_size=40"]
     words = [*readme_commands()[0], *small, "--config.train.epochs=6", "--config.train.batch_size=8"]
@@ -264,7 +264,7 @@ def test_classes_are_named_everywhere(finished, capsys, monkeypatch):
     assert "<td>green $1_a$</td>" in (workdir / "report" / "report.html").read_text()
 
 
-def test_a_run_needs_its_images_no_more_to_answer(finished, tmp_path):
+def test_a_finished_run_predicts_and_exports_without_its_images(finished, tmp_path):
     photos, workdir = finished
     hidden = photos.rename(photos.parent / "gone")
     try:

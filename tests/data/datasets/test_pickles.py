@@ -1,4 +1,4 @@
-"""Pickles: every way in which arrays are written is read, and nothing that one names is run."""
+"""Pickles: arrays of every protocol are read, and nothing that a pickle names is run."""
 
 import collections
 import os
@@ -47,7 +47,7 @@ def test_names_of_numpy_1(tmp_path):
 
 
 def test_batches_of_cifar_which_python_2_wrote(tmp_path):
-    """Such a file spelled out: text of Python 2 and NumPy 1, protocol 2."""
+    """One byte by byte: text of Python 2 and NumPy 1, protocol 2."""
     written = (
         b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b"
         b"\x87Rq\x05(K\x01K\x02K\x03\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xff"
@@ -59,7 +59,7 @@ def test_batches_of_cifar_which_python_2_wrote(tmp_path):
 
 
 class Calls:
-    """Pickled as a call."""
+    """Is pickled as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -95,7 +95,7 @@ def test_anything_else_is_refused_by_name_and_does_not_run(tmp_path, monkeypatch
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_damaged_one_is_said_to_be(tmp_path):
+def test_a_damaged_pickle_is_refused(tmp_path):
     whole = pickle.dumps({b"data": ARRAYS[0]}, 4)
     for cut in range(1, len(whole)):
         with pytest.raises((ValueError, pickles.Refused)):

@@ -1,4 +1,4 @@
-"""Datasets: decoded once, split as TFDS splits, refused quickly when they are not there."""
+"""Datasets: decoded once, sliced as TFDS does, refused quickly if they are missing."""
 
 import contextlib
 import mmap
@@ -20,7 +20,7 @@ from resnet_flax.errors import UserError
 
 
 def is_mapped(array: np.ndarray) -> bool:
-    """Whether its memory is a file."""
+    """Return whether the memory of an array is a file."""
     while isinstance(array, np.ndarray):
         array = array.base
     return isinstance(getattr(array, "obj", None), mmap.mmap)
@@ -40,7 +40,7 @@ def test_digits_are_real_images_in_a_fixed_split():
     assert data.train.images.max() == 255
     assert data_config().classes == tuple("0123456789")
     assert is_mapped(data.train.images)
-    # The same ones on every machine: the first labels of each split, as drawn when the dataset was made.
+    # The same on every machine: the first labels of the split.
     assert data.train.labels[:8].tolist() == [2, 8, 2, 6, 6, 7, 1, 9]
     assert np.bincount(data.test.labels).min() >= 25
 
@@ -82,7 +82,7 @@ def unreachable_cifar10() -> Source:
 
 
 def prepare_toy_dataset(data_dir) -> None:
-    """A TFDS dataset on disk, as `tfds.load` leaves one: 40 images to train and 10 to test."""
+    """Write a TFDS dataset, as `tfds.load` leaves one: 40 images to train and 10 to test."""
     import tensorflow_datasets as tfds
 
     class Toyset(tfds.core.GeneratorBasedBuilder):
@@ -171,7 +171,7 @@ def test_folder_of_arrays_is_a_dataset(tmp_path):
         ("train_labels", np.full(20, -1), "labels from -1 to -1"),
     ],
 )
-def test_arrays_of_anybody_are_checked(tmp_path, file, array, why):
+def test_untrusted_arrays_are_checked(tmp_path, file, array, why):
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}_images.npy", np.zeros((20, 32, 32, 3), np.uint8))
         np.save(tmp_path / f"{split}_labels.npy", np.arange(20) % 10)
