@@ -131,7 +131,7 @@ SECTIONS = (
     (
         "throughput",
         "Training images per second, by how steps are sent to the device",
-        "`host`: tf.data makes the batches; `single`, `looped`: the device makes them, for one step or several at a time.",
+        "`host`: tf.data makes the batches; `single`, `looped`: the device makes them, for one or several steps.",
         ways,
     ),
     ("step", "Images per second of a training step, beside PyTorch", "Both with SGD and momentum.", step),
@@ -144,7 +144,7 @@ SECTIONS = (
     (
         "startup",
         "Seconds from starting a process to the end of its first training step",
-        "`device` and `tfdata` are the feeds, `plain` is plain Flax; a warm start has its programs in the cache. The parts "
+        "`device` and `tfdata` are the feeds, `plain` is plain Flax; a warm start has its programs in the cache. Parts "
         "`imports` to `step` follow each other, the others are contained in them.",
         startup.table,
     ),

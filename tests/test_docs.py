@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import json
 import os
 import pickle
 import re
@@ -349,6 +350,28 @@ def test_flags_and_fields_named_in_the_text_exist(path):
             assert flag in known or f'"--{flag}"' in benchmarks, flag
     for section, field in re.findall(r"`config\.(\w+)\.(\w+)`", prose(path)):
         assert f"{section}.{field}" in field_types()
+
+
+def code_cells() -> list[dict]:
+    notebook = json.loads((ROOT / "examples" / "tour.ipynb").read_text())
+    assert notebook["nbformat"] == 4
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    space: dict = {}
+    for cell in code_cells():
+        exec("".join(cell["source"]), space)
+    assert space["probabilities"].shape == (360, 10) and (tmp_path / "runs" / "tour" / "gradients.png").exists()
+
+
+def test_the_notebook_shows_what_it_printed_in_this_order():
+    assert [cell["execution_count"] for cell in code_cells()] == list(range(1, len(code_cells()) + 1))
+    outputs = [output for cell in code_cells() for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} == {"stream", "execute_result"}
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
 
 
 def test_readme_takes_a_minute():
