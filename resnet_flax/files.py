@@ -1,4 +1,4 @@
-"""Files that anybody may have written: nothing in them is run, and none takes more memory than is foreseen."""
+"""Read untrusted files without running anything in them and with bounded memory, and write files atomically."""
 
 import contextlib
 import io
@@ -13,16 +13,11 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 
-MAX_TEXT_BYTES = 2**23  # bytes of a text
+MAX_TEXT_BYTES = 2**23
+MAX_UNPACKED_BYTES = 2**29  # of an .npz archive; an .npy file, which is memory-mapped, may have any size
+HEADER_BYTES = 2**14  # in which the header of an .npy file must lie; NumPy itself allows 10,000
 
-
-MAX_UNPACKED_BYTES = 2**29  # bytes that an archive may unpack to; an .npy, which is mapped, may have any size
-
-
-HEADER_BYTES = 2**14  # bytes in which an .npy says what it holds; NumPy itself allows 10,000
-
-
-# Version of an .npy -> how its header is read; the third is for structures.
+# Version of the .npy format -> the function that reads its header. Version 3 is for structured arrays only.
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -34,7 +29,7 @@ def check_size(path: Path, limit: int, instead: str = "") -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text in UTF-8; ValueError where it is none, or has more than MAX_TEXT_BYTES bytes."""
+    """Return the content of a UTF-8 text file. Raises ValueError if it is not UTF-8 or exceeds MAX_TEXT_BYTES."""
     with open(path, "rb") as file:
         content = file.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
@@ -42,25 +37,31 @@ def read_text(path: Path) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("is no text in UTF-8") from None
+        raise ValueError("is not a text in UTF-8") from None
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError where it is none."""
+    """Return the content of a JSON file. Raises ValueError if it is not valid JSON."""
     try:
         return json.loads(read_text(path))
     except RecursionError:
-        raise ValueError("is nested too deep") from None
+        raise ValueError("is nested too deeply") from None
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array in an .npy, memory-mapped and read-only; ValueError where it is damaged or holds objects."""
+    """Return the array in an .npy file, memory-mapped and read-only.
+
+    Raises ValueError if the file is damaged or contains Python objects.
+    """
     with open(path, "rb") as file:
         return array_of(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an .npz by name, read-only; ValueError where it is damaged, holds objects or is a bomb."""
+    """Return the arrays of an .npz archive by name, read-only.
+
+    Raises ValueError if it is damaged, contains Python objects or unpacks to more than MAX_UNPACKED_BYTES.
+    """
     check_size(path, MAX_UNPACKED_BYTES, ": write it as .npy")
     with open(path, "rb") as file:
         try:
@@ -73,48 +74,49 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: array_of(memoryview(content)) for name, content in contents.items()}
         except ValueError:
             raise
-        except Exception as error:  # of a damaged archive, many kinds
+        except Exception as error:  # zipfile raises many kinds for a damaged archive
             raise ValueError(f"is damaged: {error}") from None
 
 
 def unpacked_size(file: Path | BinaryIO) -> int:
-    """Bytes that a zip archive says it unpacks to."""
+    """Return the number of bytes to which a zip archive claims to unpack."""
     with zipfile.ZipFile(file) as archive:
         return sum(member.file_size for member in archive.infolist())
 
 
 def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """What is in a member, and no more of it than it says that it has."""
+    """Return the content of a member, at most as many bytes as it claims to have."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without a limit
-        raise ValueError("is compressed in a way that NumPy does not write")
+        raise ValueError("is compressed by a method that NumPy does not use")
     with archive.open(member) as file:
         return file.read(member.file_size)
 
 
 def array_of(content: memoryview) -> np.ndarray:
-    """The array that the bytes of an .npy describe, without a copy; ValueError where they do not fit it."""
+    """Return the array in the content of an .npy file, without a copy. Raises ValueError if that is damaged."""
     file = io.BytesIO(content[:HEADER_BYTES])
     try:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
-    except Exception as error:  # NumPy takes a header for Python, and parses that of Python 2 too
-        raise ValueError(f"is no array of NumPy: {error}") from None
+    except Exception as error:  # NumPy parses a header as Python, even as Python 2, and raises many kinds
+        raise ValueError(f"is not a NumPy array: {error}") from None
     if dtype.hasobject:
-        raise ValueError("has an array of Python objects")
+        raise ValueError("contains Python objects")
     start, count = file.tell(), math.prod(shape)
     if dtype.itemsize * count != len(content) - start or min(shape, default=0) < 0:
-        raise ValueError(f"has an array of {shape} x {dtype} in {len(content) - start:,} bytes")
+        raise ValueError(f"claims an array of {shape} x {dtype} in {len(content) - start:,} bytes")
     return np.frombuffer(content, dtype, count, start).reshape(shape, order="F" if fortran else "C")
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
-    """Open a file to write that takes the place of `path` once it is complete and on disk; else `path` is left alone.
+    """Open a new file, as UTF-8 if it is text, that replaces `path` once it is complete and on disk.
 
-    Processes that write the same file at a time do not meet: the last to finish has its way.
+    If anything fails, `path` is unchanged. Of several processes that write `path` at the same time, the last one wins.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"} if mode == "w" else {}
     try:
-        with open(unfinished, mode, newline="" if mode == "w" else None) as file:
+        with open(unfinished, mode, **text) as file:  # type: ignore[call-overload]
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -122,5 +124,5 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
     except BaseException as error:
         unfinished.unlink(missing_ok=True)
         if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # a failed write does not say of what
+            error.filename = str(path)  # a failed write does not name its file
         raise

@@ -1,5 +1,6 @@
-"""Files of anybody: what NumPy and json write is read, and nothing that is damaged, huge or a program."""
+"""Untrusted files: what NumPy and json write is read, and nothing that is damaged, huge or a program."""
 
+import errno
 import io
 import json
 import struct
@@ -59,7 +60,7 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize("content", BAD_ARRAYS.values(), ids=list(BAD_ARRAYS))
-def test_an_array_that_is_none(tmp_path, content):
+def test_a_damaged_array_is_refused(tmp_path, content):
     assert content != WHOLE
     (tmp_path / "bad.npy").write_bytes(content)
     (tmp_path / "bad.npz").write_bytes(zipped({"bad.npy": content}))
@@ -69,7 +70,7 @@ def test_an_array_that_is_none(tmp_path, content):
 
 
 def lying(size: int) -> bytes:
-    """An archive with a member of a million bytes that says that it has `size`."""
+    """Return an archive with a member of a million bytes that claims to have `size`."""
     content = bytearray(zipped({"a.npy": b"\0" * 10**6}))
     for signature, at in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         struct.pack_into("<I", content, content.index(signature) + at, size)
@@ -81,12 +82,12 @@ def lying(size: int) -> bytes:
     [
         (lying(2**31), "unpacks to 2,147,483,648 bytes, more than 536,870,912: write it as .npy"),
         (lying(10), "is damaged: Bad CRC-32|the magic string is not correct"),
-        (zipped({"a.npy": WHOLE}, zipfile.ZIP_LZMA), "compressed in a way that NumPy does not write"),
+        (zipped({"a.npy": WHOLE}, zipfile.ZIP_LZMA), "compressed by a method that NumPy does not use"),
         (zipped({"a.npy": WHOLE})[:-30], "is damaged: File is not a zip file"),
         (zipped({"../../a.npy": b"x"}), "magic string"),
     ],
 )
-def test_an_archive_that_is_none(tmp_path, content, why):
+def test_a_damaged_or_huge_archive_is_refused(tmp_path, content, why):
     path = tmp_path / "bad.npz"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=why):
@@ -97,17 +98,33 @@ def test_an_archive_that_is_none(tmp_path, content, why):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"[" * 10**6, "nested too deep"),
+        (b"[" * 10**6, "nested too deeply"),
         (b"1" * 5000, "limit"),
-        (b"\xff", "no text in UTF-8"),
+        (b"\xff", "not a text in UTF-8"),
         (b" " * (files.MAX_TEXT_BYTES + 1), "has more than 8,388,608 bytes"),
         (b"{", "Expecting"),
     ],
 )
-def test_a_text_that_is_none(tmp_path, content, why):
+def test_a_text_that_is_not_one_is_refused(tmp_path, content, why):
     path: Path = tmp_path / "bad.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=why):
         files.read_json(path)
     path.write_text(json.dumps({"a": [1, "\x1b"]}))
     assert files.read_json(path) == {"a": [1, "\x1b"]}
+
+
+def test_a_file_is_written_in_utf8_whatever_the_locale_and_the_text(tmp_path):
+    with files.atomic_write(tmp_path / "file") as file:
+        file.write("\u732b \udcff\r\n")
+        assert file.encoding == "utf-8"
+    assert (tmp_path / "file").read_bytes() == "\u732b \\udcff\r\n".encode()
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="full") as raised, files.atomic_write(tmp_path / "file") as file:
+        file.write("new")
+        raise OSError(errno.ENOSPC, "disk full")
+    assert raised.value.filename == str(tmp_path / "file")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -165,7 +165,7 @@ def test_folder_of_arrays_is_a_dataset(tmp_path):
         ("train_images", np.zeros((20, 32, 32, 3)), "must hold images .* uint8, not float64"),
         ("train_images", np.zeros((20, 3072), np.uint8), r"not uint8 \(20, 3072\)"),
         ("train_images", np.zeros((19, 32, 32, 3), np.uint8), "an integer for each image"),
-        ("train_images", np.array([None]), "cannot be read: has an array of Python objects"),
+        ("train_images", np.array([None]), "cannot be read: contains Python objects"),
         ("train_labels", np.zeros(20), "an integer for each image, not .* float64"),
         ("train_labels", np.full(20, 10), "labels from 10 to 10, and there are 10 classes"),
         ("train_labels", np.full(20, -1), "labels from -1 to -1"),
