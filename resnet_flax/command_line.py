@@ -1,44 +1,45 @@
-"""Reading a command line: what a verb is, the recipe it names, and the flags with the config they set."""
+"""Reading a command line: the verb, the recipe, and the flags with the config that they set."""
 
+import ast
+import difflib
 import importlib.machinery
-import re
-import sys
 import traceback
 import types
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import complete, unknown_field
-from resnet_flax.config.defaults import field_types
+from resnet_flax.config.checks import TYPES, complete, raise_errors
+from resnet_flax.config.defaults import field_types, flatten
+from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.stored import read_config
-from resnet_flax.errors import UserError, nearest, reason
+from resnet_flax.errors import UserError, lookup, nearest
 from resnet_flax.text import escape_line, short_repr
+from resnet_flax.verbs import VERBS, Flag
 from resnet_flax.workdir.folder import Job
 
-
-@dataclass(frozen=True)
-class Verb:
-    """What a verb takes: its own `flags` with their defaults, and what the `words` behind it are.
-
-    Its function is called with a config, a workdir and the flags. Where the words are "workdirs", it gets a list of
-    jobs instead; where they are "files" or "fields", it gets them as one more flag, and for fields also `recipe`, the
-    words that set the config. A verb on a `trained` network takes the config that the workdir holds.
-    """
-
-    flags: dict[str, Any] = field(default_factory=dict)
-    words: str = ""
-    trained: bool = False
+FLAGS: dict[str, Flag] = {name: flag for verb in VERBS.values() for name, flag in verb.flags.items()}
+TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-def read_command_line(argv: list[str], name: str, verb: Verb, words: list[str]) -> tuple[list[Job], dict[str, Any]]:
-    """(runs, the verb's own flags) of a command line with `words` behind the verb `name`; UserError for a mistake."""
+class Values(NamedTuple):
+    """The values that flags set: in the config, and of a verb's own flags."""
+
+    config: ConfigDict
+    own: dict[str, Any]
+
+
+def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
+    """Return (verb, jobs, the verb's own arguments) of a command line. Raises UserError for a mistake in it."""
+    argv = canonical(argv)
+    name, *words = [word for word in argv if not word.startswith("--")] or ["train"]
+    verb = lookup("verb", name, VERBS)
     if words and not verb.words:
-        raise UserError(f"one verb at a time, and a flag's value behind '=': what is {words[0]!r}?")
-    recipe = flag_values(argv, "--config")[-1] if flag_values(argv, "--config") else ""
+        raise UserError(f"{name} takes flags only: what is {short_repr(words[0])}?")
+    check_flags(name, argv)
+    recipe = (flag_values(argv, "--config") or [""])[-1]
     workdirs = flag_values(argv, "--workdir") + (words if verb.words == "workdirs" else [])
     if not workdirs and not recipe:
         if verb.trained:
@@ -47,33 +48,123 @@ def read_command_line(argv: list[str], name: str, verb: Verb, words: list[str]) 
     if len(workdirs) > 1 and verb.words != "workdirs":
         raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
     jobs = []
-    for workdir in map(Path, workdirs or [f"runs/{default_run_name(recipe)}"]):
+    for workdir in map(read_workdir, workdirs or [f"runs/{default_run_name(recipe)}"]):
         config = read_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         values = read_flags(argv, verb.flags, config)
         jobs.append(Job(complete(values.config), workdir))
-    options = {flag: values[flag].value for flag in verb.flags}
+    options = values.own
     if verb.words in ("files", "fields"):
         options[verb.words] = words
     if verb.words == "fields":
-        options["recipe"] = [word for word in argv if re.match(r"--?(no)?config[.=]", word)]
-    return jobs, options
+        options["recipe"] = [word for word in argv if word.startswith(("--config=", "--config."))]
+    return name, jobs, options
 
 
-def flag_values(argv: list[str], flag: str) -> list[str]:
-    """Every value that a command line has for a flag."""
+def canonical(argv: Sequence[str]) -> list[str]:
+    """Return a command line with every flag as --NAME=VALUE, however it was written.
+
+    The other ways are --NAME VALUE, -NAME=VALUE, and for a switch --NAME and --noNAME. Raises UserError for an unknown
+    flag and for a missing value.
+    """
+    words, rest = [], list(argv)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if name.startswith("no") and is_switch(name[2:]):
+            if equals:
+                raise UserError(f"--{name} takes no value: it sets {name[2:]} to False")
+            name, value = name[2:], "false"
+        elif not is_flag(name):
+            following = rest[0] if rest and not equals and not rest[0].startswith("-") else "VALUE"
+            raise UserError(unknown_flag(name, value or following))
+        elif not equals and is_switch(name):
+            value = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
+        elif not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"--{name} needs a value: --{name}=VALUE")
+            value = rest.pop(0)
+        words.append(f"--{name}={value}")
+    return words
+
+
+def is_flag(name: str) -> bool:
+    return name in ("config", "workdir") or flag_type(name) is not None
+
+
+def is_switch(name: str) -> bool:
+    return flag_type(name) is bool
+
+
+def flag_type(name: str) -> type | None:
+    """Return the type of the value of a verb's own flag, or of config.FIELD; None for any other name."""
+    if name in FLAGS:
+        return type(FLAGS[name].default)
+    return field_types().get(name.removeprefix("config."), (None,))[0] if name.startswith("config.") else None
+
+
+def unknown_flag(name: str, value: str) -> str:
+    """Return the message for an unknown flag: the fields or flags that it could mean, or else all flags."""
+    last = name.rpartition(".")[2]
+    flags = ["config", "workdir", *FLAGS]
+    if name.startswith("config.") and last not in flags:
+        return unknown_field(name.removeprefix("config."))
+    near = difflib.get_close_matches(last[:100], flags, n=1, cutoff=0.6)
+    fields = fields_called(last) or ([] if near else fields_like(last))
+    guesses = [f"--{flag}={value}" for flag in [f"config.{field}" for field in fields] or near]
+    if last in DEVICES:
+        hint = CHOOSE_DEVICE
+    elif guesses:
+        hint = f"did you mean {' or '.join(guesses)}?"
+    else:
+        hint = f"there are: {', '.join(f'--{flag}' for flag in flags)}"
+    return escape_line(f"there is no flag --{name}: {hint}", 300)
+
+
+def check_flags(verb: str, argv: Sequence[str]) -> None:
+    """Raise UserError for a flag that only other verbs have."""
+    for word in argv:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name in FLAGS and name not in VERBS[verb].flags:
+            others = [other for other in VERBS if name in VERBS[other].flags]
+            raise UserError(f"{verb} has no flag --{name}, only {' and '.join(others)}")
+
+
+def read_workdir(text: str) -> Path:
+    """Return the path of a workdir. Raises UserError for one that cannot be a folder."""
+    path = Path(text)
+    if not text or not is_utf8(text):
+        raise UserError(f"--workdir must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another --workdir")
+    return path
+
+
+def is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # bytes that are not UTF-8, which Python keeps as surrogates
+        return False
+    return True
+
+
+def flag_values(argv: Sequence[str], flag: str) -> list[str]:
+    """Return every value that a canonical command line has for a flag."""
     return [word.removeprefix(f"{flag}=") for word in argv if word.startswith(f"{flag}=")]
 
 
 def default_run_name(recipe: str) -> str:
-    """What a run of FILE:ARGUMENT is called by default."""
+    """Return the default name of a run of FILE:ARGUMENT."""
     file, _, argument = recipe.partition(":")
     return Path(file).stem + (f"-{argument}" if argument else "")
 
 
 def load_recipe(recipe: str) -> ConfigDict:
-    """The config that get_config(ARGUMENT) returns in FILE, for a `recipe` FILE or FILE:ARGUMENT.
+    """Return the config that get_config(ARGUMENT) returns in FILE, for a `recipe` FILE or FILE:ARGUMENT.
 
-    Raises UserError where there is no such file, and says in which line of it something went wrong.
+    Raises UserError if there is no such file, and with the line of the file in which something went wrong.
     """
     file, colon, argument = recipe.partition(":")
     path = Path(file)
@@ -98,25 +189,49 @@ def load_recipe(recipe: str) -> ConfigDict:
     return config
 
 
-def read_flags(argv: list[str], own: dict[str, Any], config: ConfigDict) -> flags.FlagValues:
-    """All flags of a command line, a verb's `own` (name -> default) too; what it sets of `config` is set there.
+def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict) -> Values:
+    """Set in `config` what a command line sets there, and return it with the values of a verb's `own` flags.
 
-    Raises UserError for a mistake.
+    Raises UserError with a line for each value of the wrong type.
     """
-    fields = field_types()
-    for word in argv:
-        named = re.match(r"--?(?:no)?config\.([^=]*)", word)
-        if named and named[1] not in fields:
-            raise UserError(unknown_field(named[1]))
-    values = flags.FlagValues()
-    argv = [word for word in argv if not word.startswith("--config=")]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    flags.DEFINE_multi_string("workdir", [], "", flag_values=values)
-    kinds: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, str: flags.DEFINE_string}
-    for name, default in own.items():
-        kinds[type(default)](name, default, "", flag_values=values)
+    texts = dict(word.removeprefix("--").split("=", 1) for word in canonical(argv) if word.startswith("--"))
+    values: dict[str, Any] = {}
+    errors = []
+    for name, text in texts.items():
+        if kind := flag_type(name):
+            try:
+                values[name] = PARSERS[kind](text)
+            except ValueError:
+                flag = name if name.startswith("config.") else f"--{name}"
+                errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
+    raise_errors(errors)
+    fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
+    present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
+    config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})
+    return Values(config, {name: values.get(name, flag.default) for name, flag in own.items()})
+
+
+def parse_bool(text: str) -> bool:
+    if text.lower() not in TRUTHS:
+        raise ValueError
+    return TRUTHS[text.lower()]
+
+
+def parse_tuple(text: str) -> tuple:
+    """Return the tuple that (1,2,3), 1,2,3, 1 or cat,dog stands for."""
     try:
-        values([sys.argv[0], *argv])
-    except (flags.Error, ValueError, MemoryError, RecursionError) as error:  # the last two of a tuple nested too deep
-        raise UserError(escape_line(reason(error), 300)) from None
-    return values
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return tuple(name.strip() for name in text.strip("()[] ").split(","))
+    except (MemoryError, RecursionError):  # nested too deep
+        raise ValueError from None
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
+PARSERS: dict[type, Callable[[str], Any]] = {
+    bool: parse_bool,
+    int: int,
+    float: float,
+    str: str,
+    tuple: parse_tuple,
+}

@@ -1,30 +1,32 @@
-"""Errors that a user can cause: one line that says what was wrong and what would be right."""
+"""Errors that a user can cause: one line that says what is wrong and what would be right."""
 
 import difflib
 import errno
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from resnet_flax.text import print_line, short_repr
+from resnet_flax.text import escape_line, first_few, print_line, short_repr
 
-# What can be wrong with a disk or a folder: full, a limit reached, not to be written, nothing that can be called so.
+# Failures of a disk, a folder or a path: full, over a limit, not writable, vanished, or impossible.
 STORAGE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-STORAGE += (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-MAX_COMPARED_CHARS = 100  # characters of a name that are compared
-MAX_NAMES_LISTED = 100  # names that a hint lists
+STORAGE += (errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+MAX_COMPARED_CHARS = 100  # of a name that is compared with the valid ones
+MAX_NAMES_LISTED = 100
+NO_BACKEND = "Unable to initialize backend"  # how JAX says that it misses a device
+INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
 
 
 class UserError(Exception):
     """A mistake in the config, the command line, the data or the workdir; `main` prints it without a traceback."""
 
     exit_code = 1
-    quiet = False  # where another process tells it
+    quiet = False  # another process prints it
 
 
 class Damaged(UserError):
-    """A file is not what was written there."""
+    """A file does not contain what was written to it."""
 
 
 class NotFinite(UserError):
@@ -39,40 +41,75 @@ class Interrupted(Exception):
     quiet = False
 
     def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command goes on from here")
+        super().__init__(f"stopped by {signal.Signals(signum).name}; the same command resumes from here")
         self.exit_code = 128 + signum
 
 
-def nearest(name: object, choices: Iterable[str], instead: Iterable[str] = ()) -> str:
-    """A hint to put behind an unknown `name`: the closest of `choices`; if none is close, `instead` or all."""
+def nearest(name: object, choices: Iterable[str]) -> str:
+    """Return a hint to put after an unknown `name`: the closest of `choices`, or all of them if none is close."""
     names = sorted(choices)
     close = difflib.get_close_matches(str(name)[:MAX_COMPARED_CHARS], names, n=1, cutoff=0.5)
-    listed = sorted(instead) or names
-    rest = f" and {len(listed) - MAX_NAMES_LISTED} more" if len(listed) > MAX_NAMES_LISTED else ""
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(listed[:MAX_NAMES_LISTED])}{rest}"
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(first_few(names, MAX_NAMES_LISTED))}"
 
 
 def lookup(kind: str, name: object, registry: dict):
-    """`registry[name]`, or a UserError that names the `kind` of thing looked for and the nearest valid name."""
+    """Return `registry[name]`. Raises UserError with the `kind` of thing looked up and the nearest valid name."""
     if isinstance(name, str) and name in registry:
         return registry[name]
     raise UserError(f"unknown {kind} {short_repr(name)}: {nearest(name, registry)}")
 
 
 def reason(error: BaseException) -> str:
-    """Why a library failed, in a few words: what the system said, or else the first line of what it says itself."""
+    """Return in a few words why a library failed: the operating system's message, or the first line of its own."""
     text = str(error).strip() or type(error).__name__
-    said = [os.strerror(code) for code in STORAGE if os.strerror(code) in text]
-    return said[0] if said else text.splitlines()[0][:200]
+    system = [os.strerror(code) for code in STORAGE if os.strerror(code) in text]
+    return system[0] if system else text.splitlines()[0][:200]
 
 
 def report_error(error: Exception) -> int:
-    """Print what a user can do something about as one line, and return the exit code; raise anything else again."""
+    """Print an error that the user can do something about as one line, and return the exit code; raise any other."""
+    if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # in the middle of an import, say
+        return INTERRUPTED
     if isinstance(error, OSError) and error.errno in STORAGE:
         place = f": {error.filename}" if error.filename else ""
         error = UserError(f"{error.strerror}{place}")
+    if not isinstance(error, UserError | Interrupted):
+        error = missing_device(error) or error
     if not isinstance(error, UserError | Interrupted):
         raise error
     if not error.quiet:
         print_line(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
     return error.exit_code
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield `error`, the exception that it came from, and so on."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def missing_device(error: Exception) -> UserError | None:
+    """Return, if it caused `error`, the UserError that JAX_PLATFORMS names devices which JAX does not find."""
+    without = isinstance(error, AssertionError)  # how JAX fails for "cuda" without a GPU
+    if not (NO_BACKEND in str(error) or (without and "jax" in sys.modules)):
+        return None
+    import jax
+
+    asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if not asked or (without and finds_devices()):
+        return None
+    jax.config.update("jax_platforms", "")
+    found = ", ".join(sorted({device.platform for device in jax.devices()}))
+    why = "" if without or "known backends" in str(error) else f" ({escape_line(error, 200)})"
+    install = "pip install -c constraints.txt -e '.[cuda13]' (or cuda12, or tpu) adds support for others"
+    return UserError(f"JAX_PLATFORMS={asked}, but JAX finds only {found} here{why}: unset it; {install}")
+
+
+def finds_devices() -> bool:
+    import jax
+
+    try:
+        return bool(jax.devices())
+    except (AssertionError, RuntimeError):
+        return False

@@ -1,77 +1,96 @@
-"""usage: python -m resnet_flax.main [VERB] --config=FILE[:ARGUMENT] [--config.FIELD=VALUE ...] [--workdir=PATH]
+"""The program: `python -m resnet_flax.main --help` describes it.
 
-verbs
-  train          train the config's network, or go on where it was stopped; report at the end (the default)
-                 --seeds=5, or --seeds=0,1,2, for a run of each seed in WORKDIR/seed0 ..., their mean and its interval
-  summary        print layers, parameters, FLOPs, memory, data and classes, and of a workdir its checkpoints
-  preview        draw augmented training images: --images=8 of them, --versions=8 of each
-  sweep          a run for each combination of values of some fields, the best by validation: sweep --config=FILE
-                 optimizer.learning_rate=0.01,0.1 model.widths=(8,16),(16,32); or with --method=random|tpe --trials=N
-                 also of ranges, optimizer.learning_rate=1e-3..1:log; --storage=URL of a database to share
-  report         draw pictures, tables and report.html of a workdir, also while it trains; of several (report runs/A
-                 runs/B) their curves and a table sorted by validation accuracy, into --output=PATH
-  evaluate       score a workdir, or several and their ensemble: evaluate runs/A runs/B
-                 --split=test|validation|train, or any such as train[:500]; --checkpoint=best|newest|STEP
-                 --tta=flip,shift to score the mean over views of each image beside it
-  predict        what the network takes your images for, as a CSV: predict photos/ cat.jpg images.npy --workdir=runs/A
-                 --output=PATH; --submission writes ID,Labels; --checkpoint=best|newest|STEP
-  import-torch   start a workdir from PyTorch weights: --file=PATH, a .safetensors or a state_dict in .pt; of a
-                 checkpoint that holds several the one under --key=NAME, such as ema
-  export         write the best (or only) weights of a workdir: --format=safetensors|torch, or with stablehlo a program
-                 that needs jax alone; --output=PATH, whose ending stands for its format
-
-flags
-  --config=FILE[:ARGUMENT]   a recipe, such as configs/preact.py, or configs/preact.py:full to train on all examples
-  --config.FIELD=VALUE       set one of its fields, such as --config.optimizer.learning_rate=0.05
-  --workdir=PATH             where the run lives, runs/NAME[-ARGUMENT] by default; the same command resumes there.
-                             A workdir holds its config: where there is a run already, --workdir is enough
+Everything else is imported inside functions. Importing JAX takes a second, in which Ctrl-C should end the program like
+at any other time, and which the help does not need.
 """
 
-import importlib
+import os
+import signal
 import sys
-from typing import Any
-
-from resnet_flax.cache import keep_compiled_programs
-from resnet_flax.command_line import Job, Verb, read_command_line
-from resnet_flax.errors import lookup, report_error
-
-# The verb VERB is the function VERB of the module VERB in resnet_flax.commands.
-VERBS: dict[str, Verb] = {
-    "train": Verb(dict(seeds="")),
-    "summary": Verb(),
-    "preview": Verb(dict(images=8, versions=8)),
-    "sweep": Verb(dict(method="grid", trials=0, storage=""), "fields"),
-    "report": Verb(dict(output=""), "workdirs", True),
-    "evaluate": Verb(dict(split="test", checkpoint="best", tta=""), "workdirs", True),
-    "predict": Verb(dict(checkpoint="best", output="", submission=False), "files", True),
-    "import-torch": Verb(dict(file="", key="")),
-    "export": Verb(dict(format="", output=""), trained=True),
-}
-
-
-def parse(argv: list[str]) -> tuple[str, list[Job], dict[str, Any]]:
-    """Return (verb, jobs, the verb's own flags) of a command line; UserError for a mistake in it."""
-    name, *words = [word for word in argv if not word.startswith("-")] or ["train"]
-    return name, *read_command_line(argv, name, lookup("verb", name, VERBS), words)
 
 
 def main(argv: list[str]) -> int:
     """Run one command; return the process's exit code."""
-    if {"--help", "-h", "help"} & set(argv):
-        print(__doc__, end="")
-        return 0
+    from resnet_flax.errors import INTERRUPTED, report_error
+    from resnet_flax.text import lost_output
+
+    lost_output.clear()
     try:
-        keep_compiled_programs()
-        name, jobs, options = parse(argv)
-        function = name.replace("-", "_")
-        run = getattr(importlib.import_module(f"resnet_flax.commands.{function}"), function)
-        run(jobs, **options) if VERBS[name].words == "workdirs" else run(*jobs[0], **options)
+        run_command(argv)
     except Exception as error:
         return report_error(error)
     except KeyboardInterrupt:
-        return 130
-    return 0
+        return INTERRUPTED
+    if not lost_output:
+        return 0
+    reader_is_gone = isinstance(lost_output[0], BrokenPipeError)
+    return 128 + signal.SIGPIPE if reader_is_gone else report_error(lost_output[0])
+
+
+def run_command(argv: list[str]) -> None:
+    """Run one command. Raises UserError for a mistake in it, and whatever its verb raises."""
+    from resnet_flax.text import print_line
+    from resnet_flax.verbs import VERBS, help_text
+
+    if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
+        print_line(help_text(next((word for word in argv if word in VERBS), None)))
+        return
+    if "--version" in argv:
+        print_line(versions())
+        return
+    from importlib import import_module
+
+    from resnet_flax.cache import keep_compiled_programs
+
+    keep_compiled_programs()
+    verb, jobs, options = parse(argv)
+    name = verb.replace("-", "_")
+    function = getattr(import_module(f"resnet_flax.commands.{name}"), name)
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there may be something to clean up
+    function(jobs, **options) if VERBS[verb].words == "workdirs" else function(*jobs[0], **options)
+
+
+def parse(argv: list[str]) -> tuple[str, list, dict]:
+    """Return what `command_line.parse` does: (verb, jobs, the verb's own arguments)."""
+    from resnet_flax import command_line
+
+    return command_line.parse(argv)
+
+
+def versions() -> str:
+    from importlib import metadata
+
+    from resnet_flax import __version__
+
+    return f"resnet_flax {__version__}, jax {metadata.version('jax')}, Python {sys.version.split()[0]}"
+
+
+def end_at_once(signum: int, frame: object) -> None:
+    """End the process on Ctrl-C: of an exception, a module that is being imported may make any other, or nothing."""
+    os._exit(128 + signum)
+
+
+def use_utf8() -> None:
+    """Start Python again in UTF-8 mode if the locale has another encoding: libraries write paths in UTF-8 anyway."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null as stdin, stdout or stderr if it is closed: the next file would get its number, and its output."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as under nohup
+        signal.signal(signal.SIGINT, end_at_once)
+    use_utf8()
+    open_standard_streams()
+    code = main(sys.argv[1:])
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)  # Python takes a moment to end, too
+    sys.exit(code)

@@ -1,16 +1,19 @@
-"""What is said to a user. Names of files and classes and messages of libraries may hold what a terminal would obey."""
+"""Text for the terminal. File names, class names and library messages may contain terminal control sequences."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-JOINERS = "\u200c\u200d"  # hold Persian words and emoji together, and do nothing else
+JOINERS = "\u200c\u200d"  # invisible, but part of Persian words and of emoji, and harmless
+
+lost_output: list[OSError] = []  # why `print_line` could not print
 
 
 def escape_line(text: object, longest: int = 0) -> str:
-    """`text` in one line: what a terminal obeys or hides is escaped, such as \\x1b or \\u202e.
+    """Return `text` as one printable line: control and invisible characters are escaped, such as \\x1b or \\u202e.
 
-    With `longest`, what is longer is cut to so many characters, the last of which is an ellipsis.
+    With `longest`, longer text is cut to that many characters, the last of them an ellipsis.
     """
     whole = str(text)
     cut = whole[:longest] if longest else whole
@@ -19,23 +22,32 @@ def escape_line(text: object, longest: int = 0) -> str:
 
 
 def escape_lines(text: object) -> str:
-    """`text` with each of its lines made printable."""
+    """Return `text` with each of its lines escaped."""
     return "\n".join(map(escape_line, str(text).split("\n")))
 
 
 def short_repr(value: object) -> str:
-    """A value as Python writes it, or the beginning of it."""
+    """Return `repr(value)`, escaped and cut to 300 characters."""
     return escape_line(repr(value), 300)
 
 
 def print_line(text: object, file: TextIO | None = None) -> None:
-    """Print lines, made printable, at once."""
+    """Print `text`, escaped, to `file` (stdout by default) and flush.
+
+    Printing never fails: a reader that is gone or a full disk must not end a training. The error is appended to
+    `lost_output`, and all further output to `file` is discarded.
+    """
     file = file or sys.stdout
     encoding = file.encoding or "utf-8"
-    print(escape_lines(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+    try:
+        print(escape_lines(text).encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
+    except OSError as error:
+        error.filename = error.filename or file.name
+        lost_output.append(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # its buffer, too, is written there when Python exits
 
 
 def first_few(items: Sequence[str], limit: int) -> list[str]:
-    """Return the first `limit` items and, where there are more, an item that says how many."""
+    """Return the first `limit` items and, if there are more, a last one such as "and 5 more"."""
     rest = len(items) - limit
     return [*items[:limit], f"and {rest:,} more"] if rest > 0 else list(items)

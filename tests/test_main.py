@@ -1,202 +1,189 @@
-"""The command line: what it prints, and one line for every mistake a user can make."""
+"""The program as a process: how it starts and ends, with Ctrl-C, without a terminal, a device or UTF-8."""
 
-import ast
-import json
-import re
-import statistics
+import os
+import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from resnet_flax.config.stored import config_to_json
-from resnet_flax.main import VERBS, main, parse
+from resnet_flax import __version__
+from resnet_flax.main import main
+from resnet_flax.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
-QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
-RECIPES = (
-    "resnet_443",
-    "resnet_2322",
-    "preact",
-    "resnet18_w42",
-    "resnet_large",
-    "resnet_353",
-    "speed94",
-    "speed96",
-)
-
-
-def run(*words: str) -> int:
-    return main(list(words))
-
-
-def test_help_names_every_verb_and_flag(capsys):
-    assert run("--help") == 0
-    text = capsys.readouterr().out
-    for word in (*VERBS, "--config", "--workdir"):
-        assert word in text
-    assert max(map(len, text.splitlines())) <= 120
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_summary_of_every_recipe_ends_with_its_count(recipe, capsys):
-    assert run("summary", f"--config={ROOT}/configs/{recipe}.py") == 0
-    assert re.search(r"^parameters: [24],\d{3},\d{3} ", capsys.readouterr().out, re.MULTILINE)
-
-
-@pytest.mark.parametrize("argument", ["full", "sgd", "sgd,relu", "adagrad,gelu,full"])
-def test_arguments_of_preact(argument):
-    verb, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/preact.py:{argument}"])
-    assert verb == "train"
-    assert workdir == Path("runs") / f"preact-{argument}"
-    assert (config.data.validation == "") == ("full" in argument)
-    assert config.data.train == ("train" if "full" in argument else "train[:80%]")
-    assert config.optimizer.name == next((n for n in ("sgd", "adagrad") if n in argument), "adam")
-    assert config.model.activation == ("relu" if "relu" in argument else "gelu")
-
-
-def test_recipes_hold_out_what_the_design_says():
-    for recipe in RECIPES:
-        _, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/{recipe}.py"])
-        assert config.data.validation == ("train[80%:]" if recipe == "preact" else "train[90%:]")
-        assert config.model.max_params == 5_000_000
-        assert workdir == Path("runs") / recipe
-
-
-MISTAKES = [
-    ([], "which recipe"),
-    (["--config=configs/preakt.py"], "there is no config file 'configs/preakt.py': did you mean 'configs/preact.py'"),
-    ([f"--config={ROOT}/configs/preact.py:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
-    ([f"--config={ROOT}/configs/preact.py:sgd,adam"], "chooses one thing twice"),
-    (["trian", QUICKSTART], "unknown verb 'trian': did you mean 'train'"),
-    (["train", "summary", QUICKSTART], "one verb at a time, and a flag's value behind '=': what is 'summary'?"),
-    (["report"], "/run holds no run"),
-    (["train", QUICKSTART, "--workdir=a"], "train takes one --workdir, not 2"),
-    ([QUICKSTART, "--wordkir=x"], "Did you mean: workdir"),
-    ([QUICKSTART, "--config.optimizer.momentun=1"], "config.optimizer.momentun: did you mean 'optimizer.momentum'"),
-    ([QUICKSTART, "--config.train.zzzzzzzzzzzzzzzzz=1"], "there are: train.batch_size, "),
-    ([QUICKSTART, "--noconfig.optimizer.nesterov=maybe"], "--noconfig.optimizer.nesterov=maybe does not take"),
-    ([QUICKSTART, "--config.optimizer.learning_rate=fast"], "could not convert string to float: 'fast'"),
-    ([QUICKSTART, "--config.model.name=resnet_433"], "unknown model 'resnet_433': did you mean 'resnet_443'"),
-    ([QUICKSTART, "--config.model.block=basik"], "unknown block 'basik': did you mean 'basic'"),
-    ([QUICKSTART, "--config.model.activation=rely"], "unknown activation 'rely': did you mean 'relu'"),
-    ([QUICKSTART, "--config.optimizer.name=adma"], "unknown optimizer 'adma': did you mean 'adam'"),
-    ([QUICKSTART, "--config.schedule.name=onecicle"], "unknown schedule 'onecicle': did you mean 'onecycle'"),
-    ([QUICKSTART, "--config.data.policy=crop(4)|flop|normalize(half)"], "flop"),
-    ([QUICKSTART, "--config.data.name=cifar"], "unknown dataset 'cifar': did you mean 'cifar10'"),
-    ([QUICKSTART, "--config.data.train=trian"], "unknown split 'trian': did you mean 'train'"),
-    ([QUICKSTART, "--config.data.train=train[:1"], "must look like train, train[:90%]"),
-    ([QUICKSTART, "--config.data.train=train[:99999]"], "is examples 0 to 99999 of 1437"),
-    ([QUICKSTART, "--config.data.validation=train[5%:]"], "share examples"),
-    ([QUICKSTART, "--config.model.blocks=(1,1)"], "must be of one length"),
-    ([QUICKSTART, "--config.model.widths=(8,0,8)"], "for each of at most 8 stages, not (8, 0, 8)"),
-    ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs must be positive, not 0"),
-    ([QUICKSTART, "--config.train.batch_size=-3"], "config.train.batch_size must be positive, not -3"),
-    ([QUICKSTART, "--config.train.batch_size=5000"], "is more than an epoch's 1293"),
-    ([QUICKSTART, "--config.schedule.name=multistep"], "config.schedule.milestones must be epochs between"),
-    ([QUICKSTART, "--config.model.max_params=1000"], "has 78,042 parameters, more than config.model.max_params 1,000"),
-    ([QUICKSTART, "--config.data.validation=", "--config.train.patience=2"], "needs a validation split"),
-    ([QUICKSTART, "--config.optimizer.nesterov", "--config.optimizer.dampening=0.1"], "nesterov needs sgd"),
-    ([QUICKSTART, "--config.optimizer.momentum=0.0"], "cycle_momentum cycles a momentum"),
-    (["export", QUICKSTART], "/run holds no run"),
-    (["import-torch", QUICKSTART, "--file=nothing.pt"], "there is no file 'nothing.pt'"),
-    (["preview", QUICKSTART, "--images=0"], "--images must be from 1 to 50, not 0"),
-    (["summary", QUICKSTART, "--images=2"], "Unknown command line flag 'images'"),
+PROGRAM = [sys.executable, "-m", "resnet_flax.main"]
+QUICKSTART = "--config=configs/quickstart.py"
+TINY = [
+    QUICKSTART,
+    "--config.model.blocks=(1,)",
+    "--config.model.widths=(4,)",
+    "--config.data.train_examples=256",
+    "--config.train.epochs=1",
+    "--config.schedule.name=constant",
 ]
+SMALL_RUN = [QUICKSTART, "--config.model.blocks=(1,1)", "--config.model.widths=(8,16)"]  # the network of small_runs
+SUMMARY = ["summary", "--config=configs/resnet_443.py"]
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
-def test_mistake_is_one_line_with_the_nearest_valid_choice(words, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    workdir = tmp_path / "run"
-    assert run(*words, *([f"--workdir={workdir}"] if words else [])) == 1
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert captured.err.startswith("error: ")
-    assert "Traceback" not in captured.err
-    # Only a policy takes more lines: they point at the bad part of it.
-    assert captured.err.count("\n") == 1 or "policy" in captured.err
-    assert captured.out == ""
-    assert not workdir.exists()
+def process(*words: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *words], **{"cwd": ROOT, "capture_output": True, "text": True} | options)
 
 
-def test_verbs_on_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "preact").mkdir(parents=True)
-    (tmp_path / "runs" / "preact" / "config.json").write_text("{}")
-    assert run("evaluate") == 1
-    assert "which run? Give --workdir=PATH" in capsys.readouterr().err
-    assert run("evaluate", "runs/preakt") == 1
-    assert capsys.readouterr().err == "error: runs/preakt holds no run: did you mean 'runs/preact'?\n"
-    (tmp_path / "runs" / "preact" / "config.json").write_text('{"model": {"nam": "preact"}}')
-    assert run("evaluate", "runs/preact") == 1
-    assert (
-        "preact/config.json is no config of this version: unknown field config.model.nam: did you mean 'model.name'?"
-        in capsys.readouterr().err
-    )
-
-
-def test_a_workdir_holds_its_config(tmp_path):
-    _, [(config, _)], _ = parse([f"--config={ROOT}/configs/preact.py:sgd", "--config.train.epochs=3"])
-    (tmp_path / "config.json").write_text(config_to_json(config))
-    for verb in ("train", "evaluate", "export", "summary"):
-        assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
-    _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])
-    assert changed.train.epochs == 4
-    _, [(same, _), other], _ = parse(["evaluate", QUICKSTART, str(tmp_path), f"{tmp_path}/."])
-    assert same == other[0] == config
-
-
-def test_several_mistakes_are_told_at_once(capsys):
-    assert run(QUICKSTART, "--config.train.epochs=0", "--config.optimizer.name=x", "--config.seed=-1") == 1
-    assert capsys.readouterr().err.count("config.") >= 3
-
-
-def test_process_exits_with_the_code_and_no_traceback():
-    command = [sys.executable, "-m", "resnet_flax.main", "--config=configs/nothing.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_a_mistake_ends_with_one_line_and_exit_code_1():
+    done = process("--config=configs/nothing.py")
     assert done.returncode == 1
     assert done.stderr.startswith("error: there is no config file")
+    assert done.stderr.count("\n") == 1
     assert done.stdout == ""
 
 
-def verb_of(command: str) -> str:
-    return command.split()[0] if command.split()[0] in VERBS else "train"
+def test_help_imports_nothing_that_takes_time():
+    code = "import sys; from resnet_flax.main import main; code = main(['--help']); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_readme_commands_are_ones_that_the_program_takes(tmp_path, monkeypatch):
-    text = (ROOT / "README.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    for name in ("cat", "dog"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-    commands = re.findall(r"^python -m resnet_flax\.main (.*?)(?: +#.*)?$", text, re.MULTILINE)
-    assert len(commands) >= 4
-    for command in commands:
-        if "--config=" in command and not VERBS[verb_of(command)].trained:
-            parse(command.replace("configs/", f"{ROOT}/configs/").replace("'", "").split())
+def test_version_names_the_version_and_that_of_jax(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"resnet_flax {__version__}, jax {metadata.version('jax')}, ")
 
 
-def test_configs_change_nothing_but_what_they_say():
-    """A recipe is a docstring and assignments: it computes nothing and imports nothing but `recipe`."""
-    for path in (ROOT / "configs").glob("*.py"):
-        tree = ast.parse(path.read_text())
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
-        assert [name.name for node in imports for name in node.names] == ["recipe"], path
-        assert ast.get_docstring(tree), path
+@pytest.mark.parametrize(
+    "module",
+    ["resnet_flax.text", "numpy", "jaxlib.xla_client", "jax.numpy", "flax.linen", "resnet_flax.training.train"],
+)
+def test_ctrl_c_while_modules_are_imported_ends_quietly(module, tmp_path):
+    """-X importtime prints each module as soon as it is imported."""
+    command = [sys.executable, "-X", "importtime", *PROGRAM[1:], *TINY, f"--workdir={tmp_path}"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stderr and started.stdout
+        imported = iter(started.stderr.readline, "")
+        assert any(line.split("|")[-1].strip() == module for line in imported)
+        started.send_signal(signal.SIGINT)
+        assert all(line.startswith("import time:") for line in imported)
+        assert started.stdout.read() == ""
+    assert started.returncode == 130
 
 
-def test_readme_has_the_measured_accuracy_of_the_demo():
-    lines = (ROOT / "benchmarks" / "results" / "quickstart.jsonl").read_text().splitlines()
-    accuracies = [100 * json.loads(line)["found"]["test_accuracy"] for line in lines]
-    said = f"{statistics.mean(accuracies):.1f} % ± {statistics.stdev(accuracies):.1f} % on the test split"
-    assert f"{said} ({len(lines)} seeds)" in (ROOT / "README.md").read_text()
+def test_ctrl_c_that_an_import_turns_into_another_error_is_still_one(monkeypatch, capsys):
+    def interrupted(argv):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+
+    monkeypatch.setattr("resnet_flax.main.run_command", interrupted)
+    assert main([]) == 130
+    assert capsys.readouterr().err == ""
 
 
-def test_readme_has_the_counts_of_the_networks(capsys):
-    text = (ROOT / "README.md").read_text()
-    for recipe in RECIPES:
-        run("summary", f"--config={ROOT}/configs/{recipe}.py")
-        count = re.search(r"^parameters: ([\d,]+)", capsys.readouterr().out, re.MULTILINE)[1]
-        assert re.search(rf"\[{recipe}\].*\| {count} \|", text), recipe
-        assert f"{count} parameters" in (ROOT / "configs" / f"{recipe}.py").read_text()
+def test_an_ignored_ctrl_c_stays_ignored():
+    """As for a command that nohup or a shell has put into the background."""
+    code = "import signal, os; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv({0!r}, {1!r})"
+    command = [sys.executable, "-X", "importtime", *PROGRAM[1:], *SUMMARY]
+    with subprocess.Popen(
+        [sys.executable, "-c", code.format(sys.executable, command)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as started:
+        assert started.stderr
+        assert any(line.split("|")[-1].strip() == "numpy" for line in started.stderr)
+        started.send_signal(signal.SIGINT)
+        started.stderr.read()
+    assert started.returncode == 0
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run `command` in bash, where "$@" is the program."""
+    return subprocess.run(["bash", "-c", command, "-", *PROGRAM], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_output_that_nobody_reads_ends_the_program_quietly_with_the_code_of_a_broken_pipe():
+    done = shell(f'"$@" {" ".join(SUMMARY)} | true; echo ${{PIPESTATUS[0]}}')
+    assert (done.stdout, done.stderr) == ("141\n", "")
+    done = shell('{ sleep 0.5; "$@" --help; } | true; echo ${PIPESTATUS[0]}')
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_output_that_cannot_be_written_is_an_error():
+    done = shell('"$@" --help > /dev/full')
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device: <stdout>\n")
+
+
+def test_a_training_goes_on_when_nobody_reads_its_output(tmp_path):
+    with subprocess.Popen(
+        [*PROGRAM, *TINY, f"--workdir={tmp_path}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout and started.stderr
+        started.stdout.close()
+        assert started.stderr.read() == ""
+    assert started.returncode == 141
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_training_with_closed_streams_writes_nothing_of_them_into_its_files(tmp_path):
+    words = " ".join(f"'{word}'" for word in [*TINY, f"--workdir={tmp_path}"])
+    done = shell(f'"$@" {words} <&- >&- 2>&-')
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / ".lock").read_text().startswith("process ")
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+def test_names_that_are_not_ascii_need_no_locale(tmp_path):
+    workdir, classes = tmp_path / "\u00e9\u732b", tuple("0123456\u00e9\u732b9")
+    words = [*TINY, f"--config.data.classes={classes}", f"--workdir={workdir}"]
+    done = process(*words, env=os.environ | ASCII)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u732b" in done.stdout  # what stdout cannot encode is escaped
+    assert sorted(path.name for path in tmp_path.iterdir()) == [workdir.name]
+    done = process("evaluate", str(workdir))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\u732b" in done.stdout
+
+
+def without_device(platform: str, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"JAX_PLATFORMS": platform}
+    return subprocess.Popen(
+        [*PROGRAM, *words], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_missing_device_is_one_line_from_every_verb(small_runs, tmp_path):
+    run, image, weights = small_runs[0], tmp_path / "image.npy", tmp_path / "weights.safetensors"
+    np.save(image, np.zeros((1, 32, 32, 3), np.uint8))
+    assert main(["export", f"--workdir={run}", f"--output={weights}"]) == 0
+    commands = {
+        "train": [*TINY, f"--workdir={tmp_path}/train"],
+        "summary": TINY,
+        "sweep": [*TINY, f"--workdir={tmp_path}/sweep", "optimizer.learning_rate=0.1,0.2"],
+        "report": [str(run)],
+        "evaluate": [str(run)],
+        "predict": [str(image), f"--workdir={run}"],
+        "export": [f"--workdir={run}", f"--output={tmp_path}/more"],
+        "import-torch": [*SMALL_RUN, f"--file={weights}", f"--workdir={tmp_path}/imported"],
+    }
+    assert commands.keys() | {"preview"} == VERBS.keys()  # preview computes nothing on a device
+    processes = {verb: without_device("rocm", verb, *words) for verb, words in commands.items()}
+    for verb, started in processes.items():
+        _, err = started.communicate()
+        assert err.startswith("error: JAX_PLATFORMS=rocm, but JAX finds only "), (verb, err)
+        assert err.count("\n") == 1
+        assert "pip install -c constraints.txt -e '.[cuda13]'" in err
+        assert started.returncode == 1
+
+
+@pytest.mark.parametrize("platform", ["cuda", "gpu", "tpu", "cpu,tpu", "nonsense"])
+def test_every_name_of_a_missing_device_is_understood(platform):
+    if Path("/dev/nvidiactl").exists() or Path("/dev/accel0").exists():
+        pytest.skip("the device is there")
+    _, err = without_device(platform, "summary", QUICKSTART).communicate()
+    assert err.startswith(f"error: JAX_PLATFORMS={platform}, but JAX finds only cpu here")
+    assert err.count("\n") == 1

@@ -1,107 +1,112 @@
-"""Every field of a config with its default, and what a recipe starts from."""
+"""All fields of a config with their defaults, and what recipes start from."""
 
 from functools import cache
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
-from ml_collections.config_flags import config_path
 
 from resnet_flax.errors import UserError, lookup
 
 
 def get_config() -> ConfigDict:
-    """Every field with its default: a tiny network on the digits that scikit-learn carries."""
+    """Return the default config: a tiny network on the handwritten digits of scikit-learn.
+
+    A recipe in `configs/` starts from it. Each field has the type of its default, or of its placeholder: None, which
+    the network or the dataset fills in.
+    """
     return ConfigDict(
         dict(
-            seed=0,
+            seed=0,  # of initial weights, shuffling, augmentation and dropout
             parallel="jit",  # "jit" over a mesh of all devices, or "pmap"
             data=dict(
-                name="digits",
-                dir="",  # where it lies: of "folder" your images; "" is TFDS_DATA_DIR, or TFDS's own default
-                # Splits in the syntax of TFDS. None is as fits what the dataset has: train[:90%], train[90%:] and test.
-                train=placeholder(str),
-                validation=placeholder(str),  # "" for none: then the last epoch is the result
-                test=placeholder(str),  # "" for none: a run that only chooses, by validation, needs not look at it
-                classes=placeholder(tuple),  # the names of its classes; None is as the dataset has them
-                image_size=32,  # height and width; images in folders are resized to it
-                train_examples=0,  # keep only so many of the training split; 0 keeps all
-                feed="auto",  # "device" (what trains) if the images fit there, or else "tfdata" (the host)
-                policy="crop(4)|flip|normalize(auto)",
-                concat_original=False,  # an epoch is the augmented and the plain training split, shuffled together
+                name="digits",  # a dataset: see SOURCES in data/datasets/sources.py; "folder" is your own images
+                dir="",  # its folder; "" for TFDS_DATA_DIR or the default of TensorFlow Datasets
+                # Splits in the syntax of TFDS, such as train[:90%]. None: what suits the splits that the dataset has;
+                # with train and test only, these are train[:90%], train[90%:] and test.
+                train=placeholder(str),  # trained on
+                validation=placeholder(str),  # selects the best epoch; "" for none: the last epoch is the result
+                test=placeholder(str),  # evaluated once, at the end; "" for none
+                classes=placeholder(tuple),  # names of the classes; None: those of the dataset
+                image_size=32,  # pixels, height and width; images in folders are resized to it
+                train_examples=0,  # use only the first so many training examples; 0 for all
+                feed="auto",  # batches from the "device", or the host ("tfdata"); "auto": device if the images fit
+                policy="crop(4)|flip|normalize(auto)",  # augmentation, from left to right; see data/augment/policy.py
+                concat_original=False,  # an epoch is the augmented and the original examples, shuffled together
             ),
             model=dict(
-                name="tiny",
-                stem=placeholder(str),
-                block=placeholder(str),
-                blocks=placeholder(tuple),
-                widths=placeholder(tuple),
-                activation=placeholder(str),
-                stem_dropout=placeholder(float),
-                block_dropout=placeholder(float),
-                final_norm=placeholder(bool),
-                kernel_init="torch",  # or "he_normal", "dirac"
-                compute_dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
-                max_params=0,  # refuse a network with more; 0 is no limit
+                name="tiny",  # a network: see NETWORKS in models/__init__.py
+                # Parts of the network; None: as the network defines them.
+                stem=placeholder(str),  # "conv", a 3x3 convolution, or "whitening", which is computed, not trained
+                block=placeholder(str),  # "basic", "preact" or "pool"
+                blocks=placeholder(tuple),  # number of blocks of each stage
+                widths=placeholder(tuple),  # channels of each stage
+                activation=placeholder(str),  # "relu" or "gelu"
+                stem_dropout=placeholder(float),  # dropout rate after the stem
+                block_dropout=placeholder(float),  # dropout rate within every block
+                final_norm=placeholder(bool),  # preact: BatchNorm and activation after the last block
+                kernel_init="torch",  # uniform, PyTorch's default; or "he_normal", or "dirac", the identity
+                compute_dtype="auto",  # of convolutions: "float32", "bfloat16"; "auto": bfloat16 on GPU and TPU
+                max_params=0,  # refuse a network with more parameters; 0 for no limit
             ),
             optimizer=dict(
-                name="sgd",
-                learning_rate=0.1,
-                bias_lr_factor=1.0,  # times the learning rate is that of biases, BatchNorm's too
-                weight_decay=0.0,
-                clip_norm=0.0,  # largest global norm of the gradient; 0 is no clipping
+                name="sgd",  # "sgd", "muon", "adam", "adamw" or "adagrad"
+                learning_rate=0.1,  # peak of the schedule
+                bias_lr_factor=1.0,  # factor on the learning rate of all biases, those of BatchNorm too
+                weight_decay=0.0,  # decoupled for adamw, otherwise added to the gradient
+                clip_norm=0.0,  # largest global norm of the gradient; 0 for no clipping
                 momentum=0.9,  # sgd, muon
-                nesterov=False,
-                dampening=0.0,
-                b1=0.9,  # adam, adamw
-                b2=0.999,
-                eps=1e-8,  # adam, adamw, adagrad
+                nesterov=False,  # sgd, muon: Nesterov's momentum
+                dampening=0.0,  # sgd, muon: the momentum adds the gradient times 1 - dampening
+                b1=0.9,  # adam, adamw: decay of the mean of the gradients
+                b2=0.999,  # adam, adamw: decay of the mean of their squares
+                eps=1e-8,  # adam, adamw, adagrad: added to the denominator
             ),
             schedule=dict(
-                name="constant",
-                per="epoch",  # stepped once per "epoch" or per "step"
-                milestones=(),  # multistep: epochs
+                name="constant",  # or "multistep", "step_decay", "cosine", "warmup_cosine", "onecycle"
+                per="epoch",  # update the learning rate every "epoch" or every "step"
+                milestones=(),  # multistep: the epochs at which the learning rate is multiplied by factor
                 factor=0.1,  # multistep, step_decay
-                every=30,  # step_decay: epochs
-                end_factor=0.0,  # cosine, warmup_cosine: last over peak learning rate
-                warmup=5,  # warmup_cosine: epochs
-                warmup_offset=1,
-                decay=0,  # warmup_cosine: epochs of the cosine; 0 ends it with the training
-                rise=0.3,  # onecycle: fraction of the steps before the peak
-                anneal="cosine",  # or "linear"
-                three_phase=False,
-                start_divisor=25.0,
-                end_divisor=1e4,
-                cycle_momentum=True,
-                min_momentum=0.85,
-                max_momentum=0.95,
+                every=30,  # step_decay: epochs between two multiplications by factor
+                end_factor=0.0,  # cosine, warmup_cosine: last learning rate as a fraction of the peak
+                warmup=5,  # warmup_cosine: epochs of linear warm-up
+                warmup_offset=1,  # warmup_cosine: in unit t the warm-up has reached (t + offset) / warmup
+                decay=0,  # warmup_cosine: epochs of the cosine; 0: until the end of training
+                rise=0.3,  # onecycle: fraction of the training before the peak
+                anneal="cosine",  # onecycle: the shape of the rise and the fall, "cosine" or "linear"
+                three_phase=False,  # onecycle: fall as long as the rise, then on to the end
+                start_divisor=25.0,  # onecycle: peak over first learning rate
+                end_divisor=1e4,  # onecycle: first over last learning rate
+                cycle_momentum=True,  # onecycle: momentum from max to min and back, against the learning rate
+                min_momentum=0.85,  # onecycle
+                max_momentum=0.95,  # onecycle
             ),
             train=dict(
                 epochs=10,
-                batch_size=128,
-                label_smoothing=0.0,
-                ema_decay=0.0,  # answer with a moving average of the weights that decays by so much a step; 0 for none
+                batch_size=128,  # over all devices
+                label_smoothing=0.0,  # share of the target that is spread evenly over the classes
+                ema_decay=0.0,  # evaluate an exponential moving average of the weights, with this decay; 0 for none
                 checkpoint_every=1,  # epochs
-                monitor="val_accuracy",  # what the best checkpoint is best at, or "val_loss"
-                patience=0,  # stop after so many epochs without a new best; 0 never stops early
-                min_delta=0.0,  # what counts as better by the patience
+                monitor="val_accuracy",  # what selects the best epoch: "val_accuracy" or "val_loss"
+                patience=0,  # stop after so many epochs without improvement; 0 never stops early
+                min_delta=0.0,  # the smallest change of monitor that patience counts as improvement
             ),
         )
     )
 
 
 def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDict, tuple[str, ...]]:
-    """The default config for `network` on CIFAR-10 under the budget of the reports, and the words chosen in `arg`.
+    """Return the config from which a recipe for `network` on CIFAR-10 starts, and the words chosen in `arg`.
 
-    `arg` is what follows the file's name in --config=FILE:ARG: words with commas between. "full" trains on everything
-    with nothing held out; each of `choices` is a tuple of words of which `arg` may have one, the first if it has none.
-    Raises UserError for any other word.
+    `arg` is the ARG of --config=FILE:ARG: words separated by commas. "full" trains on all examples without validation.
+    Each of `choices` is a tuple of words of which `arg` may contain one; without it, the first is chosen. Raises
+    UserError for any other word.
     """
     words = [word for word in arg.split(",") if word]
     known = {word: index for index, options in enumerate(choices) for word in options} | {"full": len(choices)}
     kinds = [lookup("config argument", word, known) for word in words]
     if len(set(kinds)) < len(kinds):
-        raise UserError(f"config argument {arg!r} chooses one thing twice")
+        raise UserError(f"config argument {arg!r} names two alternatives")
     config = get_config()
     config.model.name = network
     config.model.max_params = 5_000_000
@@ -111,16 +116,8 @@ def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDic
     return config, tuple(next((word for word in words if word in options), options[0]) for options in choices)
 
 
-@cache
-def field_types() -> dict[str, tuple[type, bool]]:
-    """Field -> (its type, whether None may stand for what the network or the dataset has)."""
-    config = get_config()
-    values = flatten(config.to_dict())
-    return {field: (config_path.get_type(field, config), value is None) for field, value in values.items()}
-
-
 def speed_recipe(network: str, arg: str, epochs: int) -> ConfigDict:
-    """Return what the recipes for speed share: Muon under one cycle, large batches, one checkpoint at the end."""
+    """Return the config that the recipes for speed share: Muon, onecycle, large batches, one checkpoint at the end."""
     config, _ = recipe(network, arg)
     config.model.kernel_init = "dirac"
     config.optimizer.name = "muon"
@@ -141,8 +138,20 @@ def speed_recipe(network: str, arg: str, epochs: int) -> ConfigDict:
     return config
 
 
+@cache
+def field_types() -> dict[str, tuple[type, bool]]:
+    """Return for each field its type, and whether it may be None until the network or the dataset fills it in."""
+    config = get_config()
+    return {field: (type_of(config, field), value is None) for field, value in flatten(config.to_dict()).items()}
+
+
+def type_of(config: ConfigDict, field: str) -> type:
+    section, _, name = field.rpartition(".")
+    return (config[section] if section else config).get_type(name)
+
+
 def flatten(nested: dict, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
+    """Return {"a.b": 1} for {"a": {"b": 1}}."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         nests = isinstance(value, dict) and value

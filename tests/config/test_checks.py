@@ -1,4 +1,4 @@
-"""Configs: every field has a type and a range, and what cannot be had together is refused, several mistakes at once."""
+"""Configs: every field has a type and a range, and what does not fit together is refused, several mistakes at once."""
 
 import json
 import math
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from resnet_flax.command_line import load_recipe
-from resnet_flax.config.checks import MAX_ERRORS_LISTED, NAMES, RULES, TYPES, complete, type_errors, unknown_field
+from resnet_flax.config.checks import MAX_ERRORS_LISTED, NAMES, RULES, TYPES, complete, type_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.main import main, parse
 
-# Fields without a rule or a list of names, and why they have none.
+# Fields without a rule or a list of names, and why.
 UNRULED = {
     "data.validation": "any split, read by sources.parse_split as soon as there is data; empty for none",
     "data.test": "the same",
@@ -35,7 +35,7 @@ def test_every_field_has_a_type_and_a_rule_or_a_reason():
 
 
 def refused(field: str, value: object) -> str:
-    """What is said about the default config with one other value, as a config.json could have it."""
+    """Return the message about the default config with one other value, as a config.json could have it."""
     config = get_config()
     parent, _, name = field.rpartition(".")
     with config.ignore_type():
@@ -58,7 +58,7 @@ def test_other_types_are_refused(field):
 
 
 def edges(field: str) -> list:
-    """Values of the right type that no field of this type takes."""
+    """Return values of the right type that no field of this type allows."""
     kind, _ = field_types()[field]
     return {
         float: [math.nan, math.inf, -math.inf, -0.1, 1e39],
@@ -83,14 +83,14 @@ def test_values_out_of_range_are_refused(field):
         assert "\x1b" not in said
 
 
-# (what is set, what is said), each a value at the edge of what its rule allows.
+# ((field, value), message), each value just outside of its rule.
 NARROW = [
     (("seed", 2**31), "must be an integer from 0 to 2**31 - 1"),
     (("data.classes", ("one",)), "must be two or more names, all different"),
     (("data.dir", "\ud800"), "must be a path"),
     (("model.blocks", (201, 1, 1)), "at most 200"),
-    (("model.blocks", (1,) * 9), "of at most 8 stages"),
-    (("model.blocks", ()), "must be positive integers"),
+    (("model.blocks", (1,) * 9), "1 to 8 positive integers, one per stage"),
+    (("model.blocks", ()), "must be 1 to 8 positive integers"),
     (("model.widths", (8193, 8, 8)), "at most 8,192"),
     (("optimizer.learning_rate", 1e-46), "must be positive"),  # 0 in float32
     (("optimizer.momentum", 1.0), "at least 0 and below 1"),
@@ -119,10 +119,10 @@ def test_values_at_the_edge_are_refused(change, message):
     assert message in refused(*change)
 
 
-# (what is set beside the defaults, what is said): each value is right by itself.
+# (values beside the defaults, message): each value is valid by itself.
 CONTRADICTIONS = [
-    ({"model.blocks": (1, 1), "model.widths": (8,)}, "must be of one length, one entry a stage"),
-    ({"model.final_norm": True}, "config.model.final_norm is for preact blocks, and config.model.block is basic"),
+    ({"model.blocks": (1, 1), "model.widths": (8,)}, "must have the same length, with one entry per stage"),
+    ({"model.final_norm": True}, "config.model.final_norm needs config.model.block to be preact, not basic"),
     ({"data.classes": ("a", "b")}, "config.data.classes must be 10 names, one for each class of digits"),
     ({"optimizer.nesterov": True, "optimizer.momentum": 0.0}, "nesterov needs sgd or muon with a momentum"),
     ({"optimizer.nesterov": True, "optimizer.dampening": 0.1}, "with a momentum and no dampening"),
@@ -130,10 +130,10 @@ CONTRADICTIONS = [
     ({"schedule.name": "multistep"}, "must be epochs between 0 and config.train.epochs 10, not ()"),
     ({"schedule.name": "multistep", "schedule.milestones": (5, 10)}, "config.train.epochs 10, not (5, 10)"),
     ({"schedule.name": "warmup_cosine", "schedule.warmup": 11}, "warmup 11 is longer than config.train.epochs 10"),
-    ({"schedule.name": "onecycle", "train.epochs": 3}, "is no whole epoch: take at least 4 epochs"),
+    ({"schedule.name": "onecycle", "train.epochs": 3}, "must be more than one epoch: train for at least 4 epochs"),
     ({"schedule.name": "onecycle", "schedule.rise": 0.6, "schedule.three_phase": True}, "at most 0.5, not 0.6"),
-    ({"schedule.name": "onecycle", "optimizer.name": "adagrad"}, "cycles a momentum, and the optimizer has none"),
-    ({"schedule.name": "onecycle", "optimizer.momentum": 0.0}, "cycles a momentum, and the optimizer has none"),
+    ({"schedule.name": "onecycle", "optimizer.name": "adagrad"}, "needs an optimizer with momentum"),
+    ({"schedule.name": "onecycle", "optimizer.momentum": 0.0}, "needs an optimizer with momentum"),
     (
         {"schedule.name": "onecycle", "schedule.min_momentum": 0.96},
         "config.schedule.min_momentum 0.96 is more than config.schedule.max_momentum 0.95",
@@ -151,7 +151,7 @@ def test_contradictions_are_refused(changes, message):
         complete(config)
 
 
-def test_several_contradictions_are_told_at_once():
+def test_several_contradictions_are_reported_at_once():
     config = get_config()
     config.update_from_flattened_dict({"data.validation": "", "train.patience": 2, "model.final_norm": True})
     with pytest.raises(UserError) as raised:
@@ -159,7 +159,7 @@ def test_several_contradictions_are_told_at_once():
     assert len(str(raised.value).splitlines()) == 2
 
 
-# What the data and the devices say no to, before anything is compiled.
+# (flags, message): what the data does not allow, before anything is compiled.
 WITH_DATA = [
     (
         ["--config.data.train=train[:10%]", "--config.data.validation=train[10%:]"],
@@ -180,7 +180,7 @@ def test_what_does_not_fit_the_data_is_refused_before_compiling(words, message, 
     assert not (tmp_path / "run").exists()
 
 
-# (the body of get_config, what is said about it)
+# (body of get_config, message)
 RECIPES = [
     ("return config", None),
     ("config.train.epochs = 'ten'", "line 4: TypeError: "),
@@ -209,7 +209,7 @@ RECIPES = [
 
 
 @pytest.mark.parametrize(("body", "message"), RECIPES)
-def test_mistakes_in_recipes_are_told_in_one_line_each(body, message, tmp_path, capsys):
+def test_mistakes_in_recipes_are_one_line_each(body, message, tmp_path, capsys):
     path = tmp_path / "recipe.py"
     lines = "from resnet_flax import config as configs\ndef get_config():\n    config = configs.get_config()\n"
     path.write_text(lines + textwrap.indent(body, "    ") + "\n")
@@ -223,7 +223,7 @@ def test_mistakes_in_recipes_are_told_in_one_line_each(body, message, tmp_path, 
     assert len(said) < 3000
 
 
-def test_a_recipe_without_get_config_and_one_that_is_no_text(tmp_path):
+def test_a_recipe_without_get_config_and_one_that_is_not_text(tmp_path):
     path = tmp_path / "recipe.py"
     for content, message in ((b"", "no attribute 'get_config'"), (b"\0\xff", "SyntaxError|ValueError")):
         path.write_bytes(content)
@@ -235,14 +235,14 @@ def test_a_recipe_without_get_config_and_one_that_is_no_text(tmp_path):
 
 
 STORED = [
-    ("[]", "it holds [], and no fields"),
-    ("3", "it holds 3, and no fields"),
-    ('{"model": 3}', "unknown field config.model: did you mean 'model.stem'?"),
-    ('{"train": {"epochs": "3"}}', "is no config of this version: "),
-    ('{"train": {"epochs": 1e400}}', "is no config of this version: "),
-    ('{"optimizer": {"learning_rate": ' + "9" * 400 + "}}", "is no config of this version: "),
-    ('{"a":' * 20_000 + "1" + "}" * 20_000, "is nested too deep"),
-    ('{"a":' * 900 + "1" + "}" * 900, "is no config of this version: "),
+    ("[]", "it holds [] instead of fields"),
+    ("3", "it holds 3 instead of fields"),
+    ('{"model": 3}', "unknown field config.model: did you mean 'model.name'?"),
+    ('{"train": {"epochs": "3"}}', "is not a config that this version can read: "),
+    ('{"train": {"epochs": 1e400}}', "is not a config that this version can read: "),
+    ('{"optimizer": {"learning_rate": ' + "9" * 400 + "}}", "is not a config that this version can read: "),
+    ('{"a":' * 20_000 + "1" + "}" * 20_000, "is nested too deeply"),
+    ('{"a":' * 900 + "1" + "}" * 900, "is not a config that this version can read: "),
     ('{"data": {"classes": [["a"], {"b": 1}]}}', None),
     ('{"train": {"epochs": null}}', None),
     ('{"train": {"epochs": true}}', None),
@@ -251,13 +251,13 @@ STORED = [
 
 
 @pytest.mark.parametrize(("text", "message"), STORED, ids=lambda value: str(value)[:40])
-def test_a_config_of_somebody_is_data(text, message, tmp_path):
+def test_a_stored_config_is_data_that_may_be_anything(text, message, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=re.escape(message) if message else "config[.][a-z_.]+ must be "):
         complete(read_config(tmp_path))
 
 
-def test_a_message_names_what_there_is_near_and_ends(tmp_path):
+def test_a_message_is_of_limited_length(tmp_path):
     strange = {**{f"x{n}": n for n in range(30)}, "optimizer": {"z" * 2000: 1}}
     (tmp_path / "config.json").write_text(json.dumps(strange))
     with pytest.raises(UserError) as error:
@@ -268,7 +268,6 @@ def test_a_message_names_what_there_is_near_and_ends(tmp_path):
     assert lines[1].endswith(
         "unknown field config.x1: there are: data, model, optimizer, parallel, schedule, seed, train"
     )
-    assert "there are: optimizer.b1, " in unknown_field("optimizer." + "z" * 2000)
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):

@@ -57,7 +57,7 @@ def test_config_with_a_renamed_field_names_the_nearest(workdir, capsys):
     change(workdir, train={"ema_decay": None, "ema_decai": 0.9})
     assert main(["evaluate", f"--workdir={workdir}"]) == 1
     error = capsys.readouterr().err
-    assert f"{workdir / 'config.json'} is no config of this version: " in error
+    assert f"{workdir / 'config.json'} is not a config that this version can read: " in error
     assert "config.train.ema_decai: did you mean 'train.ema_decay'?" in error
     assert error.count("\n") == 1
 

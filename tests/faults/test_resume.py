@@ -44,7 +44,7 @@ def test_run_stopped_everywhere_ends_as_if_nothing_had_happened(way, first, seco
     ):
         with stopping:
             assert run(tmp_path, *words) == EXIT_CODES[signum]
-        assert "the same command goes on from here" in capsys.readouterr().err
+        assert "the same command resumes from here" in capsys.readouterr().err
         step, history, _ = newest(tmp_path, *words)
         assert (step, len(history)) == stopped_at
     assert run(tmp_path, *words) == 0
@@ -62,7 +62,7 @@ def test_stopped_while_it_compiles(tmp_path):
         process.send_signal(TERM)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
-    assert err == "stopped by SIGTERM; the same command goes on from here\n"
+    assert err == "stopped by SIGTERM; the same command resumes from here\n"
     assert time.monotonic() - stopped < 10
 
 

@@ -173,7 +173,7 @@ def test_a_run_stopped_goes_on_in_more_or_fewer_processes_to_the_same_end(undist
     run[-1].send_signal(signal.SIGTERM)
     codes, _, told = wait_for(run)
     assert codes == [143] * before, told
-    assert "stopped by SIGTERM; the same command goes on from here" in told
+    assert "stopped by SIGTERM; the same command resumes from here" in told
     stopped, _ = newest(tmp_path)
     assert 8 <= stopped < 24
     codes, said, told = wait_for(launch(after, tmp_path, feed))

@@ -93,7 +93,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(tmp_path, trained, monke
     assert [main([*RECIPE, "--seeds=1,0,2", f"--workdir={tmp_path}"])] == [143]
     assert trained == [1, 0]
     assert len(json.loads((tmp_path / "seeds.json").read_text())["results"]) == 2
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "the same command resumes from here" in capsys.readouterr().err
     assert main([*RECIPE, "--seeds=1,2", f"--workdir={tmp_path}"]) == 143
 
 

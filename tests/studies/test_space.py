@@ -59,7 +59,7 @@ def test_names_of_trials_are_folders_and_differ():
         ([], "what is to be swept?"),
         (["optimizer.momentum"], "'optimizer.momentum' must be a field and its values, such as"),
         (["optimizer.momentun=0.8,0.9"], "unknown field config.optimizer.momentun: did you mean 'optimizer.momentum'?"),
-        (["optimizer.learning_rate=0.1,fast"], "could not convert string to float: 'fast'"),
+        (["optimizer.learning_rate=0.1,fast"], "config.optimizer.learning_rate must be a number, not 'fast'"),
         (["train.batch_size=32,1e2"], "1e2"),
         (["optimizer.momentum=0.8", "optimizer.momentum=0.9"], "optimizer.momentum is there twice"),
         (["data.validation=train[90%:],train[80%:]"], "config.data.validation must be the same for all trials"),
@@ -67,7 +67,7 @@ def test_names_of_trials_are_folders_and_differ():
         (["optimizer.nesterov=False..True"], "config.optimizer.nesterov is no number"),
         (["optimizer.momentum=0.9..0.8"], "LOW below HIGH"),
         (["optimizer.weight_decay=0..1:log"], "above 0: not 0..1:log"),
-        (["optimizer.momentum=0.8..0.9,0.95"], "could not convert string to float: '0.9,0.95'"),
+        (["optimizer.momentum=0.8..0.9,0.95"], "config.optimizer.momentum must be a number, not '0.9,0.95'"),
     ],
 )
 def test_mistakes(words, message):

@@ -269,7 +269,7 @@ def test_a_signal_while_nothing_trains_is_answered_before_the_next_trial(tmp_pat
     assert [row["state"] for row in table(tmp_path)] == ["complete"]
     captured = capsys.readouterr()
     assert "1 of 4 trials complete" in captured.out
-    assert "the same command goes on from here" in captured.err
+    assert "the same command resumes from here" in captured.err
     runs.before = lambda config: None
     assert main([*GRID, f"--workdir={tmp_path}"]) == 0
     assert len(set(runs.trained)) == len(runs.trained) == 4

@@ -1,0 +1,164 @@
+"""The verbs of the command line with their flags, and the help. Imports nothing that takes time."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import NamedTuple
+
+PROGRAM = "python -m resnet_flax.main"
+WIDTH = 100  # characters of a line of help
+
+
+class Flag(NamedTuple):
+    """A verb's own flag; its value has the type of its default."""
+
+    default: bool | int | str
+    value: str  # stands for the value in the help; "" for a switch
+    help: str
+
+
+class Verb(NamedTuple):
+    """A verb: the function of its name in the module of its name in resnet_flax.commands.
+
+    The function is called with a config, a workdir and the verb's own flags. If its `words`, those after the verb on
+    the command line, are "workdirs", it gets a list of jobs instead of config and workdir; if they are "files" or
+    "fields", it gets them as one more argument, and with fields also `recipe`, the flags that set the config. A verb
+    for a `trained` network uses the config in the workdir, never a recipe.
+    """
+
+    summary: str
+    example: str
+    flags: Mapping[str, Flag] = {}
+    details: str = ""
+    words: str = ""
+    trained: bool = False
+
+
+CHECKPOINT = Flag("best", "WHICH", "the checkpoint: best (by validation), newest, or the number of its step")
+
+VERBS: dict[str, Verb] = {
+    "train": Verb(
+        "train a network, or resume its run, and write a report (the default verb)",
+        "--config=configs/preact.py --config.train.epochs=20 --workdir=runs/short",
+        {"seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean")},
+        "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
+    ),
+    "summary": Verb(
+        "print layers, parameters, memory and data of a config, and a run's checkpoints",
+        "summary --config=configs/resnet_353.py",
+    ),
+    "preview": Verb(
+        "draw augmented training images",
+        "preview --config=configs/resnet_353.py --versions=4",
+        {
+            "images": Flag(8, "N", "the number of images"),
+            "versions": Flag(8, "N", "the number of augmented versions of each"),
+        },
+        "Writes WORKDIR/preview.png, from exactly the pixels that training sees.",
+    ),
+    "sweep": Verb(
+        "train with several values of some fields, and rank the runs by validation",
+        "sweep --config=configs/preact.py optimizer.learning_rate=1e-3,3e-3 optimizer.b1=0.8,0.9",
+        {
+            "method": Flag("grid", "METHOD", "grid, random, or tpe (tree-structured Parzen estimator)"),
+            "trials": Flag(0, "N", "the number of trials of random or tpe"),
+            "storage": Flag("", "URL", "a database to share between machines; by default a file in the workdir"),
+        },
+        "FIELD=VALUE,... names a field of the config and its values. For random and tpe it may also be a range, "
+        "such as optimizer.learning_rate=1e-3..1:log. Several processes may work on one sweep.",
+        words="fields",
+    ),
+    "report": Verb(
+        "draw the figures, tables and page of a run, or compare several runs",
+        "report runs/preact runs/preact-sgd",
+        {"output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run")},
+        "A run may still be training. Several runs are sorted by validation accuracy.",
+        words="workdirs",
+        trained=True,
+    ),
+    "evaluate": Verb(
+        "score runs on a split, and their ensemble",
+        "evaluate runs/preact runs/preact-sgd --tta=flip",
+        {
+            "split": Flag("test", "SPLIT", "test, validation, train, or a part of one such as train[:500]"),
+            "checkpoint": CHECKPOINT,
+            "tta": Flag("", "VIEWS", "test-time augmentation: also score the mean over flip, shift, or flip,shift"),
+        },
+        words="workdirs",
+        trained=True,
+    ),
+    "predict": Verb(
+        "classify your own images, into a CSV file",
+        "predict photos/ cat.jpg images.npy --workdir=runs/preact",
+        {
+            "checkpoint": CHECKPOINT,
+            "output": Flag("", "PATH", "the CSV file; by default predictions.csv or submission.csv in the workdir"),
+            "submission": Flag(False, "", "write the columns ID and Labels, as Kaggle wants them"),
+        },
+        words="files",
+        trained=True,
+    ),
+    "export": Verb(
+        "write the trained weights, or a program that needs only jax",
+        "export --workdir=runs/preact --format=torch",
+        {
+            "format": Flag("safetensors", "FORMAT", "safetensors or torch for weights, stablehlo for a program"),
+            "output": Flag("", "PATH", "the file; by default in the workdir"),
+        },
+        "Uses the best checkpoint by validation, or the newest of a run without a validation split.",
+        trained=True,
+    ),
+    "import-torch": Verb(
+        "start a run from PyTorch weights",
+        "import-torch --config=configs/resnet_443.py --file=weights.safetensors --workdir=runs/tuned",
+        {"file": Flag("", "PATH", "a .safetensors file, or a state_dict in a .pt or .pth file")},
+    ),
+}
+
+WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ..."}
+
+COMMON = {
+    "--config=FILE[:ARGUMENT]": "a recipe, such as configs/preact.py (:full trains on all examples)",
+    "--config.FIELD=VALUE": "set a field of the recipe, such as --config.train.epochs=20; the fields are described in "
+    "resnet_flax/config/defaults.py",
+    "--workdir=PATH": "the folder of the run (default: runs/NAME[-ARGUMENT]); it holds its config, so for a run that "
+    "exists --workdir is enough",
+}
+COMMON_TRAINED = {
+    "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
+    "--workdir=PATH": "the folder of the run",
+}
+
+
+def help_text(verb: str | None) -> str:
+    """Return the help of a verb, or the general help."""
+    if verb is None:
+        verbs = {name: verb.summary for name, verb in VERBS.items()}
+        usage, about = "[VERB] [FLAG ...]", "Train residual networks on small images."
+        own = {"--help, --version": "print this help, that of a verb (VERB --help), or the version"}
+        parts, example = [section("verbs", verbs), section("flags", COMMON | own)], "--config=configs/quickstart.py"
+    else:
+        summary, example, flags, details, words, trained = VERBS[verb]
+        usage = " ".join(word for word in (verb, WORDS.get(words), "[FLAG ...]") if word)
+        about = " ".join([f"{summary[0].upper()}{summary[1:]}.", details]).strip()
+        own = {flag_usage(name, flag): flag_help(flag) for name, flag in flags.items()}
+        parts = [section("flags", own | (COMMON_TRAINED if trained else COMMON))]
+    text = textwrap.fill(about, WIDTH)
+    return "\n\n".join([f"usage: {PROGRAM} {usage}", text, *parts, f"example\n  {PROGRAM} {example}"])
+
+
+def section(title: str, entries: Mapping[str, str]) -> str:
+    """Return the lines of a section: names in a column, and what is said about each beside it."""
+    left = max(map(len, entries)) + 4
+    lines = [
+        textwrap.fill(text, WIDTH, initial_indent=f"  {name:{left - 2}}", subsequent_indent=" " * left)
+        for name, text in entries.items()
+    ]
+    return "\n".join([title, *lines])
+
+
+def flag_usage(name: str, flag: Flag) -> str:
+    return f"--{name}={flag.value}" if flag.value else f"--{name}"
+
+
+def flag_help(flag: Flag) -> str:
+    return f"{flag.help} (default: {flag.default})" if flag.default else flag.help

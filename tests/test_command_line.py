@@ -1,0 +1,293 @@
+"""The command line: every way to write it, and one line for every mistake a user can make."""
+
+import ast
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from resnet_flax.command_line import canonical, parse_tuple
+from resnet_flax.config.stored import config_to_json
+from resnet_flax.main import main, parse
+from resnet_flax.verbs import VERBS
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
+RECIPES = (
+    "resnet_443",
+    "resnet_2322",
+    "preact",
+    "resnet18_w42",
+    "resnet_large",
+    "resnet_353",
+    "speed94",
+    "speed96",
+)
+
+
+def run(*words: str) -> int:
+    return main(list(words))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_summary_of_every_recipe_ends_with_its_count(recipe, capsys):
+    assert run("summary", f"--config={ROOT}/configs/{recipe}.py") == 0
+    assert re.search(r"^parameters: [24],\d{3},\d{3} ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("argument", ["full", "sgd", "sgd,relu", "adagrad,gelu,full"])
+def test_arguments_of_preact(argument):
+    verb, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/preact.py:{argument}"])
+    assert verb == "train"
+    assert workdir == Path("runs") / f"preact-{argument}"
+    assert (config.data.validation == "") == ("full" in argument)
+    assert config.data.train == ("train" if "full" in argument else "train[:80%]")
+    assert config.optimizer.name == next((n for n in ("sgd", "adagrad") if n in argument), "adam")
+    assert config.model.activation == ("relu" if "relu" in argument else "gelu")
+
+
+def test_recipes_hold_out_what_the_design_says():
+    for recipe in RECIPES:
+        _, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/{recipe}.py"])
+        assert config.data.validation == ("train[80%:]" if recipe == "preact" else "train[90%:]")
+        assert config.model.max_params == 5_000_000
+        assert workdir == Path("runs") / recipe
+
+
+MISTAKES = [
+    ([], "which recipe"),
+    (["--config=configs/preakt.py"], "there is no config file 'configs/preakt.py': did you mean 'configs/preact.py'"),
+    ([f"--config={ROOT}/configs/preact.py:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
+    ([f"--config={ROOT}/configs/preact.py:sgd,adam"], "config argument 'sgd,adam' names two alternatives"),
+    (["trian", QUICKSTART], "unknown verb 'trian': did you mean 'train'"),
+    (["train", "summary", QUICKSTART], "train takes flags only: what is 'summary'?"),
+    (["report"], "/run holds no run"),
+    (["train", QUICKSTART, "--workdir=a"], "train takes one --workdir, not 2"),
+    ([QUICKSTART, "--wordkir=x"], "there is no flag --wordkir: did you mean --workdir=x?"),
+    ([QUICKSTART, "--config.optimizer.momentun=1"], "config.optimizer.momentun: did you mean 'optimizer.momentum'"),
+    ([QUICKSTART, "--config.train.zzzzzzzzzzzzzzzzz=1"], "there are: train.batch_size, "),
+    ([QUICKSTART, "--noconfig.optimizer.nesterov=maybe"], "--noconfig.optimizer.nesterov takes no value"),
+    (
+        [QUICKSTART, "--config.optimizer.learning_rate=fast"],
+        "config.optimizer.learning_rate must be a number, not 'fast'",
+    ),
+    ([QUICKSTART, "--config.model.name=resnet_433"], "unknown model 'resnet_433': did you mean 'resnet_443'"),
+    ([QUICKSTART, "--config.model.block=basik"], "unknown block 'basik': did you mean 'basic'"),
+    ([QUICKSTART, "--config.model.activation=rely"], "unknown activation 'rely': did you mean 'relu'"),
+    ([QUICKSTART, "--config.optimizer.name=adma"], "unknown optimizer 'adma': did you mean 'adam'"),
+    ([QUICKSTART, "--config.schedule.name=onecicle"], "unknown schedule 'onecicle': did you mean 'onecycle'"),
+    ([QUICKSTART, "--config.data.policy=crop(4)|flop|normalize(half)"], "flop"),
+    ([QUICKSTART, "--config.data.name=cifar"], "unknown dataset 'cifar': did you mean 'cifar10'"),
+    ([QUICKSTART, "--config.data.train=trian"], "unknown split 'trian': did you mean 'train'"),
+    ([QUICKSTART, "--config.data.train=train[:1"], "must look like train, train[:90%]"),
+    ([QUICKSTART, "--config.data.train=train[:99999]"], "is examples 0 to 99999 of 1437"),
+    ([QUICKSTART, "--config.data.validation=train[5%:]"], "share examples"),
+    ([QUICKSTART, "--config.model.blocks=(1,1)"], "must have the same length"),
+    ([QUICKSTART, "--config.model.widths=(8,0,8)"], "one per stage, each at most 8,192, not (8, 0, 8)"),
+    ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs must be positive, not 0"),
+    ([QUICKSTART, "--config.train.batch_size=-3"], "config.train.batch_size must be positive, not -3"),
+    ([QUICKSTART, "--config.train.batch_size=5000"], "is more than an epoch's 1293"),
+    ([QUICKSTART, "--config.schedule.name=multistep"], "config.schedule.milestones must be epochs between"),
+    ([QUICKSTART, "--config.model.max_params=1000"], "has 78,042 parameters, more than config.model.max_params 1,000"),
+    ([QUICKSTART, "--config.data.validation=", "--config.train.patience=2"], "needs a validation split"),
+    ([QUICKSTART, "--config.optimizer.nesterov", "--config.optimizer.dampening=0.1"], "nesterov needs sgd"),
+    ([QUICKSTART, "--config.optimizer.momentum=0.0"], "cycle_momentum needs an optimizer with momentum"),
+    (["export", QUICKSTART], "/run holds no run"),
+    (["import-torch", QUICKSTART, "--file=nothing.pt"], "there is no file 'nothing.pt'"),
+    (["preview", QUICKSTART, "--images=0"], "--images must be from 1 to 50, not 0"),
+    ([QUICKSTART, "--config.train.epochs=ten"], "config.train.epochs must be a whole number, not 'ten'"),
+    ([QUICKSTART, "--config.train.epochs=3.5"], "config.train.epochs must be a whole number, not '3.5'"),
+    ([QUICKSTART, "--config.optimizer.nesterov=yes"], "config.optimizer.nesterov must be True or False, not 'yes'"),
+    ([QUICKSTART, "--config.train.epochs="], "config.train.epochs must be a whole number, not ''"),
+    ([QUICKSTART, "--config.model.blocks=" + "(" * 10_000], "config.model.blocks must be"),
+    ([QUICKSTART, "--config.optimizer.lr=0.1"], "config.optimizer.lr: did you mean 'optimizer.learning_rate'?"),
+    ([QUICKSTART, "--config.gpu=0"], "unknown field config.gpu: the environment chooses the device: JAX_PLATFORMS"),
+    ([QUICKSTART, "--config.workdir=x"], "there is no flag --config.workdir: did you mean --workdir=x?"),
+    (["--epochs=3"], "there is no flag --epochs: did you mean --config.train.epochs=3?"),
+    (["--epochs", "3"], "there is no flag --epochs: did you mean --config.train.epochs=3?"),
+    (["--lr=0.1", QUICKSTART], "there is no flag --lr: did you mean --config.optimizer.learning_rate=0.1?"),
+    (["--learning_rat", QUICKSTART], "did you mean --config.optimizer.learning_rate=VALUE?"),
+    (["--name=x", QUICKSTART], "did you mean --config.data.name=x or --config.model.name=x or "),
+    (["--device=cpu", QUICKSTART], "there is no flag --device: the environment chooses the device"),
+    (["--zzzzzzzzz", QUICKSTART], "there are: --config, --workdir, --seeds, "),
+    (["preview", QUICKSTART, "--images=x"], "--images must be a whole number, not 'x'"),
+    (["preview", QUICKSTART, "--images"], "--images needs a value: --images=VALUE"),
+    (["summary", QUICKSTART, "--images=2"], "summary has no flag --images, only preview"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
+def test_mistake_is_one_line_with_the_nearest_valid_choice(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    workdir = tmp_path / "run"
+    assert run(*words, *([f"--workdir={workdir}"] if words else [])) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+    # Only a policy takes more lines: they point at the bad part of it.
+    assert captured.err.count("\n") == 1 or "policy" in captured.err
+    assert captured.out == ""
+    assert not workdir.exists()
+
+
+def test_verbs_for_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "preact").mkdir(parents=True)
+    (tmp_path / "runs" / "preact" / "config.json").write_text("{}")
+    assert run("evaluate") == 1
+    assert "which run? Give --workdir=PATH" in capsys.readouterr().err
+    assert run("evaluate", "runs/preakt") == 1
+    assert capsys.readouterr().err == "error: runs/preakt holds no run: did you mean 'runs/preact'?\n"
+    (tmp_path / "runs" / "preact" / "config.json").write_text('{"model": {"nam": "preact"}}')
+    assert run("evaluate", "runs/preact") == 1
+    err = capsys.readouterr().err
+    assert "preact/config.json is not a config that this version can read: " in err
+    assert "unknown field config.model.nam: did you mean 'model.name'?" in err
+
+
+def test_a_workdir_holds_its_config(tmp_path):
+    _, [(config, _)], _ = parse([f"--config={ROOT}/configs/preact.py:sgd", "--config.train.epochs=3"])
+    (tmp_path / "config.json").write_text(config_to_json(config))
+    for verb in ("train", "evaluate", "export", "summary"):
+        assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
+    _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])
+    assert changed.train.epochs == 4
+    _, [(same, _), other], _ = parse(["evaluate", QUICKSTART, str(tmp_path), f"{tmp_path}/."])
+    assert same == other[0] == config
+
+
+def test_several_mistakes_are_reported_at_once(capsys):
+    assert run(QUICKSTART, "--config.train.epochs=0", "--config.optimizer.name=x", "--config.seed=-1") == 1
+    assert capsys.readouterr().err.count("config.") >= 3
+    assert run(QUICKSTART, "--config.train.epochs=ten", "--config.optimizer.nesterov=yes") == 1
+    assert capsys.readouterr().err.count("config.") == 2
+
+
+LAST_COUNTS = ["--config.train.epochs=4", "--config.train.epochs=3", "--config.optimizer.nesterov=True"]
+EVERY_WAY = [
+    ["train", QUICKSTART, "--config.train.epochs=3", "--workdir=runs/x", "--config.optimizer.nesterov=true"],
+    ["--config", QUICKSTART[9:], "--config.train.epochs", "3", "--workdir", "runs/x", "--config.optimizer.nesterov"],
+    ["-config", QUICKSTART[9:], "-workdir=runs/x", "-config.train.epochs=3", "--config.optimizer.nesterov", "true"],
+    ["--config.optimizer.nesterov", "train", "--workdir=runs/x", "--config.train.epochs=3", QUICKSTART],
+    ["--noconfig.optimizer.nesterov", QUICKSTART, "--workdir=runs/x", *LAST_COUNTS],
+]
+
+
+@pytest.mark.parametrize("argv", EVERY_WAY, ids=range(len(EVERY_WAY)))
+def test_a_command_may_be_written_in_many_ways(argv):
+    verb, [(config, workdir)], options = parse(argv)
+    assert (verb, workdir, options) == ("train", Path("runs/x"), {"seeds": ""})
+    assert config.train.epochs == 3
+    assert config.optimizer.nesterov
+
+
+def test_a_flag_may_have_a_space_before_its_value_in_every_verb():
+    assert parse([QUICKSTART, "--seeds", "0,1"])[2] == {"seeds": "0,1"}
+    assert parse(["preview", "--images", "3", QUICKSTART])[2] == {"images": 3, "versions": 8}
+    words = ["sweep", "--config", QUICKSTART[9:], "--config.seed", "-0", "optimizer.b1=0.1,0.2", "--method", "grid"]
+    assert parse(words)[2]["recipe"] == [QUICKSTART, "--config.seed=-0"]
+    assert parse(words)[2]["fields"] == ["optimizer.b1=0.1,0.2"]
+
+
+def test_a_canonical_command_line_is_its_own():
+    for argv in EVERY_WAY:
+        assert canonical(canonical(argv)) == canonical(argv)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(1,2)", (1, 2)),
+        ("[1, 2]", (1, 2)),
+        ("1,2", (1, 2)),
+        ("3", (3,)),
+        ("()", ()),
+        ("('a','b')", ("a", "b")),
+        ("cat,dog", ("cat", "dog")),
+        ("(cat, dog)", ("cat", "dog")),
+        ("cat", ("cat",)),
+    ],
+)
+def test_a_tuple_needs_neither_brackets_nor_quotes(text, value):
+    assert parse_tuple(text) == value
+
+
+def test_the_last_of_several_values_counts():
+    """Of tuples, too."""
+    _, [(config, _)], _ = parse([QUICKSTART, "--config.model.blocks=(1,1,1)", "--config.model.blocks=(2,2,2)"])
+    assert config.model.blocks == (2, 2, 2)
+
+
+@pytest.mark.parametrize("name", ["a?b", "100%", "a#b", "two words", "two\nlines", "\u732b", "-x", "a=b", "*"])
+def test_a_workdir_may_have_any_name(name, tmp_path):
+    for argv in ([f"--workdir={tmp_path}/{name}"], ["--workdir", f"{tmp_path}/{name}"]):
+        assert parse([QUICKSTART, *argv])[1][0].workdir == tmp_path / name
+
+
+@pytest.mark.parametrize("verb", ["train", "summary", "preview", "sweep", "import-torch", "evaluate", "report"])
+def test_a_workdir_that_cannot_be_a_folder_is_one_line(verb, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    texts = {
+        f"{tmp_path}/file": f"{tmp_path}/file is not a folder, so it cannot be a workdir: choose another --workdir",
+        "": "--workdir must be a path, not ''",
+        "\udcff": "--workdir must be a path in UTF-8, not '\\udcff'",
+    }
+    words = ["optimizer.b1=0.1"] if verb == "sweep" else []
+    for text, message in texts.items():
+        assert run(verb, QUICKSTART, f"--workdir={text}", *words) == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("workdir", ["/proc/x", "{file}/x"])
+@pytest.mark.parametrize("verb", ["train", "preview"])
+def test_a_workdir_that_cannot_be_made_is_one_line(verb, workdir, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert run(verb, QUICKSTART, f"--workdir={workdir.format(file=tmp_path / 'file')}") == 1
+    err = capsys.readouterr().err
+    assert err.startswith(("error: No such file or directory: ", "error: Not a directory: "))
+    assert err.count("\n") == 1
+
+
+def verb_of(command: str) -> str:
+    return command.split()[0] if command.split()[0] in VERBS else "train"
+
+
+def test_readme_commands_are_ones_that_the_program_takes(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    commands = re.findall(r"^python -m resnet_flax\.main (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        if "--config=" in command and not VERBS[verb_of(command)].trained:
+            parse(command.replace("configs/", f"{ROOT}/configs/").replace("'", "").split())
+
+
+def test_configs_change_nothing_but_what_they_say():
+    """A recipe is a docstring and assignments: it computes nothing and imports nothing but what recipes start from."""
+    for path in (ROOT / "configs").glob("*.py"):
+        tree = ast.parse(path.read_text())
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert {name.name for node in imports for name in node.names} <= {"recipe", "speed_recipe"}, path
+        assert ast.get_docstring(tree), path
+
+
+def test_readme_has_the_measured_accuracy_of_the_demo():
+    lines = (ROOT / "benchmarks" / "results" / "quickstart.jsonl").read_text().splitlines()
+    accuracies = [100 * json.loads(line)["found"]["test_accuracy"] for line in lines]
+    said = f"{statistics.mean(accuracies):.1f} % ± {statistics.stdev(accuracies):.1f} % on the test split"
+    assert f"{said} ({len(lines)} seeds)" in (ROOT / "README.md").read_text()
+
+
+def test_readme_has_the_counts_of_the_networks(capsys):
+    text = (ROOT / "README.md").read_text()
+    for recipe in RECIPES:
+        run("summary", f"--config={ROOT}/configs/{recipe}.py")
+        count = re.search(r"^parameters: ([\d,]+)", capsys.readouterr().out, re.MULTILINE)[1]
+        assert re.search(rf"\[{recipe}\].*\| {count} \|", text), recipe
+        assert f"{count} parameters" in (ROOT / "configs" / f"{recipe}.py").read_text()
