@@ -101,8 +101,8 @@ VERBS: dict[str, Verb] = {
         "write the trained weights, or a program that needs only jax",
         "export --workdir=runs/preact --format=torch",
         {
-            "format": Flag("safetensors", "FORMAT", "safetensors or torch for weights, stablehlo for a program"),
-            "output": Flag("", "PATH", "the file; by default in the workdir"),
+            "format": Flag("", "FORMAT", "safetensors (the default) or torch for weights, stablehlo for a program"),
+            "output": Flag("", "PATH", "the file, whose ending may stand for the format; by default in the workdir"),
         },
         "Uses the best checkpoint by validation, or the newest of a run without a validation split.",
         trained=True,
@@ -110,7 +110,10 @@ VERBS: dict[str, Verb] = {
     "import-torch": Verb(
         "start a run from PyTorch weights",
         "import-torch --config=configs/resnet_443.py --file=weights.safetensors --workdir=runs/tuned",
-        {"file": Flag("", "PATH", "a .safetensors file, or a state_dict in a .pt or .pth file")},
+        {
+            "file": Flag("", "PATH", "a .safetensors file, or a state_dict in a .pt, .pth or .bin file"),
+            "key": Flag("", "NAME", "which state_dict of a file that holds several, such as ema"),
+        },
     ),
 }
 
