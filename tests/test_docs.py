@@ -1,93 +1,37 @@
-"""The documentation: its commands run, its code works, its links lead somewhere, and what it names exists."""
+"""The documentation: its links lead somewhere, and its commands, files, functions and numbers exist."""
 
-import contextlib
 import importlib
-import json
 import os
-import pickle
 import re
-import shlex
 import subprocess
-from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 import resnet_flax
 from resnet_flax import models
 from resnet_flax.command_line import load_recipe
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import field_types
-from resnet_flax.main import VERBS, main, parse
+from resnet_flax.main import VERBS, parse
+from tests.documents import (
+    DOCUMENTS,
+    MAIN,
+    ROOT,
+    blocks,
+    code_cells,
+    commands,
+    documented_code,
+    documented_files,
+    furnish,
+    name_of,
+    prose,
+    write_documented_recipes,
+)
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md")]
 WIDEST = 98  # characters of a line of code that GitHub shows without scrolling
-MAIN = ["python", "-m", "resnet_flax.main"]
-
-# What makes every recipe a matter of seconds, appended to its file.
-TINY = """
-
-def shrunk(get_config):
-    def get_tiny_config(*words):
-        config = get_config(*words)
-        if config.data.name == "cifar10":
-            config.data.dir = "arrays"
-        config.data.train_examples = 64
-        config.data.policy = "normalize(auto)"
-        config.model.blocks, config.model.widths = (1, 1), (4, 8)
-        config.schedule.per, config.schedule.milestones, config.schedule.warmup = "step", (1,), 1
-        config.train.epochs, config.train.batch_size = 2, 16
-        return config
-    return get_tiny_config
-
-
-get_config = shrunk(get_config)
-"""
-SHORTER = {
-    r"--seeds=\d+": "--seeds=2",
-    r"--trials=\d+": "--trials=2",
-    r"--config.train.epochs=\d+": "--config.train.epochs=2",
-    r"--config.train.batch_size=\d+": "--config.train.batch_size=16",
-}
-
-
-class Block(NamedTuple):
-    """A block of code in a document, fenced with a language or none."""
-
-    language: str
-    text: str
-
-    def commands(self) -> list[list[str]]:
-        """The words of each command, those of a pipe apart."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        words = [shlex.split(part, comments=True) for line in lines for part in line.split(" | ")]
-        return [command for command in words if command]
-
-
-def blocks(path: Path) -> list[Block]:
-    return [Block(*found) for found in re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)]
-
-
-def prose(path: Path) -> str:
-    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-
-
-def commands(path: Path) -> list[list[str]]:
-    """Those of the blocks, in their order, and then those within the text."""
-    within = re.findall(r"`((?:[A-Z]+=\S+ )*(?:python|make|pip|launch/\w+\.sh|benchmarks/gpu\.sh) [^`]+)`", prose(path))
-    fenced = [command for block in blocks(path) if block.language == "sh" for command in block.commands()]
-    return fenced + [shlex.split(text.replace("\n", " ")) for text in within]
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
 
 documents = pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 
@@ -172,105 +116,6 @@ def check_launcher(given: list[str], words: list[str]) -> None:
     assert done.returncode == 0 and done.stdout, (words, done.stderr)
 
 
-def furnish(folder: Path, tiny: bool = True) -> None:
-    """Put into `folder` what the documents speak of: recipes, photos, arrays, a pickle."""
-    (folder / "configs").mkdir()
-    for recipe in (ROOT / "configs").glob("*.py"):
-        write_recipe(folder / "configs" / recipe.name, recipe.read_text(), tiny)
-    rng = np.random.default_rng(0)
-    for name, count in (("photos/cat", 12), ("photos/dog", 12), ("new", 2)):
-        (folder / name).mkdir(parents=True)
-        for index in range(count):
-            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / name / f"{index}.png")
-    Image.new("RGB", (40, 30), "brown").save(folder / "cat.jpg")
-    arrays = {
-        name: rng.integers(0, 256, (count, 32, 32, 3), np.uint8) for name, count in (("train", 200), ("test", 40))
-    }
-    (folder / "arrays").mkdir()
-    for name, images in arrays.items():
-        np.save(folder / "arrays" / f"{name}_images.npy", images)
-        np.save(folder / "arrays" / f"{name}_labels.npy", rng.integers(0, 10, len(images)))
-    content = {b"data": arrays["test"], b"ids": np.arange(40)}
-    (folder / "test.pkl").write_bytes(pickle.dumps(content))
-
-
-def write_recipe(path: Path, source: str, tiny: bool) -> None:
-    path.write_text(source + TINY if tiny else source)
-
-
-def documented_files(path: Path) -> Iterator[tuple[str, str]]:
-    """The file and the code of each block that says in its first line which file it belongs to."""
-    for block in blocks(path):
-        if block.language == "python" and (match := re.match(r"# (\S+\.py)\n", block.text)):
-            yield match[1], block.text
-
-
-def write_documented_recipes(path: Path, tiny: bool) -> None:
-    for file, code in documented_files(path):
-        if file.startswith("configs/"):
-            write_recipe(Path(file), code, tiny)
-
-
-@contextlib.contextmanager
-def documented_code(path: Path) -> Iterator[None]:
-    """A context in which the code of a document is part of the modules that it belongs to."""
-    before = []
-    for file, code in documented_files(path):
-        if file.startswith("resnet_flax/"):
-            name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            space = vars(importlib.import_module(name))
-            before.append((space, dict(space)))
-            before += [(value, dict(value)) for value in space.values() if type(value) is dict]
-            exec(compile(code, file, "exec"), space)
-    try:
-        yield
-    finally:
-        for changed, old in reversed(before):
-            changed.clear()
-            changed.update(old)
-
-
-@pytest.mark.parametrize(
-    "path", [path for path in DOCUMENTS if any(c[:3] == MAIN for c in commands(path))], ids=name_of
-)
-def test_commands_run_in_their_order_on_what_earlier_ones_left(path, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    furnish(tmp_path)
-    write_documented_recipes(path, tiny=True)
-    printed = ""
-    with documented_code(path):
-        for command in (words for block in blocks(path) if block.language == "sh" for words in block.commands()):
-            words = words_of_main(command)
-            if words is not None:
-                code = main([shorter(word) for word in words])
-                captured = capsys.readouterr()
-                assert code == 0, (command, captured.err)
-                printed += captured.out
-    lines = {without_numbers(line) for line in printed.splitlines()}
-    for block in blocks(path):
-        if block.language == "text":
-            assert {without_numbers(line) for line in block.text.splitlines()} <= lines
-
-
-def words_of_main(command: list[str]) -> list[str] | None:
-    """The words behind resnet_flax.main in a command, also in what `make demo` stands for."""
-    if command == ["make", "demo"]:
-        recipe = re.search(r"^demo:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert recipe
-        return shlex.split(recipe[1])[3:]
-    return command[len(MAIN) :] if command[: len(MAIN)] == MAIN else None
-
-
-def shorter(word: str) -> str:
-    for pattern, instead in SHORTER.items():
-        word = instead if re.fullmatch(pattern, word) else word
-    return word
-
-
-def without_numbers(line: str) -> str:
-    return " ".join(re.sub(r"\d[\d.,]*(e-\d+)?", "#", line).split())
-
-
 def test_documented_recipes_have_the_parameters_that_they_say(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
@@ -350,21 +195,6 @@ def test_flags_and_fields_named_in_the_text_exist(path):
             assert flag in known or f'"--{flag}"' in benchmarks, flag
     for section, field in re.findall(r"`config\.(\w+)\.(\w+)`", prose(path)):
         assert f"{section}.{field}" in field_types()
-
-
-def code_cells() -> list[dict]:
-    notebook = json.loads((ROOT / "examples" / "tour.ipynb").read_text())
-    assert notebook["nbformat"] == 4
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-
-
-def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    furnish(tmp_path)
-    space: dict = {}
-    for cell in code_cells():
-        exec("".join(cell["source"]), space)
-    assert space["probabilities"].shape == (360, 10) and (tmp_path / "runs" / "tour" / "gradients.png").exists()
 
 
 def test_the_notebook_shows_what_it_printed_in_this_order():

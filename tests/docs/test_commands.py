@@ -1,0 +1,77 @@
+"""The documentation's commands and code run, in their order, on tiny versions of the recipes."""
+
+import re
+import shlex
+
+import pytest
+
+from resnet_flax.main import main
+from tests.documents import (
+    DOCUMENTS,
+    MAIN,
+    ROOT,
+    blocks,
+    code_cells,
+    commands,
+    documented_code,
+    furnish,
+    name_of,
+    write_documented_recipes,
+)
+
+SHORTER = {
+    r"--seeds=\d+": "--seeds=2",
+    r"--trials=\d+": "--trials=2",
+    r"--config.train.epochs=\d+": "--config.train.epochs=2",
+    r"--config.train.batch_size=\d+": "--config.train.batch_size=16",
+}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in DOCUMENTS if any(c[:3] == MAIN for c in commands(path))], ids=name_of
+)
+def test_commands_run_in_their_order_on_what_earlier_ones_left(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    write_documented_recipes(path, tiny=True)
+    printed = ""
+    with documented_code(path):
+        for command in (words for block in blocks(path) if block.language == "sh" for words in block.commands()):
+            words = words_of_main(command)
+            if words is not None:
+                code = main([shorter(word) for word in words])
+                captured = capsys.readouterr()
+                assert code == 0, (command, captured.err)
+                printed += captured.out
+    lines = {without_numbers(line) for line in printed.splitlines()}
+    for block in blocks(path):
+        if block.language == "text":
+            assert {without_numbers(line) for line in block.text.splitlines()} <= lines
+
+
+def words_of_main(command: list[str]) -> list[str] | None:
+    """The words behind resnet_flax.main in a command, also in what `make demo` stands for."""
+    if command == ["make", "demo"]:
+        recipe = re.search(r"^demo:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert recipe
+        return shlex.split(recipe[1])[3:]
+    return command[len(MAIN) :] if command[: len(MAIN)] == MAIN else None
+
+
+def shorter(word: str) -> str:
+    for pattern, instead in SHORTER.items():
+        word = instead if re.fullmatch(pattern, word) else word
+    return word
+
+
+def without_numbers(line: str) -> str:
+    return " ".join(re.sub(r"\d[\d.,]*(e-\d+)?", "#", line).split())
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    space: dict = {}
+    for cell in code_cells():
+        exec("".join(cell["source"]), space)
+    assert space["probabilities"].shape == (360, 10) and (tmp_path / "runs" / "tour" / "gradients.png").exists()
