@@ -1,19 +1,26 @@
-# make demo: install and train the quickstart; make test: install what tests need and run them all;
-# make fidelity: compare everything with PyTorch, which it installs; make soak: put FAULTS faults into runs.
+# make demo: install, and train the quickstart
+# make check: style, types and the tests that train nothing, under a minute once installed; make test: all tests
+# make fidelity: compare everything with PyTorch, which it installs; make soak: put FAULTS faults into runs
+# PYTHON=python3.13 chooses another Python for the environment VENV.
 PYTHON ?= python3
 VENV ?= .venv
 FAULTS ?= 300
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+QUICK_TESTS := tests/test_*.py tests/config tests/models tests/optim
+TOO_OLD := Python 3.11 or later is needed, and $(PYTHON) is %d.%d: name another, such as PYTHON=python3.13
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint fidelity soak
+.PHONY: demo check test lint fidelity soak
 
 demo: $(VENV)/installed
 	$(BIN)/python -m resnet_flax.main --config=configs/quickstart.py --workdir=runs/demo
 
-test: $(VENV)/installed-dev lint
+check: lint
+	$(BIN)/python -m pytest $(QUICK_TESTS)
+
+test: lint
 	$(BIN)/python -m pytest
 
 fidelity: $(VENV)/installed-reference
@@ -28,6 +35,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 $(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit("error: $(TOO_OLD)" % v[:2] if v < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	touch $@

@@ -1,11 +1,11 @@
-"""Your own images, in a folder for each class: a residual network of 0.7 million parameters.
+"""Your own images, in one folder per class: a residual network with 0.7 million parameters.
 
 python -m resnet_flax.main --config=configs/folder.py --config.data.dir=photos        (photos/cat, photos/dog, ...)
-python -m resnet_flax.main --config=configs/folder.py:full --config.data.dir=photos   (trains on all, the last epoch)
+python -m resnet_flax.main --config=configs/folder.py:full --config.data.dir=photos   (trains on all, last epoch)
 
-Where there are photos/train, photos/validation (or val) and photos/test they are the splits. What is not there is taken
-from the training images, a tenth of each class. Images become 32 x 32, as --config.data.image_size says. The mean and
-deviation that they are normalised by are those of the training images.
+The splits are photos/train, photos/validation (or val) and photos/test, if these exist; a missing one is taken from the
+training images, a tenth of each class. Images are resized to 32 x 32 (--config.data.image_size) and normalised by the
+mean and standard deviation of the training images.
 """
 
 from resnet_flax.config import recipe

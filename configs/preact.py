@@ -2,15 +2,15 @@
 
 python -m resnet_flax.main --config=configs/preact.py              (Adam and GELU, the report's best)
 python -m resnet_flax.main --config=configs/preact.py:sgd,relu     (adam, sgd or adagrad; gelu or relu)
-python -m resnet_flax.main --config=configs/preact.py:full         (all 50,000, the last epoch)
+python -m resnet_flax.main --config=configs/preact.py:full         (trains on all 50,000, last epoch)
 
 The report: Adam 90.76 % (GELU) and 90.23 % (ReLU), SGD 88.56 % and 88.32 %, with 40,000 training images, batch 32 and
-early stopping within 100 epochs. Where it is silent:
-- Learning rates. Adam 0.001 and AdaGrad 0.01 are PyTorch's defaults, most likely where no rate is stated; SGD has none
-  that trains well, and 0.01 with momentum 0.9 is usual at batch 32.
-- Early stopping: after 10 epochs without a better validation accuracy.
-- BatchNorm after the last block: the paper (He et al., 2016) has one, the common CIFAR code that the report built on
-  has not, so neither has the default. `--config.model.final_norm` adds it: 2,796,714 parameters.
+early stopping within 100 epochs. It does not state:
+- The learning rates. 0.001 for Adam and 0.01 for AdaGrad are PyTorch's defaults; PyTorch has none for SGD that trains
+  well, and 0.01 with momentum 0.9 is usual at batch 32.
+- The patience of early stopping: 10 epochs here.
+- Whether BatchNorm follows the last block. It does in the paper (He et al., 2016), but not in the common CIFAR code on
+  which the report is based, nor here; `--config.model.final_norm` adds it: 2,796,714 parameters.
 """
 
 from resnet_flax.config import recipe
@@ -27,7 +27,7 @@ def get_config(arg: str = ""):
     config.model.activation = activation
     config.optimizer.name = optimizer
     config.optimizer.learning_rate = LEARNING_RATES[optimizer]
-    config.optimizer.eps = 1e-10 if optimizer == "adagrad" else 1e-8  # PyTorch's
+    config.optimizer.eps = 1e-10 if optimizer == "adagrad" else 1e-8  # the defaults of PyTorch
     config.train.epochs = 100
     config.train.batch_size = 32
     return config

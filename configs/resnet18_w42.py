@@ -1,13 +1,13 @@
 """Report 003: ResNet-18 of 42/84/168/336 channels with dropout, 4,815,940 parameters.
 
-python -m resnet_flax.main --config=configs/resnet18_w42.py        (45,000 to train, 5,000 to choose the epoch by)
-python -m resnet_flax.main --config=configs/resnet18_w42.py:full   (all 50,000, the last epoch)
+python -m resnet_flax.main --config=configs/resnet18_w42.py        (trains on 45,000, selects the epoch on 5,000)
+python -m resnet_flax.main --config=configs/resnet18_w42.py:full   (trains on all 50,000, last epoch)
 
-The report: 93.02 % test accuracy after 80 epochs of AdamW with batch 64, an epoch being the augmented and the plain
-training set shuffled together. Where it is silent:
-- AdamW's learning rate 0.001 and weight decay 0.01 are PyTorch's defaults.
-- The schedule is plotted but not named: a cosine to 0, which ends where training ends.
-- Strengths of the augmentation: jitter 0.2 and hue 0.1, mild as in the other reports; translation "slight", 10 %.
+The report: 93.02 % test accuracy after 80 epochs of AdamW with batch 64. An epoch is the augmented and the original
+training set, shuffled together. It does not state:
+- The learning rate and weight decay of AdamW: 0.001 and 0.01 are PyTorch's defaults.
+- The name of the schedule, which it plots: a cosine to 0 at the end of training.
+- The strengths of the augmentation: jitter 0.2 and hue 0.1, mild as in the other reports; translation ("slight") 10 %.
 """
 
 from resnet_flax.config import recipe

@@ -1,10 +1,10 @@
 """Report 001: basic blocks 2-3-2-2 of 64/128/192/256 channels with dropout, 4,479,946 parameters.
 
-python -m resnet_flax.main --config=configs/resnet_2322.py         (45,000 to train, 5,000 to choose the epoch by)
-python -m resnet_flax.main --config=configs/resnet_2322.py:full    (all 50,000, the last epoch)
+python -m resnet_flax.main --config=configs/resnet_2322.py         (trains on 45,000, selects the epoch on 5,000)
+python -m resnet_flax.main --config=configs/resnet_2322.py:full    (trains on all 50,000, last epoch)
 
-The report: 93.31 % test accuracy after 65 epochs of SGD. Its code steps OneCycle once an epoch with PyTorch's
-defaults: from 0.004 (the text says 0.01) to 0.1 and down, momentum 0.95 to 0.85 and back.
+The report: 93.31 % test accuracy after 65 epochs of SGD. Its code steps OneCycle once per epoch with PyTorch's
+defaults: learning rate from 0.004 (0.01 in the text) to 0.1 and down, momentum from 0.95 to 0.85 and back.
 """
 
 from resnet_flax.config import recipe

@@ -1,11 +1,11 @@
 """Report 004: basic blocks 3-5-3 of 64/128/256 channels, 4,918,602 parameters.
 
-python -m resnet_flax.main --config=configs/resnet_353.py          (45,000 to train, 5,000 to choose the epoch by)
-python -m resnet_flax.main --config=configs/resnet_353.py:full     (all 50,000, the last epoch: the report's final run)
+python -m resnet_flax.main --config=configs/resnet_353.py          (trains on 45,000, selects the epoch on 5,000)
+python -m resnet_flax.main --config=configs/resnet_353.py:full     (trains on all 50,000, last epoch, as in the report)
 
 The report: 91.8 % test accuracy in the text, 93.93 % in its published log, after 50 epochs of AdamW. The learning rate
-follows that log: 0.004, 0.006, 0.008, 0.01, 0.01 in the first epochs, then a cosine that would reach 1e-5 after 50
-more and so ends at 0.00025447. Augmentation as in its published code.
+is that of the log: 0.004, 0.006, 0.008, 0.01, 0.01 in the first epochs, then a cosine that would reach 1e-5 after 50
+more, and so ends at 0.00025447. The augmentation is that of the published code.
 """
 
 from resnet_flax.config import recipe

@@ -1,10 +1,10 @@
 """Report 000: basic blocks 4-4-3 of 64/128/256 channels, 4,697,162 parameters.
 
-python -m resnet_flax.main --config=configs/resnet_443.py          (45,000 to train, 5,000 to choose the epoch by)
-python -m resnet_flax.main --config=configs/resnet_443.py:full     (all 50,000, the last epoch)
+python -m resnet_flax.main --config=configs/resnet_443.py          (trains on 45,000, selects the epoch on 5,000)
+python -m resnet_flax.main --config=configs/resnet_443.py:full     (trains on all 50,000, last epoch)
 
-The report: 93.41 % test accuracy after 75 epochs of SGD. Its last milestone, 80, lies beyond the end and is left out.
-Augmentation as in its published code; the text names neither order nor strengths.
+The report: 93.41 % test accuracy after 75 epochs of SGD. Its last milestone, 80, is after the end and omitted here. The
+augmentation is that of its published code; the text gives neither the order nor the strengths.
 """
 
 from resnet_flax.config import recipe

@@ -1,16 +1,16 @@
-r"""Report 003: one basic block a stage of 64/128/256/512 channels, 4,903,242 parameters.
+r"""Report 003: one basic block per stage of 64/128/256/512 channels, 4,903,242 parameters.
 
-python -m resnet_flax.main --config=configs/resnet_large.py        (45,000 to train, 5,000 to choose the epoch by)
-python -m resnet_flax.main --config=configs/resnet_large.py:full   (all 50,000, the last epoch)
+python -m resnet_flax.main --config=configs/resnet_large.py        (trains on 45,000, selects the epoch on 5,000)
+python -m resnet_flax.main --config=configs/resnet_large.py:full   (trains on all 50,000, last epoch)
 python -m resnet_flax.main sweep --config=configs/resnet_large.py optimizer.learning_rate=0.01,0.05,0.1 \
-    optimizer.momentum=0.8,0.9,0.95                                (a grid as the report searched one)
+    optimizer.momentum=0.8,0.9,0.95                                (a grid search, as in the report)
 
-The report: 92.73 % test accuracy after 120 epochs of SGD with batch 64, an epoch being the augmented and the plain
-training set shuffled together. Where it is silent:
-- Learning rate and momentum came from a grid search whose values and winner are not stated: 0.05 is the 0.1 of batch
-  128 (He et al., 2015) scaled to batch 64, with momentum 0.9.
-- A cosine to 0 and weight decay 5e-4, the usual companions of that learning rate on CIFAR-10.
-- Strengths of the augmentation: as in configs/resnet18_w42.py.
+The report: 92.73 % test accuracy after 120 epochs of SGD with batch 64. An epoch is the augmented and the original
+training set, shuffled together. It does not state:
+- The values and the winner of the grid search for learning rate and momentum: 0.05 is the 0.1 of batch 128 (He et al.,
+  2015) scaled to batch 64, with momentum 0.9.
+- The schedule and the weight decay: a cosine to 0 and 5e-4 are usual with that learning rate on CIFAR-10.
+- The strengths of the augmentation: as in configs/resnet18_w42.py.
 """
 
 from resnet_flax.config import recipe

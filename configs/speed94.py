@@ -1,14 +1,12 @@
 """For speed: whitening stem, pooling blocks 1-1-1 of 64/192/256 channels, 2,489,354 parameters.
 
-python -m resnet_flax.main --config=configs/speed94.py         (45,000 to train, 5,000 held out)
-python -m resnet_flax.main --config=configs/speed94.py:full    (all 50,000, the last epoch)
-python -m benchmarks.speed --targets=94                        (the seconds, over several seeds)
+python -m resnet_flax.main --config=configs/speed94.py         (trains on 45,000, validates on 5,000)
+python -m resnet_flax.main --config=configs/speed94.py:full    (trains on all 50,000, last epoch)
+python -m benchmarks.speed --targets=94                        (measures the seconds, over several seeds)
 
-Meant for 94.0 % of CIFAR-10's test images in 2 seconds of one H200, without
-test-time augmentation; not yet measured on a GPU. What single ideas are worth in
-a small copy of it is measured by benchmarks.speed_ablation: whitening, pooling
-blocks, Muon, the learning rate of biases and GELU pay there; the initialisation,
-label smoothing and alternating flips show nothing, and wait for a GPU.
+The goal is 94.0 % test accuracy on CIFAR-10 in 2 seconds on one H200, without test-time augmentation; it is not yet
+measured on a GPU. benchmarks.speed_ablation measures single ideas in a small version: whitening, pooling blocks, Muon,
+the learning rate of biases and GELU help there; initialisation, label smoothing and alternating flips show no effect.
 """
 
 from resnet_flax.config import speed_recipe

@@ -1,11 +1,11 @@
 """For speed: whitening stem, pooling blocks 1-1-1 of 128/256/352 channels, 4,846,346 parameters.
 
-python -m resnet_flax.main --config=configs/speed96.py         (45,000 to train, 5,000 held out)
-python -m resnet_flax.main --config=configs/speed96.py:full    (all 50,000, the last epoch)
-python -m benchmarks.speed --targets=96                        (the seconds, over several seeds)
+python -m resnet_flax.main --config=configs/speed96.py         (trains on 45,000, validates on 5,000)
+python -m resnet_flax.main --config=configs/speed96.py:full    (trains on all 50,000, last epoch)
+python -m benchmarks.speed --targets=96                        (measures the seconds, over several seeds)
 
-Meant for 96.0 % of CIFAR-10's test images in 30 seconds of one H200, without
-test-time augmentation; not yet measured on a GPU.
+The goal is 96.0 % test accuracy on CIFAR-10 in 30 seconds on one H200, without test-time augmentation; it is not yet
+measured on a GPU.
 """
 
 from resnet_flax.config import speed_recipe

@@ -1,4 +1,4 @@
-"""What augmentation does to the training images, as a picture."""
+"""Draw augmented training images."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.data.stream import Stream
 from resnet_flax.errors import UserError
 from resnet_flax.report import figures
-from resnet_flax.text import print_line
+from resnet_flax.text import escape_line, print_line
 
-MAX_GRID = 50  # images or versions that still make a picture
+MAX_GRID = 50  # images or versions in a figure
 
 
 def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int) -> None:
-    """Draw the first `images` training images, and beside each what `versions` epochs make of it.
+    """Draw the first `images` training images, and beside each its versions in the first `versions` epochs.
 
-    They are the very pixels that training sees, with the normalisation taken back. Written to WORKDIR/preview.png.
+    They are exactly the pixels that training sees, with the normalisation undone. Written to WORKDIR/preview.png.
     """
     for name, number in (("images", images), ("versions", versions)):
         if not 1 <= number <= MAX_GRID:
@@ -52,4 +52,4 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "preview.png"
     figures.write_png(figure, path)
-    print_line(f"{str(policy)!r}\ndrawn into {path}")
+    print_line(f"{str(policy)!r}\ndrawn into {escape_line(path)}")

@@ -1,4 +1,4 @@
-"""What is to be said about a config before it is trained: layers, data, memory; and which checkpoints a run has."""
+"""Print the layers, data and memory of a config, and the checkpoints of a run."""
 
 import textwrap
 from functools import partial
@@ -25,14 +25,14 @@ from resnet_flax.workdir.history import best_row
 from resnet_flax.workdir.results import read_results
 
 WIDTH = 110  # characters of a line
-MANY = 10_007  # a number of images that is the size of nothing else: no network is so wide
+MANY = 10_007  # a number of images that no other dimension has: no network is so wide
 CHECKPOINTS_HEADER = ["checkpoint", "epoch", "val acc", "val loss", ""]
 
 
 def summary(config: FrozenConfigDict, workdir: Path) -> None:
-    """Print what the config's network consists of and needs, and the checkpoints of the run in `workdir` if it has one.
+    """Print the network of `config`, its memory and data, and the checkpoints of `workdir` if it is a run of `config`.
 
-    No data is looked at. Raises UserError, after everything else, for a network over its budget.
+    Reads no data. Raises UserError, after printing, for a network over its budget.
     """
     model = models.build(config)
     shape = image_shape(config.data)
@@ -45,7 +45,7 @@ def summary(config: FrozenConfigDict, workdir: Path) -> None:
 
 
 def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:
-    """What a training step has to hold, from shapes alone; XLA's buffers for single operations come on top."""
+    """Return what a training step keeps in memory, from shapes alone; XLA needs more for single operations."""
     size, shape = config.train.batch_size, image_shape(config.data)
     averaged = config.train.ema_decay > 0
     state = jax.eval_shape(partial(init_state, model, optimizer_template(config), config.seed, shape, averaged))
@@ -62,9 +62,9 @@ def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:
 
 
 def activation_bytes(model: ResNet, shape: tuple[int, int, int]) -> int:
-    """What the forward pass of an image leaves in memory for the backward pass, as JAX differentiates it.
+    """Return the bytes per image that the forward pass keeps for the backward pass, as JAX differentiates it.
 
-    XLA may recompute or join some of it; a test holds this within a factor of 1.5 of what XLA takes on a CPU.
+    XLA may recompute or fuse some of it; a test keeps this within a factor of 1.5 of what XLA allocates on a CPU.
     """
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *shape)))
 
@@ -75,11 +75,11 @@ def activation_bytes(model: ResNet, shape: tuple[int, int, int]) -> int:
             logits, _ = model.apply(inputs, images, train=True, mutable=["batch_stats"], rngs=key)
             return cross_entropy(logits, labels).mean()
 
-        return jax.vjp(loss, variables["params"])[1]  # a pytree of all that it has kept
+        return jax.vjp(loss, variables["params"])[1]  # a pytree of all that is kept
 
     images = jax.ShapeDtypeStruct((MANY, *shape), jnp.float32)
     kept = jax.eval_shape(backward, variables, images, jax.ShapeDtypeStruct((MANY,), jnp.int32))
-    return bytes_of([leaf for leaf in jax.tree.leaves(kept) if MANY in leaf.shape]) // MANY  # the rest are parameters
+    return bytes_of([leaf for leaf in jax.tree.leaves(kept) if MANY in leaf.shape]) // MANY  # the others are parameters
 
 
 def bytes_of(tree) -> int:
@@ -87,7 +87,7 @@ def bytes_of(tree) -> int:
 
 
 def data_lines(config: FrozenConfigDict) -> str:
-    """What the network sees and what it calls it."""
+    """Return the lines about the data: splits, images, normalisation and classes."""
     data, normalization = config.data, Policy(config.data.policy).normalization
     if normalization:
         mean, std = (", ".join(f"{value:g}" for value in values) for values in normalization)
@@ -105,7 +105,7 @@ def data_lines(config: FrozenConfigDict) -> str:
 
 
 def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
-    """Whether `workdir` holds a run of this very config."""
+    """Return whether `workdir` holds a run of exactly this config."""
     try:
         return not differences(complete(read_config(workdir)).to_dict(), config.to_dict())
     except UserError:
@@ -113,13 +113,13 @@ def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
 
 
 def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
-    """The checkpoints there are, the newest first, with what was found at the end of their epochs."""
+    """Return a table of the checkpoints, newest first, with the validation at the end of their epochs."""
     folder, steps = workdir / "checkpoints", []
     if folder.is_dir():
         with Checkpoints(folder) as checkpoints:
             steps = checkpoints.steps()
     if not steps:
-        return f"{workdir} has no checkpoint yet\n"
+        return f"{escape_line(workdir)} has no checkpoint yet\n"
     history = read_history(config, workdir)
     best = best_row(history, config.train.monitor)
     rows = []

@@ -1,4 +1,4 @@
-"""The networks by name, and how a config becomes a module."""
+"""Models: the networks by name, and the module that a config describes. Imports only errors."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +12,8 @@ from resnet_flax.errors import UserError
 from resnet_flax.models import whitening
 from resnet_flax.models.resnet import ResNet
 
-# What each report built (its short name), two networks for fast training, and the two ResNet-18s that the reports
-# started from. A new network is one line here.
+# The networks of the reports, two for fast training, the two ResNet-18s that the reports started from, and the tiny one
+# of the default config. A new network is one line here.
 NETWORKS: dict[str, dict] = {
     "resnet_443": dict(blocks=(4, 4, 3), widths=(64, 128, 256)),
     "resnet_2322": dict(blocks=(2, 3, 2, 2), widths=(64, 128, 192, 256), stem_dropout=0.2, block_dropout=0.2),
@@ -28,7 +28,7 @@ NETWORKS: dict[str, dict] = {
     "tiny": dict(blocks=(1, 1, 1), widths=(16, 32, 64)),
 }
 
-# The fields of a network that a config may override, with the value a network has unless it says otherwise.
+# The fields of a network that a config may override, with the value that a network has if it does not name one.
 ARCHITECTURE = dict(
     stem="conv",
     block="basic",
@@ -42,21 +42,21 @@ ARCHITECTURE = dict(
 
 
 def architecture(name: str) -> dict:
-    """Every architecture field of the network `name`, one of NETWORKS."""
+    """Return all fields of ARCHITECTURE for the network `name` of NETWORKS."""
     return ARCHITECTURE | NETWORKS[name]
 
 
 def compute_dtype(setting: str) -> jnp.dtype:
-    """The dtype of the convolutions: `setting`, or for "auto" bfloat16 on GPU and TPU and float32 on CPU."""
+    """Return the dtype of the convolutions: `setting`; for "auto", bfloat16 on GPU and TPU and float32 on CPU."""
     if setting == "auto":
         return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
     return jnp.dtype(setting)
 
 
 def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
-    """Return the module that the `model` of a complete config describes, with an output for each of `data.classes`.
+    """Return the module that `model` of a complete config describes, with one output per class in `data.classes`.
 
-    Under a mapped axis `axis_name` BatchNorm averages over it.
+    BatchNorm averages over the mapped axis `axis_name`, if there is one.
     """
     model = config.model
     return ResNet(
@@ -69,9 +69,9 @@ def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
 
 
 def statistics(module: ResNet, images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> dict:
-    """What `module` knows of the training images before it trains: the part of its `batch_stats` that is so, by layer.
+    """Return the `batch_stats` of `module`, by layer, that are computed from the training images before training.
 
-    `images` are (n, H, W, C) uint8, and `normalize` makes them what the network is shown.
+    `images` are (n, H, W, C) uint8; `normalize` returns them as the network sees them.
     """
     if module.stem != "whitening":
         return {}
@@ -79,13 +79,13 @@ def statistics(module: ResNet, images: np.ndarray, normalize: Callable[[jax.Arra
 
 
 def count_parameters(module: ResNet, image_shape: tuple[int, int, int]) -> int:
-    """The number of trainable parameters of `module`, from shapes alone; nothing is computed."""
+    """Return the number of trainable parameters of `module`, from shapes alone."""
     variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 def count_within_budget(module: ResNet, model: ConfigDict, image_shape: tuple[int, int, int]) -> int:
-    """The number of parameters; raises UserError where it is more than `config.model.max_params` allows."""
+    """Return the number of parameters. Raises UserError if it exceeds `config.model.max_params`."""
     count = count_parameters(module, image_shape)
     if model.max_params and count > model.max_params:
         raise UserError(

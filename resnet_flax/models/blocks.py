@@ -1,4 +1,4 @@
-"""The residual blocks: one module for each variant."""
+"""Residual blocks, one module per variant."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ Layer = Callable[..., Any]
 
 
 class Block(nn.Module):
-    """What every variant is made of. (batch, H, W, C) -> (batch, H / stride, W / stride, width)."""
+    """The fields of every variant. Input (batch, H, W, C), output (batch, H / stride, W / stride, width)."""
 
     width: int
     stride: int
@@ -23,8 +23,8 @@ class Block(nn.Module):
 class BasicBlock(Block):
     """Two 3x3 convolutions, each followed by BatchNorm, added to the shortcut before the last activation.
 
-    He et al. (2015), the block of ResNet-18. Where the shape changes the shortcut is a 1x1 convolution with BatchNorm.
-    Dropout sits after the first activation.
+    He et al. (2015), the block of ResNet-18. If the shape changes, the shortcut is a 1x1 convolution with BatchNorm.
+    Dropout follows the first activation.
     """
 
     @nn.compact
@@ -44,8 +44,8 @@ class BasicBlock(Block):
 class PreActBlock(Block):
     """BatchNorm and activation before each of two 3x3 convolutions; nothing after the addition.
 
-    He et al. (2016), pre-activation. Where the shape changes the shortcut is a bare 1x1 convolution of the activated
-    input. Dropout sits after the second activation.
+    He et al. (2016), pre-activation. If the shape changes, the shortcut is a 1x1 convolution of the activated input,
+    without BatchNorm. Dropout follows the second activation.
     """
 
     @nn.compact
@@ -62,11 +62,11 @@ class PreActBlock(Block):
 
 
 class PoolBlock(Block):
-    """A basic block whose shortcut is always its input: where the shape changes, that happens before it.
+    """A basic block with an identity shortcut; an entry layer before it changes the shape if necessary.
 
-    There a 3x3 convolution, max pooling over windows of `stride`, BatchNorm and activation come first, which is the
-    layer of Page's ResNet-9 (2018, How to train your ResNet) and of Jordan's airbench96 (2024, arXiv:2404.00498).
-    What the windows leave over at the border is dropped.
+    The entry layer is a 3x3 convolution, max pooling over windows of `stride`, BatchNorm and activation, as in Page's
+    ResNet-9 (2018, How to train your ResNet) and Jordan's airbench96 (2024, arXiv:2404.00498). Pixels at the border
+    that do not fill a window are dropped.
     """
 
     @nn.compact
@@ -83,10 +83,10 @@ class PoolBlock(Block):
 
 
 def max_pool(x: jax.Array, side: int) -> jax.Array:
-    """The largest value of each window of `side` by `side`: (batch, H, W, C) -> (batch, H // side, W // side, C).
+    """Return the maximum of each `side` x `side` window: (batch, H, W, C) -> (batch, H // side, W // side, C).
 
-    Windows do not overlap, so this is a maximum over axes, whose gradient XLA fuses into its neighbours; that of a
-    reduce_window is a scatter.
+    The windows do not overlap, so this is a maximum over axes, whose gradient XLA fuses into its neighbours; the
+    gradient of a reduce_window is a scatter.
     """
     batch, height, width, channels = x.shape
     rows, columns = height // side, width // side

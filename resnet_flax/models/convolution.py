@@ -1,8 +1,8 @@
-"""The convolution, with gradients written in the form that XLA computes fastest on a CPU.
+"""Convolution with gradients in the layout for which XLA has a fast CPU kernel.
 
-There XLA hands a convolution to its fast kernel if its operands are laid out as (batch, H, W, channels) and (H, W,
-inputs, outputs). It rewrites those that are not, but in the outermost computation alone: in a loop the gradients that
-JAX derives are computed naively, dozens of times slower. Here they are in that form from the start.
+On a CPU, XLA uses its fast kernel for operands laid out as (batch, H, W, channels) and (H, W, inputs, outputs). It
+converts other layouts only in the outermost computation: inside a loop, the gradients that JAX derives are computed
+naively, dozens of times slower. The gradients here have the right layout from the start.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ Pads = Sequence[tuple[int, int]]
 
 
 def convolution(width: int, kernel: int, stride: int, **kwargs) -> nn.Conv:
-    """A square convolution without bias, padded as PyTorch's `padding=kernel // 2`."""
+    """Return a square convolution without bias, padded like PyTorch's `padding=kernel // 2`."""
     if jax.default_backend() == "cpu":
         kwargs["conv_general_dilated"] = on_cpu
     return nn.Conv(width, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=False, **kwargs)
 
 
 def on_cpu(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pads, **_) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as nn.Conv calls it for a `convolution`: one stride, one padding, no groups."""
+    """Compute `jax.lax.conv_general_dilated` for a `convolution`: one stride, one padding, no groups."""
     return _convolve(x, kernel, strides[0], padding[0][0])
 
 
@@ -45,10 +45,11 @@ def _forward(x, kernel, stride, padding):
 
 def _backward(stride, padding, saved, gradient):
     x, kernel = saved
-    # Inlined, what made x and the gradient would be fused into their transposition: computed again, in strides. But in
-    # a computation of its own a sum over devices would come at any time, and they would wait for different ones.
-    apart = set_xla_metadata(inlineable="false") if jax.device_count() == 1 else nullcontext()
-    with apart:
+    # Inlined, XLA would fuse the producers of x and of the gradient into their transposition and compute them again,
+    # with strides. But with several devices it has to be inlined: in a computation of its own the sum over devices has
+    # no fixed place in the order, and two devices could wait for different sums.
+    separate = set_xla_metadata(inlineable="false") if jax.device_count() == 1 else nullcontext()
+    with separate:
         of_kernel = _kernel_gradient(x, gradient, kernel.shape[0], stride, padding)
     return _input_gradient(x.shape, kernel, gradient, stride, padding), of_kernel
 
@@ -57,17 +58,17 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _input_gradient(shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array, stride: int, padding: int):
-    """The gradient spread out by the stride, convolved with the kernel turned round."""
+    """Convolve the gradient, dilated by the stride, with the kernel rotated by 180 degrees."""
     before = kernel.shape[0] - 1 - padding
     spreads = zip(shape[1:3], _spread(gradient, stride), strict=True)
     pads = [(before, pixels + padding - spread) for pixels, spread in spreads]
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv(gradient, turned, pads, window_strides=(1, 1), lhs_dilation=(stride, stride))
+    rotated = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _conv(gradient, rotated, pads, window_strides=(1, 1), lhs_dilation=(stride, stride))
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int, padding: int):
-    """The images convolved with the gradient: channels take the place of the batch, and the batch of the channels."""
+    """Convolve the images with the gradient, with batch and channels exchanged."""
     spreads = zip(x.shape[1:3], _spread(gradient, stride), strict=True)
     pads = [(padding, spread + size - 1 - padding - pixels) for pixels, spread in spreads]
     images, kernels = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
@@ -75,5 +76,5 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int, 
 
 
 def _spread(gradient: jax.Array, stride: int) -> list[int]:
-    """The height and width of a gradient whose pixels lie `stride` apart."""
+    """Return the height and width of a gradient dilated by `stride`."""
     return [stride * (pixels - 1) + 1 for pixels in gradient.shape[1:3]]

@@ -1,4 +1,4 @@
-"""The layer table of a network: what each layer puts out, and what it costs."""
+"""The layer table of a network: output shape, parameters and FLOPs of each layer."""
 
 from dataclasses import dataclass
 from math import prod
@@ -13,17 +13,17 @@ from resnet_flax.models.resnet import ResNet
 
 @dataclass(frozen=True)
 class Layer:
-    """A module's call on one image. `flops` counts a multiply-add as two, of convolutions and dense layers alone."""
+    """A module, called on one image. `flops` counts only convolutions and dense layers, a multiply-add as two."""
 
     kind: str
     name: str
-    shape: tuple[int, ...]  # without the batch
-    parameters: int  # its own, not those of the modules inside it
+    shape: tuple[int, ...]  # of the output, without the batch
+    parameters: int  # without those of the modules inside it
     flops: int
 
 
 def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """Every layer and block of `model` in the order in which they finish, for images of (height, width, 3)."""
+    """Return every layer and block of `model` in the order in which they finish, for images (height, width, 3)."""
     found: list[Layer] = []
 
     def record(call, args, kwargs, context):
@@ -48,7 +48,7 @@ def layers(model: ResNet, image_shape: tuple[int, int, int]) -> list[Layer]:
 
 
 def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> str:
-    """The layers as text, with totals below."""
+    """Return the layers as a text table, with totals below."""
     rows = layers(model, image_shape)
     numbered = [f"{row.kind}-{number}" for number, row in enumerate(rows, 1)]
     shapes = [" x ".join(map(str, row.shape)) for row in rows]

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 
 
 class BatchNorm(nn.Module):
-    """Normalise every channel over batch, height and width (Ioffe & Szegedy, 2015), as `torch.nn.BatchNorm2d` does.
+    """Normalise each channel over batch, height and width (Ioffe & Szegedy, 2015), like `torch.nn.BatchNorm2d`.
 
-    Training uses the biased variance of the batch for the output and keeps the unbiased one in `batch_stats`, which
-    `flax.linen.BatchNorm` does not. Statistics, scale and bias are float32 whatever the dtype of the input.
+    In training the output uses the biased variance of the batch, and `batch_stats` the unbiased one, unlike
+    `flax.linen.BatchNorm`. Statistics, scale and bias are float32 whatever the dtype of the input.
 
-    Input and output: (batch, height, width, channels), any float dtype, kept.
+    Input and output: (batch, height, width, channels), any float dtype; the output has that of the input.
     """
 
-    momentum: float = 0.9  # share of the old running value; PyTorch writes it as 0.1, the share of the new one
+    momentum: float = 0.9  # weight of the old running value; PyTorch's momentum, 0.1, is that of the new one
     epsilon: float = 1e-5
-    axis_name: str | None = None  # the mapped axis to average over (pmap); under jit the batch is already global
+    axis_name: str | None = None  # mapped axis to average over, for pmap; under jit the batch is global already
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -25,7 +25,7 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        # All is measured from the running mean, so that no digits cancel where a mean is large against the spread.
+        # Relative to the running mean, as E[x^2] - E[x]^2 loses its digits if the mean is large against the deviation.
         offset = x.astype(jnp.float32) - running_mean.value
         if train:
             mean, var, count = self.moments(offset)
@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
         return (offset * factor + (bias - mean * factor)).astype(x.dtype)
 
     def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance per channel, in one pass over `x`, and the number of values each is taken over."""
+        """Return mean and biased variance per channel, in one pass over `x`, and the number of values per channel."""
         sums = jnp.stack([x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))])
         count = x.size // x.shape[-1]
         if self.axis_name is not None:

@@ -20,14 +20,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
 }
 
-# "torch" is what torch.nn.Conv2d and Linear do by themselves: uniform in +-1/sqrt(fan_in).
+# The default of torch.nn.Conv2d and Linear: uniform in +-1/sqrt(fan_in).
 TORCH_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """A convolution's first outputs copy its inputs, as torch.nn.init.dirac_; all others, and dense layers, as torch.
+    """Initialise a convolution so that its first outputs copy its inputs, like torch.nn.init.dirac_.
 
-    Zagoruyko & Komodakis (2017, DiracNets); partly random by Jordan (2024, arXiv:2404.00498).
+    Further outputs, and dense layers, are initialised by TORCH_INIT. Zagoruyko & Komodakis (2017, DiracNets); partly
+    random as in Jordan (2024, arXiv:2404.00498).
     """
     kernel = TORCH_INIT(key, shape, dtype)
     if len(shape) != 4:
@@ -45,7 +46,7 @@ KERNEL_INITS: dict[str, Callable[..., jax.Array]] = {
 
 
 def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
-    """The bias initialiser of `torch.nn.Linear`: uniform in +-1/sqrt(fan_in)."""
+    """Return the bias initialiser of `torch.nn.Linear`: uniform in +-1/sqrt(fan_in)."""
 
     def init(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
@@ -56,26 +57,26 @@ def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
 class ResNet(nn.Module):
     """A residual network for small images: a 3x3 stem without pooling, stages, global average pooling, one dense layer.
 
-    Every stage but the first halves height and width in its first block; behind a "whitening" stem, which is a fixed
-    `Whitening` in the place of the convolution, the first does so, too. Convolutions have no bias and explicit padding
+    The first block of every stage but the first halves height and width. With a "whitening" stem, a fixed `Whitening`
+    instead of the convolution, that of the first stage does so, too. Convolutions have no bias and explicit padding
     (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
 
     Input: (batch, height, width, 3) float. Output: logits, (batch, num_classes) float32.
-    Collections: `params` and, for BatchNorm, `batch_stats`. Needs a "dropout" key in training when a rate is not 0.
+    Collections: `params` and `batch_stats`. Training needs a "dropout" key if a dropout rate is not 0.
     """
 
-    blocks: Sequence[int]  # blocks in each stage
+    blocks: Sequence[int]  # number of blocks of each stage
     widths: Sequence[int]  # channels of each stage
     stem: str = "conv"
     block: str = "basic"
     activation: str = "relu"
     stem_dropout: float = 0.0
     block_dropout: float = 0.0
-    final_norm: bool = False  # preact only: BatchNorm and activation after the last block
+    final_norm: bool = False  # preact: BatchNorm and activation after the last block
     kernel_init: str = "torch"
     num_classes: int = 10
-    dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits stay float32
-    axis_name: str | None = None
+    dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits are float32
+    axis_name: str | None = None  # mapped axis over which BatchNorm averages
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -83,7 +84,7 @@ class ResNet(nn.Module):
         conv = partial(convolution, kernel_init=init, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name)
         block = partial(BLOCKS[self.block], conv=conv, norm=norm, activation=activation, dropout=self.block_dropout)
-        preact = BLOCKS[self.block] is PreActBlock  # whose blocks activate their own input
+        preact = BLOCKS[self.block] is PreActBlock  # such blocks activate their own input
 
         x = x.astype(self.dtype)
         if self.stem == "whitening":

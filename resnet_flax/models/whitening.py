@@ -1,4 +1,4 @@
-"""A first layer that nobody trains: it takes the small patches of the images apart into independent directions."""
+"""A stem that is not trained: it projects small patches of the images onto their principal directions."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 SIDE = 2  # pixels of a patch along each axis
-EXAMPLES = 2000  # images that the directions are found from: two million patches for a 12 x 12 matrix
-FLOOR = 5e-4  # added to each direction's variance, so that noise is not blown up
+EXAMPLES = 2000  # images whose patches are used: two million of them, for a 12 x 12 covariance matrix
+FLOOR = 5e-4  # added to the variance of each direction, so that noise is not amplified
 
 
 class Whitening(nn.Module):
     """The principal directions of 2x2 patches, scaled to variance 1, and their negatives: a fixed convolution.
 
-    Page (2018, How to train your ResNet), with patches of 2x2 and both signs by Jordan (2024, arXiv:2404.00498). Its
-    kernel is a statistic of the training images, as BatchNorm's means are, and lies in `batch_stats`: zeros until
-    `directions` fills it.
+    Page (2018, How to train your ResNet), with 2x2 patches and both signs as in Jordan (2024, arXiv:2404.00498). The
+    kernel is a statistic of the training images, like BatchNorm's means, so it is in `batch_stats`; it is zero until it
+    is set to what `directions` returns.
 
-    (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), any float dtype, kept.
+    (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), any float dtype; the output has that of the input.
     """
 
     @nn.compact
@@ -32,14 +32,14 @@ class Whitening(nn.Module):
 
 
 def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
-    """The kernel of `Whitening`, (2, 2, C, 8 C) float32, for training images (n, H, W, C) uint8.
+    """Return the kernel of `Whitening`, (2, 2, C, 8 C) float32, for training images (n, H, W, C) uint8.
 
-    `normalize` makes images what the network is shown. Some images from the whole of them are looked at.
+    `normalize` returns images as the network sees them. At most EXAMPLES images are used, evenly spaced.
     """
     some = np.ascontiguousarray(images[:: -(-len(images) // EXAMPLES)])
     channels = images.shape[-1]
     variance, directions = np.linalg.eigh(np.asarray(covariance(normalize(jnp.asarray(some))), np.float64))
-    # An eigenvector may point either way: here the largest entry is positive, on every machine.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive, so that it is the same on every machine.
     largest = np.abs(directions).argmax(0)
     directions = directions * np.sign(directions[largest, np.arange(len(largest))]) / np.sqrt(variance + FLOOR)
     kernel = directions[:, ::-1].reshape(SIDE, SIDE, channels, -1)  # the strongest first
@@ -48,9 +48,9 @@ def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) 
 
 @jax.jit
 def covariance(x: jax.Array) -> jax.Array:
-    """Of the values of a 2x2 patch over all patches of images (n, H, W, C) float32: (4 C, 4 C) float32.
+    """Return the covariance (4 C, 4 C) float32 of the values of 2x2 patches, over all patches of images (n, H, W, C).
 
-    The values are ordered (row, column, channel).
+    The values of a patch are ordered (row, column, channel).
     """
     height, width = x.shape[1] - SIDE + 1, x.shape[2] - SIDE + 1
     moved = [x[:, row : row + height, column : column + width] for row in range(SIDE) for column in range(SIDE)]

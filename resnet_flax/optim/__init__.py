@@ -1,1 +1,1 @@
-"""Optimisers and schedules."""
+"""Optimisers and schedules, from names and settings in a config to optax. Imports only errors."""

@@ -1,7 +1,7 @@
 """Optimisers with PyTorch's definitions, as optax gradient transformations.
 
-optax's own SGD has no dampening and its AdaGrad puts epsilon under the root, so those two are written here; Adam's
-moments are optax's. Momentum (Adam's b1) is a schedule, because OneCycle moves it.
+optax's SGD has no dampening, and its AdaGrad adds epsilon under the root, so these two are defined here. Momentum
+(Adam's b1) is a schedule, because OneCycle changes it.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,10 @@ class MomentumState(NamedTuple):
 
 
 def scale_by_momentum(momentum: Schedule, dampening: float, nesterov: bool) -> optax.GradientTransformation:
-    """`torch.optim.SGD`'s buffer: momentum x trace + (1 - dampening) x gradient; the first step has no dampening."""
+    """Return the momentum of `torch.optim.SGD`: trace = momentum x trace + (1 - dampening) x gradient.
+
+    The first step has no dampening.
+    """
 
     def init(params):
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
@@ -42,7 +45,7 @@ class AdaGradState(NamedTuple):
 
 
 def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
-    """`torch.optim.Adagrad`: gradient / (sqrt(sum of squared gradients) + eps)."""
+    """Return the scaling of `torch.optim.Adagrad`: gradient / (sqrt(sum of squared gradients) + eps)."""
 
     def init(params):
         return AdaGradState(jax.tree.map(jnp.zeros_like, params))
@@ -55,7 +58,7 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
 
 
 def scale_by_adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """optax's Adam moments with b1 from a schedule."""
+    """Return optax's Adam scaling with b1 from a schedule."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
         b1=momentum, b2=config.b2, eps=config.eps
     )
@@ -65,9 +68,10 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(matrix: jax.Array, steps: int = 5) -> jax.Array:
-    """The nearest matrix to `matrix` (m, n) with singular values of about 1 (0.7 to 1.2, once they were above 1 %).
+    """Return approximately the nearest matrix to `matrix` (m, n) whose singular values are all 1.
 
-    Newton-Schulz iteration of degree 5 with the coefficients of Jordan et al. (2024, Muon).
+    They become 0.7 to 1.2, if they are more than 1 % of the norm. Newton-Schulz iteration of degree 5 with the
+    coefficients of Jordan et al. (2024, Muon).
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
@@ -79,10 +83,10 @@ def orthogonalized(matrix: jax.Array, steps: int = 5) -> jax.Array:
 
 
 def orthogonalize_convolutions() -> optax.GradientTransformation:
-    """The update of a kernel (H, W, in, out), as a matrix (H W in, out), orthogonalised and as long as the kernel is.
+    """Orthogonalise the update of each kernel (H, W, in, out) as a matrix (H W in, out), with the norm of the kernel.
 
-    So a learning rate is the share of a kernel that a step replaces, whatever its length, on which nothing behind
-    BatchNorm depends. Other parameters have their update as it is.
+    The learning rate is then the relative change of a kernel in a step. Its norm has no effect, as BatchNorm follows.
+    The updates of other parameters are unchanged.
     """
 
     def one(update: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -95,7 +99,7 @@ def orthogonalize_convolutions() -> optax.GradientTransformation:
 
 
 def scale_biases(factor: float) -> optax.GradientTransformation:
-    """The updates of biases, BatchNorm's and the head's, times `factor`."""
+    """Multiply the updates of all biases, those of BatchNorm and of the head, by `factor`."""
 
     def one(path, update: jax.Array) -> jax.Array:
         return update * factor if path[-1].key == "bias" else update
@@ -104,28 +108,28 @@ def scale_biases(factor: float) -> optax.GradientTransformation:
 
 
 def sgd(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """SGD with L2 decay in the gradient, before the momentum."""
+    """Return SGD with L2 decay, added to the gradient before the momentum."""
     moments = scale_by_momentum(momentum, config.dampening, config.nesterov) if config.momentum else optax.identity()
     return optax.chain(optax.add_decayed_weights(config.weight_decay), moments)
 
 
 def muon(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """SGD whose updates of convolutions are orthogonalised (Jordan et al., 2024, Muon)."""
+    """Return SGD with orthogonalised updates of convolutions (Jordan et al., 2024, Muon)."""
     return optax.chain(sgd(config, momentum), orthogonalize_convolutions())
 
 
 def adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba, 2014) with L2 decay in the gradient."""
+    """Return Adam (Kingma & Ba, 2014) with L2 decay, added to the gradient."""
     return optax.chain(optax.add_decayed_weights(config.weight_decay), scale_by_adam(config, momentum))
 
 
 def adamw(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """Adam with decoupled decay (Loshchilov & Hutter, 2017)."""
+    """Return Adam with decoupled decay (Loshchilov & Hutter, 2017)."""
     return optax.chain(scale_by_adam(config, momentum), optax.add_decayed_weights(config.weight_decay))
 
 
 def adagrad(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """AdaGrad (Duchi et al., 2011) with L2 decay in the gradient."""
+    """Return AdaGrad (Duchi et al., 2011) with L2 decay, added to the gradient."""
     return optax.chain(optax.add_decayed_weights(config.weight_decay), scale_by_adagrad(config.eps))
 
 
@@ -139,9 +143,9 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformat
 
 
 def build(config: ConfigDict, learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
-    """The transformation that `config.optimizer` names, after clipping, times minus the learning rate.
+    """Return the optimiser that `config`, the section `optimizer` of a config, describes, including gradient clipping.
 
-    Decay applies to every parameter, BatchNorm's and biases too, as in PyTorch.
+    Decay applies to all parameters, biases and those of BatchNorm too, as in PyTorch.
     """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []

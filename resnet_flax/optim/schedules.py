@@ -1,7 +1,7 @@
 """Learning-rate and momentum schedules, with PyTorch's definitions.
 
-A schedule is written over a time `t` that counts epochs or optimiser steps, whichever `config.schedule.per` says, and
-`Span` says how long both are. Lengths and milestones in a config are always epochs.
+A schedule is a function of a time `t`, which counts epochs or optimiser steps, as `config.schedule.per` says; `Span`
+converts between them. Lengths and milestones in a config are always in epochs.
 """
 
 import itertools
@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from resnet_flax.errors import UserError
 
-Schedule = Callable[[Any], jax.Array]  # optimiser steps, int of any shape -> float32 of the same shape
+Schedule = Callable[[Any], jax.Array]  # optimiser steps, integers of any shape -> float32 of the same shape
 
 
 @dataclass(frozen=True)
 class Span:
-    """The length of a run, in the unit that a schedule is stepped in."""
+    """The length of a run, in the unit of its schedule."""
 
     epochs: int
     steps_per_epoch: int
@@ -29,11 +29,11 @@ class Span:
     def __post_init__(self) -> None:
         if self.epochs * self.steps_per_epoch >= 2**31:  # steps are counted in int32
             raise UserError(
-                f"{self.epochs:,} epochs of {self.steps_per_epoch:,} steps are more than the limit of 2**31 - 1"
+                f"{self.epochs:,} epochs of {self.steps_per_epoch:,} steps are more than the limit of 2**31 - 1 steps"
             )
 
     def units(self, epochs: float) -> float:
-        """So many epochs, in this unit."""
+        """Return a number of epochs in this unit."""
         return epochs * (1 if self.per == "epoch" else self.steps_per_epoch)
 
     @property
@@ -41,7 +41,7 @@ class Span:
         return int(self.units(self.epochs))
 
     def over_steps(self, curve: Callable[[jax.Array], jax.Array]) -> Schedule:
-        """The curve over `t` as a function of the optimiser step; per epoch it is constant within each."""
+        """Return the curve over `t` as a function of the optimiser step; per epoch it is constant within an epoch."""
 
         def schedule(step) -> jax.Array:
             step = jnp.asarray(step)
@@ -52,39 +52,39 @@ class Span:
 
 
 def anneal(kind: str, start: float, end: float, fraction: jax.Array) -> jax.Array:
-    """From `start` at fraction 0 to `end` at fraction 1, along half a cosine or a line ("cosine", "linear")."""
+    """Interpolate from `start` at fraction 0 to `end` at fraction 1; `kind` is "cosine" (half of one) or "linear"."""
     if kind == "linear":
         return start + (end - start) * fraction
     return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * fraction))
 
 
 def constant(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """The learning rate itself, always."""
+    """Keep the peak."""
     return span.over_steps(lambda t: jnp.full_like(t, peak))
 
 
 def multistep(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """Times `factor` at each of `milestones` (epochs); torch's MultiStepLR."""
+    """Multiply by `factor` at each of `milestones` (epochs), like torch's MultiStepLR."""
     milestones = jnp.array([span.units(epoch) for epoch in config.milestones], jnp.float32)
     return span.over_steps(lambda t: peak * config.factor ** jnp.sum(t[..., None] >= milestones, axis=-1))
 
 
 def step_decay(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """Times `factor` every `every` epochs; torch's StepLR."""
+    """Multiply by `factor` every `every` epochs, like torch's StepLR."""
     every = span.units(config.every)
     return span.over_steps(lambda t: peak * config.factor ** (t // every))
 
 
 def cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """Half a cosine from the peak to `end_factor` x peak at the end of training; torch's CosineAnnealingLR."""
+    """Fall along half a cosine from the peak to `end_factor` x peak at the end, like torch's CosineAnnealingLR."""
     return span.over_steps(lambda t: anneal("cosine", peak, peak * config.end_factor, t / span.total))
 
 
 def warmup_cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """A line up over `warmup` epochs, then half a cosine of `decay` epochs to `end_factor` x peak.
+    """Rise linearly over `warmup` epochs, then fall along half a cosine of `decay` epochs to `end_factor` x peak.
 
-    The warm-up takes the value (t + warmup_offset) / warmup of the peak at time t, at most 1; offset 1 is the usual
-    one, report 004's code has 2. The cosine starts at the warm-up's last t. `decay` 0 ends it with the training.
+    At time t of the warm-up the value is (t + warmup_offset) / warmup of the peak, at most 1. An offset of 1 is usual;
+    the code of report 004 has 2. The cosine starts at the last t of the warm-up. `decay` 0 means: until the end.
     """
     warmup = span.units(config.warmup)
     start = max(warmup - 1, 0)
@@ -99,14 +99,14 @@ def warmup_cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
 
 
 def onecycle_curve(config: ConfigDict, span: Span, low: float, high: float, end: float) -> Schedule:
-    """low -> high -> end, the turn after the fraction `rise` of all steps; torch's OneCycleLR.
+    """Go low -> high -> end, with the peak after the fraction `rise` of all steps, like torch's OneCycleLR.
 
-    With `three_phase` the way down is low -> high -> low, as long as the way up, and then low -> end. Raises UserError
+    With `three_phase`, go low -> high -> low -> end, where the second phase is as long as the first. Raises UserError
     for a run of one step.
     """
     turn, last = config.rise * span.total - 1, span.total - 1
     if last == 0:
-        raise UserError("config.schedule.name onecycle goes up and down, and there is a single step: train longer")
+        raise UserError("config.schedule.name onecycle needs more than a single step: train longer")
     knots = [(0.0, low), (turn, high), *([(2 * turn, low)] if config.three_phase else []), (last, end)]
 
     def curve(t: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ def onecycle_curve(config: ConfigDict, span: Span, low: float, high: float, end:
 
 
 def onecycle(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """peak / start_divisor -> peak -> peak / (start_divisor x end_divisor); Smith & Topin (2018)."""
+    """Go peak / start_divisor -> peak -> peak / (start_divisor x end_divisor); Smith & Topin (2018)."""
     low = peak / config.start_divisor
     return onecycle_curve(config, span, low, peak, low / config.end_divisor)
 
@@ -135,12 +135,12 @@ SCHEDULES: dict[str, Callable[[float, ConfigDict, Span], Schedule]] = {
 
 
 def learning_rate(config: ConfigDict, span: Span) -> Schedule:
-    """The learning rate over the optimiser steps that `config.schedule` gives to `config.optimizer.learning_rate`."""
+    """Return the schedule of the learning rate."""
     return SCHEDULES[config.schedule.name](config.optimizer.learning_rate, config.schedule, span)
 
 
 def momentum(config: ConfigDict, span: Span) -> Schedule:
-    """The momentum (Adam's: b1) over the optimiser steps: constant, but under onecycle high -> low -> high."""
+    """Return the schedule of the momentum (Adam's b1): max -> min -> max under onecycle, or else constant."""
     schedule, optimizer = config.schedule, config.optimizer
     if schedule.name == "onecycle" and schedule.cycle_momentum:
         return onecycle_curve(schedule, span, schedule.max_momentum, schedule.min_momentum, schedule.max_momentum)

@@ -168,7 +168,7 @@ WITH_DATA = [
     (["--config.train.batch_size=1294"], "config.train.batch_size 1294 is more than an epoch's 1293"),
     (["--config.model.max_params=1000"], "78,042 parameters, more than config.model.max_params 1,000"),
     (["--config.train.epochs=2000000000", "--config.train.batch_size=1"], "more than the limit of 2**31 - 1"),
-    (["--config.train.epochs=1", "--config.data.train_examples=32"], "and there is a single step"),
+    (["--config.train.epochs=1", "--config.data.train_examples=32"], "onecycle needs more than a single step"),
 ]
 
 

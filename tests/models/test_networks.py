@@ -146,9 +146,10 @@ def test_summary_prints_totals():
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_forward_shapes_and_dtypes(block, activation):
     model = ResNet((1, 2), (4, 8), block=block, activation=activation, num_classes=7, dtype=jnp.bfloat16)
-    variables = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 3)), train=False)
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    logits, updates = model.apply(variables, jnp.ones((2, 8, 8, 3)), train=True, mutable=["batch_stats"])
+    logits, updates = jax.eval_shape(partial(model.apply, train=True, mutable=["batch_stats"]), variables, images)
     assert logits.shape == (2, 7)
     assert logits.dtype == jnp.float32
     assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
@@ -159,7 +160,7 @@ def test_forward_shapes_and_dtypes(block, activation):
 def test_max_pool_is_flaxs(shape, side):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     ours, theirs = (
-        jax.value_and_grad(lambda x, pool=pool: jnp.sum(jnp.sin(pool(x))))(x)
+        jax.jit(jax.value_and_grad(lambda x, pool=pool: jnp.sum(jnp.sin(pool(x)))))(x)
         for pool in (partial(max_pool, side=side), lambda x: nn.max_pool(x, (side, side), (side, side)))
     )
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
@@ -170,7 +171,7 @@ def test_max_pool_is_flaxs(shape, side):
 def test_dirac_convolution_copies_its_inputs_first(inputs, outputs):
     conv = convolution(outputs, 3, 1, kernel_init=KERNEL_INITS["dirac"])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, inputs)), jnp.float32)
-    variables = conv.init(jax.random.key(0), x)
+    variables = jax.jit(conv.init)(jax.random.key(0), x)
     count = min(inputs, outputs)
     np.testing.assert_allclose(conv.apply(variables, x)[..., :count], x[..., :count], rtol=1e-6)
     others = variables["params"]["kernel"][..., count:]
