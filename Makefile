@@ -7,7 +7,8 @@ VENV ?= .venv
 FAULTS ?= 300
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-QUICK_TESTS := tests/test_*.py tests/config tests/models tests/optim
+QUICK_TESTS := $(filter-out tests/test_main.py tests/test_fidelity.py, $(wildcard tests/test_*.py)) \
+  tests/config tests/optim tests/models/test_networks.py tests/studies/test_space.py
 TOO_OLD := Python 3.11 or later is needed, and $(PYTHON) is %d.%d: name another, such as PYTHON=python3.13
 
 export JAX_PLATFORMS ?= cpu

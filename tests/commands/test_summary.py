@@ -1,4 +1,4 @@
-"""summary: what a config needs and a run has, without any data."""
+"""summary: the layers, memory and data of a config, and the checkpoints of a run, without reading data."""
 
 import re
 from functools import partial
@@ -21,7 +21,7 @@ SHAPE = (16, 16, 3)
 
 
 def xla_bytes(model: ResNet, batch: int) -> int:
-    """What a training step needs beside its arguments and results, as compiled for this machine."""
+    """Return the bytes that a training step needs besides its arguments and results, as compiled for this machine."""
     sgd = optimizer_template(complete(get_config()))
     step = partial(train_step, model=model, optimizer=sgd, seed=0)
     images = jax.ShapeDtypeStruct((batch, *SHAPE), jnp.float32)
@@ -36,16 +36,15 @@ def xla_bytes(model: ResNet, batch: int) -> int:
 
 
 @pytest.mark.parametrize("block", ["basic", "preact"])
-def test_activations_are_what_xla_takes(block):
+def test_activations_are_about_what_xla_allocates(block):
     model = ResNet((1, 1), (8, 16), block=block, block_dropout=0.1)
     assert 1 / 1.5 < 64 * summary.activation_bytes(model, SHAPE) / xla_bytes(model, 64) < 1.5
 
 
-def test_activations_by_hand():
-    """What the backward pass needs of a network without a block: BatchNorm's and the convolution's input, and a few."""
+def test_activations_grow_with_the_pixels_and_halve_in_bfloat16_but_for_batch_norm():
     per_pixel = summary.activation_bytes(ResNet((1,), (8,)), (16, 16, 3)) / 16**2
     double = summary.activation_bytes(ResNet((1,), (8,)), (32, 32, 3)) / 32**2
-    assert per_pixel == pytest.approx(double, rel=0.02)  # it grows with the number of pixels
+    assert per_pixel == pytest.approx(double, rel=0.02)
     half = summary.activation_bytes(ResNet((1,), (8,), dtype=jnp.bfloat16), (32, 32, 3)) / 32**2
     assert 0.5 * double < half < 0.9 * double  # BatchNorm computes in float32
 
@@ -56,7 +55,7 @@ def printed(capsys, *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_config(capsys):
+def test_summary_of_a_config(capsys):
     adam = ["--config.optimizer.name=adam", "--config.train.ema_decay=0.9"]
     out = printed(capsys, f"--config={ROOT}/configs/quickstart.py", *adam)
     for line in (
@@ -76,12 +75,12 @@ def test_a_config(capsys):
     assert "checkpoint" not in out
 
 
-def test_what_is_not_known_yet_is_said_to_be(capsys):
+def test_statistics_that_are_not_known_yet_are_announced(capsys):
     out = printed(capsys, f"--config={ROOT}/configs/quickstart.py", "--config.data.policy=normalize(auto)")
     assert "normalised by the mean and standard deviation of the training images, computed when training starts" in out
 
 
-def test_a_run_has_checkpoints_and_one_is_best(small_runs, capsys):
+def test_summary_of_a_run_lists_checkpoints_and_marks_the_best(small_runs, capsys):
     out = printed(capsys, f"--workdir={small_runs[0]}")
     steps = sorted((int(p.name) for p in (small_runs[0] / "checkpoints").iterdir() if p.name.isdigit()), reverse=True)
     assert re.findall(r"^step (\d+) ", out, re.MULTILINE) == list(map(str, steps))

@@ -15,7 +15,7 @@ from resnet_flax.models.convolution import convolution, on_cpu
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 2)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_gradients_are_jaxs(kernel, stride, size, dtype):
+def test_gradients_are_those_of_jax(kernel, stride, size, dtype):
     rng = np.random.default_rng(0)
 
     def random(*shape):

@@ -1,4 +1,4 @@
-"""The networks have the parameters and the layers that the reports print."""
+"""The networks have the parameters and layers that the reports print."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ def test_final_norm_of_the_paper_adds_its_scale_and_bias():
 
 
 def expected_table(blocks, widths, stem_dropout: bool, block_dropout: bool) -> list[tuple[str, tuple, int]]:
-    """The rows that reports 001 and 003 print, by the rule that their tables follow (checked on PRINTED rows)."""
+    """Return the rows of the tables in reports 001 and 003, by the rule that they follow (checked on PRINTED rows)."""
     rows = []
     size, inputs = 32, 3
 
@@ -104,7 +104,7 @@ PRINTED = {
             (56, 336, 4, 0),
         ],
     ),
-    # Report 003 prints the pooling of this one as its row 29, without parameters; here it is no layer.
+    # Report 003 prints the pooling as row 29, without parameters; here it is not a layer.
     "resnet_large": (
         29,
         [
@@ -123,7 +123,7 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("name", PRINTED)
-def test_layer_table_is_the_reports(name):
+def test_layer_table_is_that_of_the_report(name):
     model = network(name)
     rows = [(row.kind, row.shape, row.parameters) for row in layers.layers(model, IMAGE)]
     count, printed = PRINTED[name]
@@ -157,7 +157,7 @@ def test_forward_shapes_and_dtypes(block, activation):
 
 @pytest.mark.parametrize("side", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (2, 3, 3, 3)])
-def test_max_pool_is_flaxs(shape, side):
+def test_max_pool_is_that_of_flax(shape, side):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     ours, theirs = (
         jax.jit(jax.value_and_grad(lambda x, pool=pool: jnp.sum(jnp.sin(pool(x)))))(x)
@@ -178,7 +178,7 @@ def test_dirac_convolution_copies_its_inputs_first(inputs, outputs):
     assert outputs <= inputs or 0.5 < others.std() * (27 * inputs) ** 0.5 < 1.5
 
 
-def test_dropout_sits_after_the_first_activation_of_stem_and_blocks():
+def test_dropout_follows_the_first_activation_of_stem_and_blocks():
     names = [row.name for row in layers.layers(network("resnet_2322"), IMAGE) if row.kind == "Dropout"]
     assert names[:2] == ["stem_dropout", "stage1_block1/dropout"]
     assert len(names) == 1 + sum(network("resnet_2322").blocks)

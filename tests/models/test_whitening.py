@@ -1,4 +1,4 @@
-"""A whitening stem is found from the training images and then never changes."""
+"""A whitening stem is computed from the training images and then never changes."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ NORMALIZE = partial(Policy("normalize(cifar10)").normalize, jnp)
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """Smooth random colours, so that neighbouring pixels have much in common."""
+    """Return images of smooth random colours, so that neighbouring pixels are correlated."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (40, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
     return np.clip(coarse + random.integers(-20, 20, coarse.shape), 0, 255).astype(np.uint8)
@@ -39,15 +39,15 @@ def test_outputs_are_uncorrelated_and_of_variance_one(images):
     assert np.diag(covariance).min() > 1 - 20 * FLOOR and np.diag(covariance).max() < 1.001
 
 
-def test_images_from_the_whole_split_are_looked_at(images):
-    """There may be too many for all, and they may be sorted."""
+def test_images_from_the_whole_split_are_used(images):
+    """They may be too many to use all, and sorted."""
     many = np.concatenate([np.repeat(images, 2 * EXAMPLES // 40, 0), np.repeat(images // 4, 2 * EXAMPLES // 40, 0)])
     outputs = Whitening().apply({"batch_stats": {"kernel": directions(many, NORMALIZE)}}, NORMALIZE(many[::10]))
     np.testing.assert_allclose(outputs[..., :3].var((0, 1, 2)), 1, atol=0.05)
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap"])
-def test_a_run_starts_with_them_and_keeps_them(way):
+def test_a_run_starts_with_the_directions_and_keeps_them(way):
     config = get_config()
     config.parallel = way
     config.model.update(stem="whitening", block="pool", blocks=(1,), widths=(4,))
@@ -64,11 +64,11 @@ def test_a_run_starts_with_them_and_keeps_them(way):
         np.testing.assert_array_equal(statistics["stem_whitening"]["kernel"], expected)
 
 
-def test_other_stems_know_nothing_before_training(images):
+def test_other_stems_have_no_statistics_before_training(images):
     assert models.statistics(ResNet((1,), (4,)), images, NORMALIZE) == {}
 
 
-def test_every_stage_halves_behind_a_whitening_stem():
+def test_every_stage_halves_the_image_after_a_whitening_stem():
     rows = layers.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
     stem = rows[0]
     assert (stem.kind, stem.shape, stem.parameters, stem.flops) == ("Whitening", (31, 31, 24), 0, 2 * 288 * 31 * 31)

@@ -1,4 +1,4 @@
-"""Optimisers that PyTorch does not have; the others are compared with it in test_fidelity.py."""
+"""Optimisers that PyTorch lacks; the others are compared with PyTorch in test_fidelity.py."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ SHAPES = {
 
 
 def random_trees(count: int) -> list[dict]:
-    """Weights or gradients of SHAPES."""
+    """Return random trees with the SHAPES of weights."""
     draw = np.random.default_rng(0).normal
     return [
         {
@@ -30,7 +30,7 @@ def random_trees(count: int) -> list[dict]:
 
 
 def updates_of(gradients: list[dict], params: dict, **fields) -> list[dict]:
-    """What an optimiser adds to `params`, which stay, at each of some steps."""
+    """Return the updates of an optimiser for successive gradients, with constant `params`."""
     config = get_config()
     config.optimizer.update(learning_rate=LEARNING_RATE, **fields)
     span = schedules.Span(1, len(gradients), "step")
@@ -68,7 +68,7 @@ def test_muon_has_the_directions_of_optax_and_the_lengths_of_kernels(nesterov):
         for step, gradient in enumerate(gradients):
             expected, state = theirs.update(gradient[name], state)
             found, kernel = ours[step][name]["kernel"], params[name]["kernel"]
-            # optax corrects the bias of its averages, which under Nesterov mixes gradient and average otherwise.
+            # optax corrects the bias of its average, so under Nesterov it mixes gradient and average differently.
             if not nesterov:
                 direction = expected["kernel"] / jnp.linalg.norm(expected["kernel"])
                 np.testing.assert_allclose(
