@@ -40,24 +40,30 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
         raise UserError(f"{name} takes flags only: what is {short_repr(words[0])}?")
     check_flags(name, argv)
     recipe = (flag_values(argv, "--config") or [""])[-1]
-    workdirs = flag_values(argv, "--workdir") + (words if verb.words == "workdirs" else [])
-    if not workdirs and not recipe:
-        if verb.trained:
-            raise UserError("which run? Give --workdir=PATH")
-        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
-    if len(workdirs) > 1 and verb.words != "workdirs":
-        raise UserError(f"{name} takes one --workdir, not {len(workdirs)}")
-    jobs = []
-    for workdir in map(read_workdir, workdirs or [f"runs/{default_run_name(recipe)}"]):
+    jobs: list[Job] = []
+    options: dict[str, Any] = {}
+    for workdir in find_workdirs(name, recipe, argv, words):
         config = read_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
-        values = read_flags(argv, verb.flags, config)
-        jobs.append(Job(complete(values.config), workdir))
-    options = values.own
+        config, options = read_flags(argv, verb.flags, config)
+        jobs.append(Job(complete(config), workdir))
     if verb.words in ("files", "fields"):
         options[verb.words] = words
     if verb.words == "fields":
         options["recipe"] = [word for word in argv if word.startswith(("--config=", "--config."))]
     return name, jobs, options
+
+
+def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[str]) -> list[Path]:
+    """Return the workdirs that a command line names, or else the default one of its recipe."""
+    several = VERBS[verb].words == "workdirs"
+    texts = [*flag_values(argv, "--workdir"), *(words if several else [])]
+    if len(texts) > 1 and not several:
+        raise UserError(f"{verb} takes one --workdir, not {len(texts)}")
+    if not texts and not recipe:
+        if VERBS[verb].trained:
+            raise UserError("which run? Give --workdir=PATH")
+        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
+    return [read_workdir(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
 
 
 def canonical(argv: Sequence[str]) -> list[str]:

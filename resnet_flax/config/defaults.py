@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,  # of initial weights, shuffling, augmentation and dropout
-            parallel="jit",  # "jit" over a mesh of all devices, or "pmap"
+            parallel="jit",  # how several devices are used: "jit" over a mesh of them, or "pmap"
             data=dict(
                 name="digits",  # a dataset: see SOURCES in data/datasets/sources.py; "folder" is your own images
                 dir="",  # its folder; "" for TFDS_DATA_DIR or the default of TensorFlow Datasets
