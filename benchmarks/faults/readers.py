@@ -33,7 +33,8 @@ from resnet_flax.models.torch_weights import from_torch, to_torch
 from resnet_flax.models.weight_files import read_weights
 from resnet_flax.report import figures
 from resnet_flax.report.compare import comparison_row
-from resnet_flax.report.report import best_validation, epoch_rows, headline, predictions_to_report
+from resnet_flax.report.facts import chosen_row
+from resnet_flax.report.report import epoch_rows, headline, predictions_to_report
 from resnet_flax.report.tables import class_rows
 from resnet_flax.studies.space import Space
 from resnet_flax.training.restore import read_history
@@ -363,7 +364,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
     def history(path: Path) -> Figures:
         rows = read_history(config, path.parent)
         epoch_rows(rows)
-        best_validation(rows)
+        chosen_row(config, rows)
         return to_draw(
             "history",
             lambda: figures.training_curves(rows, "loss", {}),
@@ -376,7 +377,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
         results = read_results(path.parents[1])
         if not results:
             raise UserError("damaged, which has been reported")
-        comparison_row(config, path.parents[1], rows)
+        comparison_row(config, path.parents[1], rows, results)
         headline(config, rows, results)
         return to_draw(
             "results",

@@ -1,4 +1,4 @@
-"""Compare several runs: one table and their curves."""
+"""Compare several runs: one table, what differs between them, and their curves."""
 
 from pathlib import Path
 
@@ -6,57 +6,69 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
-from resnet_flax.report import figures
-from resnet_flax.report import html as page
-from resnet_flax.report.report import best_validation, write_figure
+from resnet_flax.report import figures, html
+from resnet_flax.report.facts import chosen_row, config_differences, interval_text, run_facts
+from resnet_flax.report.files import Files
 from resnet_flax.report.tables import decimal, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import read_history
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.history import EpochRow
-from resnet_flax.workdir.predictions import wilson_interval
 from resnet_flax.workdir.results import read_results
 
 COMPARISON_HEADER = ["run", "val acc", "val loss", "epoch", "test acc", "95 % interval", "train acc", "parameters"]
 
 
 def write_comparison(runs: list[Job], folder: Path) -> None:
-    """Print a table of several runs, best validation accuracy first, and draw their curves over each other."""
-    histories = {str(workdir): read_history(config, workdir) for config, workdir in runs}
-    ranked = sorted(
-        runs, key=lambda run: -(best_validation(histories[str(run[1])]) or {"val_accuracy": -1})["val_accuracy"]
-    )
-    rows = [comparison_row(config, workdir, histories[str(workdir)]) for config, workdir in ranked]
-    folder.mkdir(parents=True, exist_ok=True)
-    for quantity in ("loss", "accuracy"):
-        write_figure(folder, quantity, figures.compared_curves(histories, quantity))
-    text = text_table(COMPARISON_HEADER, rows)
-    (folder / "comparison.txt").write_text(text, encoding="utf-8")
-    pictures = [page.picture(folder / f"{name}.png", f"{name} after each epoch") for name in ("accuracy", "loss")]
-    parts = [
-        page.paragraph("Sorted by the best validation accuracy; the epoch is the one that has it."),
-        page.table(COMPARISON_HEADER, rows),
-        page.section("Training", page.pair(*pictures)),
+    """Print a table of several runs, best validation accuracy first, and what differs; draw their curves together."""
+    histories = {run.workdir: read_history(run.config, run.workdir) for run in runs}
+    results = {run.workdir: read_results(run.workdir) for run in runs}
+
+    def accuracy(run: Job) -> float:
+        return chosen_row(run.config, histories[run.workdir]).get("val_accuracy", -1)
+
+    ranked = sorted(runs, key=accuracy, reverse=True)
+    names = [str(run.workdir) for run in ranked]
+    rows = [comparison_row(*run, histories[run.workdir], results[run.workdir]) for run in ranked]
+    different = differing_rows(ranked, [results[run.workdir] for run in ranked])
+    text = text_table(COMPARISON_HEADER, rows) + ("\n" + text_table(["", *names], different) if different else "")
+    files = Files()
+    files.text("comparison.txt", text)
+    curves = {name: histories[run.workdir] for name, run in zip(names, ranked, strict=True)}
+    charts = [
+        files.chart(quantity, figures.compared_curves(curves, quantity), f"{title} after each epoch")
+        for quantity, title in (("accuracy", "Accuracy"), ("loss", "Loss"))
     ]
-    (folder / "comparison.html").write_text(page.document(f"{len(runs)} runs compared", parts), encoding="utf-8")
+    parts = [
+        html.paragraph("Sorted by validation accuracy. Each run is shown at its chosen epoch, whose weights it keeps."),
+        html.table(COMPARISON_HEADER, rows, "wrap"),
+        html.section("Training", html.pair(*charts)),
+        html.section("What differs", html.table(["", *names], different, "wrap")) if different else "",
+    ]
+    files.text("comparison.html", html.document(f"{len(runs)} runs compared", parts))
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write(folder)
     print_line(f"{text}comparison: {folder}")
 
 
-def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochRow]) -> list[str]:
-    best, results = best_validation(history) or history[-1], read_results(workdir)
-    interval = "-"
-    if "test_accuracy" in results:
-        count = results["test_examples"]
-        interval = " - ".join(map(percent, wilson_interval(round(results["test_accuracy"] * count), count)))
-    model = models.build(config)
-    parameters = models.count_parameters(model, image_shape(config.data))
+def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochRow], results: dict) -> list[str]:
+    chosen = chosen_row(config, history)
     return [
         str(workdir),
-        percent(best.get("val_accuracy")),
-        decimal(best.get("val_loss")),
-        f"{best['epoch']:.0f}",
+        percent(chosen.get("val_accuracy")),
+        decimal(chosen.get("val_loss")),
+        f"{chosen['epoch']:.0f}",
         percent(results.get("test_accuracy")),
-        interval,
-        percent(best["train_accuracy"]),
-        f"{parameters:,}",
+        interval_text(results) if "test_accuracy" in results else "-",
+        percent(chosen["train_accuracy"]),
+        f"{models.count_parameters(models.build(config), image_shape(config.data)):,}",
     ]
+
+
+def differing_rows(runs: list[Job], results: list[dict]) -> list[list[str]]:
+    """Return a row for each field of the config, and each fact about the training, in which runs differ."""
+    facts = [run_facts(run.config, found) for run, found in zip(runs, results, strict=True)]
+    names = {name: None for fact in facts for name in fact if name != "seed"}
+    rows = config_differences([run.config for run in runs])
+    rows |= {name: [fact.get(name, "-") for fact in facts] for name in names}
+    return [[name, *values] for name, values in rows.items() if len(set(values)) > 1]

@@ -1,4 +1,4 @@
-"""The report of a finished run: written once, and again when its results are others."""
+"""The report of a finished run: written once, and again when its results change or it is not whole."""
 
 import hashlib
 from pathlib import Path
@@ -9,24 +9,30 @@ from resnet_flax.parallel.processes import run_on_first_process
 
 
 def ensure_report(workdir: Path) -> None:
-    """Write the report of the finished run in `workdir` unless it has the report of these very results."""
+    """Write the report of the finished run in `workdir` unless it has a whole report of these very results."""
     if not run_on_first_process(lambda: is_current(workdir)):
         run_on_first_process(lambda: write_report_of(workdir))
 
 
 def write_report_of(workdir: Path) -> None:
-    from resnet_flax.report.report import write_report  # imports Matplotlib, for which no run should wait
+    from resnet_flax.report.report import write_report  # imports Matplotlib, which no run should wait for
 
     write_report(complete(read_config(workdir)), workdir)
 
 
 def is_current(workdir: Path) -> bool:
-    """Return whether report.html names the results that `workdir` holds. Clocks are not asked: they may be set back."""
+    """Return whether report.html is whole and shows the results in `workdir`, whatever the clock said."""
     path = workdir / "report" / "report.html"
-    return path.exists() and results_digest(workdir).encode() in path.read_bytes()[:4096]
+    end = last_line(results_digest(workdir)).encode()
+    return path.exists() and bool(end) and path.read_bytes().endswith(end)
+
+
+def last_line(digest: str) -> str:
+    """Return the last line of report.html about the results with `digest`: it is written last and the page whole."""
+    return f"<!-- results {digest} -->\n" if digest else ""
 
 
 def results_digest(workdir: Path) -> str:
-    """Return the SHA-256 of results.json, by which report.html says whose results it shows; "" of an unfinished run."""
+    """Return the SHA-256 of results.json, or "" for an unfinished run."""
     path = workdir / "report" / "results.json"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

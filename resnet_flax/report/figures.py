@@ -1,46 +1,43 @@
-"""Every picture of a report, each a function that returns a figure."""
+"""Every figure of the report of a run; each is a function that returns one."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from ml_collections import FrozenConfigDict
-
-from resnet_flax.optim import schedules
-from resnet_flax.text import escape_line
-from resnet_flax.workdir.predictions import Calibration, ClassScores, Predictions
-
-matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from ml_collections import FrozenConfigDict
 
-BLUE, ORANGE, GREY = "#2066a8", "#c8682a", "#666666"
-RUN_COLORS = (BLUE, ORANGE, "#2e8b57", "#8b4f9f", "#b03a48", "#7a6a1f", "#3a9aa8", "#444444")
-MANY_CLASSES = 20  # from which on a matrix has no room for numbers
+from resnet_flax.files import atomic_write
+from resnet_flax.optim import schedules
+from resnet_flax.report.render import BLUE, DPI, GREY, ORANGE, RUN_COLORS, png
+from resnet_flax.text import escape_line
+from resnet_flax.workdir.predictions import Calibration, ClassScores, Predictions
+
+CHART_SIZE = (5.2, 3.3)  # inches, in which text is legible on a phone
+INK = "#111111"  # text on a coloured background, on dark screens too
+MANY_CLASSES = 20  # above this, the cells of a matrix are too small for numbers
 MISTAKE_COLUMNS, MAX_MISTAKES = 5, 25
-MAX_LABEL_CHARS = 20  # characters of a class's name that there is room for
-MAX_TEXT_ROWS = 1000  # of a table, as a picture
+MAX_LABEL_CHARS = 20  # characters of a class name
+MAX_TEXT_ROWS = 1000  # rows of a table drawn as a picture
+MARKED_EPOCHS = 30  # a curve of fewer epochs has a marker at each
 
-History = Sequence[Mapping[str, float]]  # a row an epoch, as in metrics.csv
+History = Sequence[Mapping[str, float]]  # one row per epoch, as in metrics.csv
 
 
 def write_png(figure: Figure, path: Path) -> None:
-    """Write a PNG. A name in a script that the font has not is drawn as boxes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, facecolor="white")
+    with atomic_write(path, "wb") as file:
+        file.write(png(figure))
 
 
 def short_label(name: str, longest: int = MAX_LABEL_CHARS) -> str:
-    """The name of a class, for a picture; with parse_math=False, as one may be called $x$."""
+    """Return a class name for a figure. Draw it with parse_math=False, as a class may be called $x$."""
     return escape_line(name, longest)
 
 
 def axes_over_epochs() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=CHART_SIZE, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
@@ -50,20 +47,20 @@ def axes_over_epochs() -> tuple[Figure, Axes]:
 
 
 def training_curves(history: History, quantity: str, results: Mapping) -> Figure:
-    """Training and validation "loss" or "accuracy" over the epochs; the test split as the one point that it is."""
+    """Training and validation "loss" or "accuracy" over the epochs, and the test split, evaluated once, as a point."""
     figure, axes = axes_over_epochs()
     for prefix, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
         plot_column(axes, history, f"{prefix}_{quantity}", label=label, color=color)
     if f"test_{quantity}" in results:
         value = results[f"test_{quantity}"]
         label = f"test, once: {value:.2%}" if quantity == "accuracy" else f"test, once: {value:.4f}"
-        axes.plot(results["chosen_epoch"], value, "*", markersize=13, color="black", label=label, zorder=3)
+        axes.plot(results["chosen_epoch"], value, "*", markersize=12, color="black", label=label, zorder=3)
     finish_axes(axes, quantity)
     return figure
 
 
 def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
-    """ "loss" or "accuracy" of several runs: validation in full lines, training dashed."""
+    """ "loss" or "accuracy" of several runs: validation as solid lines, training dashed."""
     figure, axes = axes_over_epochs()
     for index, (name, history) in enumerate(histories.items()):
         color = RUN_COLORS[index % len(RUN_COLORS)]
@@ -80,9 +77,9 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
 
 
 def plot_column(axes: Axes, history: History, column: str, **style) -> None:
-    """A column of the history, if it has that."""
+    """Plot a column if the history has it."""
     if column in history[0]:
-        mark = "o" if len(history) < 30 else None
+        mark = "o" if len(history) < MARKED_EPOCHS else None
         axes.plot(
             [row["epoch"] for row in history], [row[column] for row in history], marker=mark, markersize=4, **style
         )
@@ -97,11 +94,11 @@ def finish_axes(axes: Axes, quantity: str) -> None:
 
 
 def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
-    """The learning rate at every step so far, and the momentum where it moves."""
+    """The learning rate at every step so far, and the momentum if it changes."""
     figure, axes = axes_over_epochs()
     steps_per_epoch = int(history[0]["step"] / history[0]["epoch"])
     span = schedules.Span(config.train.epochs, steps_per_epoch, config.schedule.per)
-    steps = np.unique(np.linspace(0, history[-1]["step"] - 1, 2000).astype(np.int32))
+    steps = np.unique(np.linspace(0, history[-1]["step"] - 1, 1000).astype(np.int32))
     rate = np.asarray(schedules.learning_rate(config, span)(steps))
     axes.step(steps / steps_per_epoch, rate, where="post", color=BLUE, label="learning rate")
     axes.set_ylabel("learning rate")
@@ -115,14 +112,14 @@ def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
     return figure
 
 
-def confusion_matrix(found: Predictions, classes: Sequence[str]) -> Figure:
+def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> Figure:
     """True classes down, predicted ones across, coloured by the share of the row; precision, recall and F1 beside."""
-    matrix = found.confusion()
+    matrix = predictions.confusion()
     few = len(classes) <= MANY_CLASSES
     side = 1.6 + 0.55 * len(classes) if few else 10
     figure = Figure(figsize=(side + 2.6 * few, side), dpi=120, layout="constrained")
     axes, *rest = np.atleast_1d(figure.subplots(1, 1 + few, sharey=True, width_ratios=[side, 2.4] if few else None))
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    shares = row_shares(matrix)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = None if few else 5
     names, style = [short_label(name) for name in classes], dict(size=size, parse_math=False)
@@ -132,14 +129,19 @@ def confusion_matrix(found: Predictions, classes: Sequence[str]) -> Figure:
     axes.tick_params(length=0)
     if few:
         for row, column in np.argwhere(matrix):
-            color = "white" if shares[row, column] > 0.5 else "black"
+            color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", size=8, color=color)
         add_class_scores(rest[0], ClassScores.of(matrix))
     return figure
 
 
+def row_shares(matrix: np.ndarray) -> np.ndarray:
+    """Return a matrix of counts with each row divided by its sum."""
+    return matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+
+
 def add_class_scores(axes: Axes, scores: ClassScores) -> None:
-    """Three columns of numbers, in line with the rows of the matrix."""
+    """Draw three columns of numbers in line with the rows of the matrix."""
     for column, (name, values) in enumerate(
         [("precision", scores.precision), ("recall", scores.recall), ("F1", scores.f1)]
     ):
@@ -150,45 +152,48 @@ def add_class_scores(axes: Axes, scores: ClassScores) -> None:
     axes.set_axis_off()
 
 
-def mistakes(found: Predictions, images: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The most confident mistakes, each with its true class and what it was taken for."""
-    worst, names = found.confident_mistakes(MAX_MISTAKES), [short_label(name, 15) for name in classes]
+def mistakes(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The most confident mistakes, each with its true class and the predicted one."""
+    worst, names = predictions.confident_mistakes(MAX_MISTAKES), [short_label(name, 15) for name in classes]
     rows = max(1, -(-len(worst) // MISTAKE_COLUMNS))
     figure = Figure(figsize=(1.6 * MISTAKE_COLUMNS, 1.95 * rows), dpi=120, layout="constrained")
     for axes in figure.subplots(rows, MISTAKE_COLUMNS, squeeze=False).flat:
         axes.set_axis_off()
     for axes, index in zip(figure.axes, worst, strict=False):
         axes.imshow(images[index], interpolation="nearest")
-        taken = found.predicted[index]
-        share = found.probabilities[index, taken]
-        axes.set_title(f"{names[found.labels[index]]}\nas {names[taken]}, {share:.1%}", size=8, parse_math=False)
+        predicted = predictions.predicted[index]
+        share = predictions.probabilities[index, predicted]
+        axes.set_title(
+            f"{names[predictions.labels[index]]}\nas {names[predicted]}, {share:.1%}", size=8, parse_math=False
+        )
     if not len(worst):
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     return figure
 
 
 def reliability(calibration: Calibration) -> Figure:
-    """Accuracy of each bin of confidence against the diagonal, and below it how many images there are."""
-    figure = Figure(figsize=(5.2, 5.6), dpi=120, layout="constrained")
+    """Each bin of confidence as a point at (mean confidence, accuracy), its gap to the diagonal, and its images."""
+    figure = Figure(figsize=(CHART_SIZE[0], 4.2), dpi=DPI, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.5, 1])
-    bins = len(calibration.counts)
-    centres = (np.arange(bins) + 0.5) / bins
     filled = calibration.counts > 0
-    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="confidence = accuracy")
-    top.bar(centres[filled], calibration.accuracy[filled], 0.9 / bins, color=BLUE, alpha=0.8, label="accuracy")
-    top.plot(calibration.confidence[filled], calibration.accuracy[filled], ".", color=ORANGE, label="mean confidence")
+    confidence, accuracy = calibration.confidence[filled], calibration.accuracy[filled]
+    top.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
+    top.vlines(confidence, accuracy, confidence, color=ORANGE, linewidth=4, alpha=0.5, label="gap")
+    top.plot(confidence, accuracy, "o-", color=BLUE, markersize=4, label="a bin of images")
     top.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(0, 1))
-    top.set_title(f"expected calibration error {calibration.error:.2%}", fontsize="medium", loc="left")
+    top.yaxis.set_major_formatter(PercentFormatter(1.0))
     top.legend(frameon=False, loc="upper left")
-    bottom.bar(centres, calibration.counts, 0.9 / bins, color=GREY)
+    bins = len(calibration.counts)
+    bottom.bar((np.arange(bins) + 0.5) / bins, calibration.counts, 0.9 / bins, color=GREY)
     bottom.set(xlabel="confidence", ylabel="images")
+    bottom.xaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def text_figure(lines: str) -> Figure:
-    """A table of text, as a picture."""
+    """A table of text, as a picture; of a very long one its beginning and its end."""
     rows = lines.rstrip("\n").split("\n")
     if len(rows) > MAX_TEXT_ROWS:
         rows = [*rows[: MAX_TEXT_ROWS // 2], "...", *rows[-MAX_TEXT_ROWS // 2 :]]

@@ -1,11 +1,10 @@
-"""What is to be said about a run, and about several: pictures, tables and one page, from what workdirs hold.
+"""The report of a run: figures, tables and a page, from what its workdir holds.
 
-Imports Matplotlib, which takes a quarter of a second: training does without until it is over.
+Imports Matplotlib, which takes a quarter of a second, so training imports it only at its end.
 """
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
@@ -13,121 +12,142 @@ from resnet_flax.config.stored import config_to_json
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError
 from resnet_flax.models.layers import layer_table
-from resnet_flax.report import figures
-from resnet_flax.report import html as page
-from resnet_flax.report.ensure import results_digest
-from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent, text_table
+from resnet_flax.report import evaluation, figures, html
+from resnet_flax.report.ensure import last_line, results_digest
+from resnet_flax.report.facts import chosen_row, interval_text, run_facts
+from resnet_flax.report.files import Files
+from resnet_flax.report.html import Tile
+from resnet_flax.report.tables import decimal, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import read_history, restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.history import EpochRow
-from resnet_flax.workdir.predictions import SplitPredictions, wilson_interval, write_split_predictions
+from resnet_flax.workdir.predictions import SplitPredictions
 from resnet_flax.workdir.results import read_results
+
+EPOCH_HEADER = ["epoch", "learning rate", "train loss", "train acc", "val loss", "val acc"]
 
 
 def write_report(config: FrozenConfigDict, workdir: Path) -> None:
-    """Make the workdir's `report` for the epochs so far: PNG pictures, summary.txt and report.html.
+    """Write the folder `report` of `workdir`, about the epochs so far: PNG files, summary.txt and report.html.
 
-    Raises UserError where no epoch is finished. What is said about single images is about the test split once the run
-    is finished, from the evaluation that training ended with; before, and without a test split, about validation.
+    Raises UserError if no epoch is finished. Single images are those of the test split once the run is finished, with
+    the predictions that training ended with; before that, and without a test split, those of the validation split.
+
+    Training may end meanwhile. Then the report is drawn again, so that none of an unfinished run is left.
     """
-    history = read_history(config, workdir)
     folder = workdir / "report"
-    folder.mkdir(exist_ok=True)
-    digest, results = results_digest(workdir), read_results(workdir)
-    layers = layer_table(models.build(config), image_shape(config.data))
-    (folder / "summary.txt").write_text(layers)
-    write_figure(folder, "loss", figures.training_curves(history, "loss", results))
-    write_figure(folder, "accuracy", figures.training_curves(history, "accuracy", results))
-    write_figure(folder, "learning_rate", figures.learning_rate(history, config))
-    write_figure(folder, "epochs", figures.text_figure(text_table(EPOCH_HEADER, epoch_rows(history))))
-    write_figure(folder, "summary", figures.text_figure(layers))
-    parts = [*headline(config, history, results), curves_section(folder)]
-    answers = predictions_to_report(config, workdir, bool(results))
-    parts += answers_sections(config, folder, answers) if answers else []
-    parts += [
-        page.section("Epochs", page.table(EPOCH_HEADER, epoch_rows(history))),
-        page.section("Layers", page.preformatted(layers)),
-        page.folded("Config", page.preformatted(config_to_json(config))),
-    ]
-    (folder / "report.html").write_text(page.document(workdir.absolute().name, parts, digest), encoding="utf-8")
+    drawn = None
+    while drawn != (digest := results_digest(workdir)):
+        files, drawn = draw_report(config, workdir, last_line(digest)), digest
+        if results_digest(workdir) == digest:
+            folder.mkdir(exist_ok=True)
+            files.write(folder)
     print_line(f"report: {folder}")
 
 
-def write_figure(folder: Path, name: str, figure: Figure) -> None:
-    figures.write_png(figure, folder / f"{name}.png")
+def draw_report(config: FrozenConfigDict, workdir: Path, page_end: str) -> Files:
+    """Return the files of a report, report.html last."""
+    results, history = read_results(workdir), read_history(config, workdir)
+    found = predictions_to_report(config, workdir, bool(results))
+    files, layers = Files(), layer_table(models.build(config), image_shape(config.data))
+    files.text("summary.txt", layers)
+    files.picture("summary", figures.text_figure(layers))
+    files.picture("epochs", figures.text_figure(text_table(EPOCH_HEADER, epoch_rows(history))))
+    parts = [*headline(config, history, results, found), curves_section(files, history, results)]
+    parts += prediction_sections(files, config, workdir, found) if found else []
+    parts += [
+        run_section(files, config, history, results),
+        html.section("Epochs", html.table(EPOCH_HEADER, epoch_rows(history), "long")),
+        html.section("Layers", html.preformatted(layers)),
+        html.folded("Config", html.preformatted(config_to_json(config))),
+    ]
+    files.text("report.html", html.document(workdir.absolute().name, parts, page_end))
+    return files
 
 
-def headline(config: FrozenConfigDict, history: list[EpochRow], results: dict) -> list[str]:
-    """What was trained, how far it is, and the numbers that matter."""
-    epochs, planned = int(history[-1]["epoch"]), config.train.epochs
-    if results:
-        state = f"finished after {epochs} epochs; epoch {results['chosen_epoch']:.0f} was chosen"
-    else:
-        state = f"after {epochs} of at most {planned} epochs"
+def headline(
+    config: FrozenConfigDict, history: list[EpochRow], results: dict, found: SplitPredictions | None = None
+) -> list[str]:
+    """Return what was trained, how far it is, and the numbers that matter."""
+    chosen, epochs = chosen_row(config, history), int(history[-1]["epoch"])
+    count = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    choice = f"chosen by {config.train.monitor}" if config.data.validation else "the last, as nothing is held out"
+    state = f"finished after {count}" if results else f"after {count} of at most {config.train.epochs}"
     about = (
-        f"{config.model.name} on {config.data.name}, {config.optimizer.name}, {config.schedule.name} schedule, {state}"
+        f"{config.model.name} on {config.data.name}, {config.optimizer.name}, {config.schedule.name} schedule, "
+        f"{state}; the weights are those of epoch {chosen['epoch']:.0f}, {choice}."
     )
-    shown = {}
+    return [html.paragraph(about), html.tiles([*accuracy_tiles(chosen, results, found), *cost_tiles(config, results)])]
+
+
+def accuracy_tiles(chosen: EpochRow, results: dict, found: SplitPredictions | None) -> list[Tile]:
+    epoch, tiles = f"epoch {chosen['epoch']:.0f}", []
     if "test_accuracy" in results:
-        count = results["test_examples"]
-        low, high = wilson_interval(round(results["test_accuracy"] * count), count)
-        shown["test accuracy"] = f"{results['test_accuracy']:.2%}"
-        shown["95 % interval"] = f"{low:.2%} - {high:.2%}"
-        shown["test loss"] = f"{results['test_loss']:.4f}"
-    if best := best_validation(history):
-        shown["best validation accuracy"] = f"{best['val_accuracy']:.2%}"
-    shown["training accuracy"] = f"{history[-1]['train_accuracy']:.2%}"
-    model = models.build(config)
-    shown["parameters"] = f"{models.count_parameters(model, image_shape(config.data)):,}"
-    return [page.paragraph(about), page.numbers(shown)]
+        tiles += [Tile("test accuracy", percent(results["test_accuracy"]), f"95 % interval {interval_text(results)}")]
+        tiles += [Tile("test loss", decimal(results["test_loss"]), f"{results['test_examples']:,} images")]
+    if found and (k := evaluation.top_k(found.found.log_probabilities.shape[1])):
+        accuracy = evaluation.top_k_accuracy(found.found, k)
+        tiles += [Tile(f"{found.role} top-{k} accuracy", percent(accuracy), f"true class among the {k} most probable")]
+    if "val_accuracy" in chosen:
+        tiles += [Tile("validation accuracy", percent(chosen["val_accuracy"]), epoch)]
+    return [*tiles, Tile("training accuracy", percent(chosen["train_accuracy"]), epoch)]
 
 
-def best_validation(history: list[EpochRow]) -> dict[str, float] | None:
-    rows = [row for row in history if "val_accuracy" in row]
-    return max(rows, key=lambda row: row["val_accuracy"]) if rows else None
+def cost_tiles(config: FrozenConfigDict, results: dict) -> list[Tile]:
+    parameters = models.count_parameters(models.build(config), image_shape(config.data))
+    facts = run_facts(config, results)
+    tiles = [Tile("parameters", f"{parameters:,}", f"{4 * parameters / 2**20:.1f} MiB in float32")]
+    if "training time" in facts:
+        tiles += [Tile("training time", facts["training time"], facts.get("device", ""))]
+    if "images per second" in facts:
+        tiles += [Tile("images per second", facts["images per second"], "in training")]
+    return tiles
 
 
-def curves_section(folder: Path) -> str:
-    pictures = [
-        page.picture(folder / "loss.png", "Loss after each epoch"),
-        page.picture(folder / "accuracy.png", "Accuracy after each epoch"),
-        page.picture(folder / "learning_rate.png", "Learning rate at every step"),
+def curves_section(files: Files, history: list[EpochRow], results: dict) -> str:
+    charts = [
+        files.chart(quantity, figures.training_curves(history, quantity, results), f"{title} after each epoch")
+        for quantity, title in (("loss", "Loss"), ("accuracy", "Accuracy"))
     ]
-    return page.section("Training", page.pair(*pictures))
+    return html.section("Training", html.pair(*charts))
 
 
-def answers_sections(config: FrozenConfigDict, folder: Path, answers: SplitPredictions) -> list[str]:
-    """Classes, mistakes and calibration, on one split."""
-    found, classes = answers.found, config.data.classes
-    about = f"the {answers.role} split ({answers.text}, {len(found):,} images, step {answers.step:,})"
-    write_figure(folder, "confusion", figures.confusion_matrix(found, classes))
-    write_figure(folder, "reliability", figures.reliability(found.calibration()))
-    matrix = page.picture(folder / "confusion.png", "Images of each true class (row) taken for each class (column)")
-    error = found.calibration().error
-    reliability = page.picture(folder / "reliability.png", f"Expected calibration error {error:.2%}, in 15 bins")
-    parts = [
-        page.section(
-            "Classes", page.paragraph(f"On {about}."), matrix, page.table(CLASS_HEADER, class_rows(found, classes))
-        )
-    ]
+def prediction_sections(files: Files, config: FrozenConfigDict, workdir: Path, found: SplitPredictions) -> list[str]:
+    """Return classes, mistakes and calibration on one split; no mistakes if its images are not there."""
+    classes = config.data.classes
+    about = f"the {found.role} split ({found.text}, {len(found.found):,} images, step {found.step:,})"
+    sections = [evaluation.classes_section(files, found.found, classes, about)]
     try:
-        _, split = load_split(config.data, answers.role)
+        _, split = load_split(config.data, found.role)
     except UserError as absent:
-        print_line(f"no picture of mistakes: {absent}")
+        print_line(f"no mistakes are shown: {absent}")
     else:
-        if len(split) != len(found):
-            raise predictions.damaged_predictions(
-                folder / "predictions.npz", f"it is not about the {len(split):,} images there are"
-            )
-        write_figure(folder, "mistakes", figures.mistakes(found, split.images, classes))
-        shown = page.picture(folder / "mistakes.png", "The wrong answers given with most confidence", chart=False)
-        parts.append(page.section("Most confident mistakes", shown))
-    return [*parts, page.section("Calibration", reliability)]
+        if len(split) != len(found.found):
+            path, images = workdir / "report" / "predictions.npz", f"the {len(split):,} images of the split"
+            raise predictions.damaged_predictions(path, f"it is not about {images}")
+        files.picture("mistakes", figures.mistakes(found.found, split.images, classes))
+        sections += [evaluation.examples_section(found.found, split.images, classes)]
+    return [*sections, evaluation.calibration_section(files, found.found)]
 
 
-EPOCH_HEADER = ["epoch", "learning rate", "train loss", "train acc", "val loss", "val acc"]
+def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow], results: dict) -> str:
+    """Return how the run was trained: data, settings, device, time."""
+    data, optimizer = config.data, config.optimizer
+    splits = {f"{role} split": data[role] or "none" for role in ("train", "validation", "test")}
+    named = {
+        "network": f"{config.model.name}, blocks {config.model.blocks}, widths {config.model.widths}",
+        "data": data.name,
+        **splits,
+        "augmentation": data.policy,
+        "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
+        "schedule": f"{config.schedule.name}, a step per {config.schedule.per}",
+        "batch size": f"{config.train.batch_size:,}",
+        **run_facts(config, results),
+    }
+    rate = files.chart("learning_rate", figures.learning_rate(history, config), "Learning rate at every step")
+    return html.section("Run", html.pair(html.facts(named), rate))
 
 
 def epoch_rows(history: list[EpochRow]) -> list[list[str]]:
@@ -145,22 +165,21 @@ def epoch_rows(history: list[EpochRow]) -> list[list[str]]:
 
 
 def predictions_to_report(config: FrozenConfigDict, workdir: Path, finished: bool) -> SplitPredictions | None:
-    """The answers that a finished run has kept, or else those of its best checkpoint so far on validation, kept now.
+    """Return the predictions that a finished run has left, or those of the best checkpoint so far on validation.
 
-    None where nothing is held out: the test split is not looked at before the end.
+    The latter are not saved: predictions.npz belongs to training. None if nothing is held out, as the test split is not
+    looked at before the end.
     """
     path = workdir / "report" / "predictions.npz"
     if finished and path.exists():
         found, about = predictions.read_predictions(path, len(config.data.classes))
         role, text, step = (about.get(name) for name in ("role", "split", "step"))
         if role not in ("test", "validation") or not isinstance(text, str) or not isinstance(step, int):
-            raise predictions.damaged_predictions(path, "it does not say what it is about")
+            raise predictions.damaged_predictions(path, "it does not say which split it is about")
         return SplitPredictions(found, role, text, step)
     if not config.data.validation:
         return None
     checkpoint = restore_checkpoint(config, workdir)
     text, split = load_split(config.data, "validation")
     found = Classifier(config).evaluate(checkpoint.tree["state"], split)
-    answers = SplitPredictions(found, "validation", text, checkpoint.step)
-    write_split_predictions(answers, workdir)
-    return answers
+    return SplitPredictions(found, "validation", text, checkpoint.step)

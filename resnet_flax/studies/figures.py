@@ -1,7 +1,8 @@
-"""The pictures of studies, which are many runs at once: what settings do, and what the seed does."""
+"""Figures of studies, which are many runs of one recipe: the effect of settings, and that of the seed."""
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,29 +14,32 @@ from matplotlib.colors import ListedColormap, Normalize, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from resnet_flax.report.figures import BLUE, GREY, ORANGE, History, axes_over_epochs, finish_axes
+from resnet_flax.report.figures import INK, MARKED_EPOCHS, History, axes_over_epochs, finish_axes
+from resnet_flax.report.render import BLUE, DPI, GREY, ORANGE
 from resnet_flax.report.tables import format_metric
 from resnet_flax.studies.space import Range, Settings, Space
+from resnet_flax.workdir.history import lower_is_better
 
 Point = tuple[Settings, float]  # a trial's settings and its score, NaN if it failed
 PANEL_COLUMNS = 3
-LONG = 8  # characters, from which on labels below an axis are turned
+MAX_LEVEL_CHARS = 8  # characters of labels below an axis, above which they are turned
+FAILED = "#e6e6e6"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What trials scored at `monitor` with settings of `space`; at least one of them did not fail."""
+    """The scores of trials at `monitor`, with settings from `space`. At least one of the trials did not fail."""
 
     space: Space
     points: Sequence[Point]
     monitor: str
 
     def figure(self) -> Figure:
-        """A line over one field, or a panel for each two fields; orange marks the best trial."""
+        """A line over one field, or a panel for each pair of fields; orange marks the best trial."""
         pairs = list(itertools.combinations(self.space.fields, 2))
         columns = max(1, min(len(pairs), PANEL_COLUMNS))
         rows = max(1, -(-len(pairs) // columns))
-        figure = Figure(figsize=(5.2 * columns + 0.8, 4.4 * rows), dpi=120, layout="constrained")
+        figure = Figure(figsize=(4.6 * columns + 0.8, 3.9 * rows), dpi=DPI, layout="constrained")
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         if not pairs:
             self.draw_line(panels[0], *self.space.fields)
@@ -53,30 +57,32 @@ class Scores:
         return figure
 
     def best(self, points: Sequence[Point]) -> Point:
-        sign = 1 if self.monitor.endswith("loss") else -1
-        return min(points, key=lambda point: math.inf if math.isnan(point[1]) else sign * point[1])
+        """Return the best of some points, a failed one only if all have failed."""
+        done = [point for point in points if not math.isnan(point[1])]
+        choose = min if lower_is_better(self.monitor) else max
+        return choose(done, key=lambda point: point[1]) if done else points[0]
 
     def colors(self) -> ScalarMappable:
-        """The darker the better; none is white, which is where no trial is done."""
+        """Return a scale of blues, the darker the better. None is as light as the background, where no trial is."""
         scores = [score for _, score in self.points]
         blues = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.2, 1, 256)))
-        order = blues.reversed() if self.monitor.endswith("loss") else blues
+        order = blues.reversed() if lower_is_better(self.monitor) else blues
         return ScalarMappable(Normalize(np.nanmin(scores), np.nanmax(scores)), order)
 
     def at(self, name: str, settings: Settings) -> float:
-        """Where on the axis of a field a trial is."""
+        """Return the position of a trial on the axis of a field."""
         field = self.space.fields[name]
         return float(settings[name]) if isinstance(field, Range) else field.index(settings[name])
 
     def label(self, axes: Axes, which: str, name: str) -> None:
-        """The values side by side on the axis `which`, x or y, or a range to its scale."""
+        """Label the axis `which`, x or y, with the values of a field, or give it the scale of a range."""
         field = self.space.fields[name]
         axes.set(**{f"{which}label": self.space.label(name)})
         if isinstance(field, Range):
             axes.set(**{f"{which}scale": "log" if field.log else "linear"})
             return
         axes.set(**{f"{which}ticks": range(len(field)), f"{which}ticklabels": field})
-        if which == "x" and max(map(len, field)) > LONG:
+        if which == "x" and max(map(len, field)) > MAX_LEVEL_CHARS:
             axes.tick_params("x", rotation=30)
 
     def draw_line(self, axes: Axes, name: str) -> None:
@@ -99,7 +105,7 @@ class Scores:
         axes.legend(labels.values(), labels.keys(), frameon=False)
 
     def draw_dots(self, axes: Axes, x: str, y: str) -> None:
-        """A dot for each trial, a cross for one that failed."""
+        """Draw a dot for each trial, a cross for one that failed."""
         colors = self.colors()
         best = self.best(self.points)
         for settings, score in self.points:
@@ -114,17 +120,17 @@ class Scores:
         axes.spines[["top", "right"]].set_visible(False)
 
     def draw_cells(self, axes: Axes, x: str, y: str) -> None:
-        """A heat map: in each cell the best score, "failed" where there is none, nothing where no trial is done."""
+        """Draw a heat map: in each cell the best score, "failed" if all trials have, nothing if there is none."""
         colors = self.colors()
-        cells: dict[tuple[float, float], list[Point]] = {}
+        cells: defaultdict[tuple[float, float], list[Point]] = defaultdict(list)
         for settings, score in self.points:
-            cells.setdefault((self.at(x, settings), self.at(y, settings)), []).append((settings, score))
+            cells[self.at(x, settings), self.at(y, settings)].append((settings, score))
         for (column, row), points in cells.items():
             _, score = self.best(points)
             failed = math.isnan(score)
-            color = to_rgba_array("#e6e6e6")[0] if failed else colors.to_rgba(np.array(score))
+            color = to_rgba_array(FAILED)[0] if failed else colors.to_rgba(np.array(score))
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white"))
-            ink = "white" if np.mean(color[:3]) < 0.5 else "black"
+            ink = "white" if np.mean(color[:3]) < 0.5 else INK
             text = "failed" if failed else format_metric(self.monitor, score)
             axes.text(column, row, text, ha="center", va="center", size=9, color=ink)
         settings, _ = self.best(self.points)
@@ -143,18 +149,17 @@ def seed_curves(histories: Sequence[History], quantity: str) -> Figure:
         column = f"{prefix}_{quantity}"
         if column not in histories[0][0]:
             continue
+        mark = "." if common < MARKED_EPOCHS else None
         for history in histories:
-            axes.plot(
-                *zip(*((row["epoch"], row[column]) for row in history), strict=True),
-                color=color,
-                linewidth=0.6,
-                alpha=0.5,
-            )
+            points = [(row["epoch"], row[column]) for row in history]
+            axes.plot(*zip(*points, strict=True), color=color, linewidth=0.6, alpha=0.5, marker=mark)
         values = np.array([[row[column] for row in history[:common]] for history in histories])
         epochs = np.arange(1, common + 1)
         mean, deviation = values.mean(0), values.std(0, ddof=1)
         axes.plot(epochs, mean, color=color, linewidth=2, label=f"{label}, mean of {len(histories)} seeds")
+        if common == 1:  # a band would have no width
+            axes.errorbar(epochs, mean, deviation, color=color, marker="_", markersize=12, capsize=5)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.25, linewidth=0)
-    axes.set_title("bands: one standard deviation to either side", fontsize="medium", loc="left")
+    axes.set_title("bands and bars: one standard deviation to either side", fontsize="medium", loc="left")
     finish_axes(axes, quantity)
     return figure

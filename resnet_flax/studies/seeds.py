@@ -1,4 +1,4 @@
-"""A recipe with several seeds: what it reaches on average, and how much of that is chance."""
+"""Train a recipe with several seeds, and report the mean of each result and how far chance moves it."""
 
 import json
 import re
@@ -13,9 +13,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.errors import Interrupted, NotFinite, UserError
-from resnet_flax.files import atomic_write
 from resnet_flax.parallel.processes import reported_by_first_process, run_on_first_process
-from resnet_flax.report import html as page
+from resnet_flax.report import html
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.report.tables import format_metric, text_table
 from resnet_flax.text import escape_line, print_line
@@ -30,7 +29,7 @@ HEADER = ["", "mean", "std", "95 % interval of the mean"]
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation (of the sample) and Student's 95 % interval of the mean, of `seeds` numbers."""
+    """The mean of `seeds` values, their sample standard deviation, and Student's 95 % interval of the mean."""
 
     mean: float
     std: float
@@ -40,7 +39,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least two values."""
+        """Return the spread of at least two values."""
         from scipy.stats import t as student  # takes half a second to import
 
         count, mean, std = len(values), statistics.mean(values), statistics.stdev(values)
@@ -51,8 +50,8 @@ class Spread:
 def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int]) -> None:
     """Train `config` with each of `seeds`, in workdir/seed0 and so on.
 
-    As soon as two are done, the workdir holds seeds.json, seeds.html and pictures. Raises what training.train does; a
-    seed that diverged does not stop the others, and raises NotFinite when they are done.
+    Once two are finished, the workdir holds seeds.json, seeds.html and their curves. Raises what training.train does,
+    but a seed that diverges does not stop the others: NotFinite is raised when they are finished.
     """
     runs = {seed: with_seed(config, seed) for seed in seeds}
     results: dict[int, dict] = {}
@@ -73,25 +72,27 @@ def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int]) -
             if stop.requested():
                 raise reported_by_first_process(Interrupted(stop.signum))
     if len(results) > 1:
-        print_line(f"\n{text_table(HEADER, spread_rows(results))}report: {workdir / 'seeds.html'}")
+        print_line(f"\n{text_table(HEADER, spread_rows(spreads(results)))}report: {workdir / 'seeds.html'}")
     if diverged:
         which = ", ".join(map(str, diverged))
-        raise reported_by_first_process(NotFinite(f"of {len(runs)} seeds these diverged and are in no mean: {which}"))
+        raise reported_by_first_process(
+            NotFinite(f"of {len(runs)} seeds these diverged and are left out of every mean: {which}")
+        )
 
 
 def read_seeds(text: str) -> list[int]:
-    """[0, 1, 2] for "3" and for "0,1,2". Raises UserError for anything else, and for fewer than two."""
+    """Return the seeds that a text names: [0, 1, 2] for "3" and for "0,1,2". UserError for fewer than two."""
     words = text.split(",")
     if not all(re.fullmatch("[0-9]{1,10}", word.strip()) for word in words):
         raise UserError(
-            f"--seeds must be how many, such as 5, or which, such as 0,1,2: not {escape_line(repr(text), 80)}"
+            f"--seeds must be a number of seeds, such as 5, or a list, such as 0,1,2: not {escape_line(repr(text), 80)}"
         )
     numbers = [int(word) for word in words]
     seeds = list(dict.fromkeys(numbers)) if len(words) > 1 else list(range(min(numbers[0], MAX_SEEDS + 1)))
     if len(seeds) > MAX_SEEDS:
         raise UserError(f"--seeds takes at most {MAX_SEEDS:,}")
     if len(seeds) < 2:
-        raise UserError("--seeds needs two or more: of one there is no spread. For another seed set --config.seed")
+        raise UserError("--seeds needs two or more: one run has no spread. For another seed set --config.seed")
     return seeds
 
 
@@ -106,15 +107,15 @@ def seed_folder(workdir: Path, seed: int) -> Path:
 
 
 def spreads(results: Mapping[int, dict]) -> dict[str, Spread]:
-    """What each quantity is over the seeds, of those that the runs have."""
+    """Return the spread over the seeds of each quantity that all of them have."""
     names = [name for name in MEASURED if all(name in found for found in results.values())]
     return {name: Spread.of([found[name] for found in results.values()]) for name in names}
 
 
-def spread_rows(results: Mapping[int, dict]) -> list[list[str]]:
+def spread_rows(found: Mapping[str, Spread]) -> list[list[str]]:
     return [
         [name, format_metric(name, one.mean), format_metric(name, one.std), interval(name, one)]
-        for name, one in spreads(results).items()
+        for name, one in found.items()
     ]
 
 
@@ -126,41 +127,48 @@ def write_seeds_report(
     config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], diverged: Sequence[int]
 ) -> None:
     """Write seeds.json, seeds.html and the curves of the seeds that have `results`, of which there are at least two."""
-    from resnet_flax.report.figures import write_png  # import Matplotlib: a run of one seed starts without
+    from resnet_flax.report.files import Files  # imports Matplotlib, which a run of one seed does not need
     from resnet_flax.studies.figures import seed_curves
 
     found = spreads(results)
-    content = {
-        "statistics": {name: asdict(one) for name, one in found.items()},
-        "results": results,
-        "diverged": diverged,
-    }
-    with atomic_write(workdir / "seeds.json") as file:
-        json.dump(content, file, indent=2)
     histories = [read_history(with_seed(config, seed), seed_folder(workdir, seed)) for seed in results]
-    figures = []
-    for quantity in ("accuracy", "loss"):
-        path = workdir / f"seeds_{quantity}.png"
-        write_png(seed_curves(histories, quantity), path)
-        figures.append(page.picture(path, f"{quantity} after each epoch"))
-    main = next((name for name in ("test_accuracy", "val_accuracy") if name in found), "train_accuracy")
-    numbers = {
-        f"mean {main}": f"{format_metric(main, found[main].mean)} ± {format_metric(main, found[main].std)}",
-        "95 % interval of the mean": interval(main, found[main]),
-        "seeds": str(len(results)),
-    }
+    files = Files()
+    files.text("seeds.json", seeds_json(found, results, diverged))
+    charts = [
+        files.chart(f"seeds_{quantity}", seed_curves(histories, quantity), f"{title} after each epoch")
+        for quantity, title in (("accuracy", "Accuracy"), ("loss", "Loss"))
+    ]
     each = [
         [str(seed), *(format_metric(name, one[name]) for name in found), f"{one['chosen_epoch']:.0f}"]
         for seed, one in results.items()
     ]
-    left_out = f" Diverged, and in no mean: {', '.join(map(str, diverged))}." if diverged else ""
-    about = f"{config.model.name} on {config.data.name}; ± one standard deviation; intervals are Student's.{left_out}"
+    left_out = f" Diverged and left out: {', '.join(map(str, diverged))}." if diverged else ""
+    about = f"{config.model.name} on {config.data.name}; ± one standard deviation; Student's intervals.{left_out}"
     parts = [
-        page.paragraph(about),
-        page.numbers(numbers),
-        page.section("Training", page.pair(*figures)),
-        page.section("Over the seeds", page.table(HEADER, spread_rows(results))),
-        page.section("Each seed", page.table(["seed", *found, "epoch"], each)),
-        page.folded("Config", page.preformatted(config_to_json(config))),
+        html.paragraph(about),
+        html.tiles(mean_tiles(found)),
+        html.section("Training", html.pair(*charts)),
+        html.section("Over the seeds", html.table(HEADER, spread_rows(found))),
+        html.section("Each seed", html.table(["seed", *found, "epoch"], each)),
+        html.folded("Config", html.preformatted(config_to_json(config))),
     ]
-    (workdir / "seeds.html").write_text(page.document(workdir.absolute().name, parts), encoding="utf-8")
+    files.text("seeds.html", html.document(workdir.absolute().name, parts))
+    files.write(workdir)
+
+
+def seeds_json(found: Mapping[str, Spread], results: Mapping[int, dict], diverged: Sequence[int]) -> str:
+    statistics = {name: asdict(one) for name, one in found.items()}
+    return json.dumps({"statistics": statistics, "results": results, "diverged": diverged}, indent=2)
+
+
+def mean_tiles(found: Mapping[str, Spread]) -> list[html.Tile]:
+    """Return the means of the accuracies, the most important first."""
+    return [
+        html.Tile(
+            f"mean {name.replace('_', ' ')}",
+            f"{format_metric(name, one.mean)} ± {format_metric(name, one.std)}",
+            f"95 % interval {interval(name, one)}, {one.seeds} seeds",
+        )
+        for name, one in found.items()
+        if name.endswith("accuracy")
+    ]

@@ -8,7 +8,7 @@ from resnet_flax.training.signals import StopRequest
 
 
 def run_sweep(plan: Plan, storage: str) -> None:
-    """Train every trial of `plan` that nobody else does, and print and write what is best.
+    """Train every trial of `plan` that no other process trains, and report the best.
 
     `storage` is the URL of a database, or "" for one in the workdir. Raises Interrupted after a signal.
     """

@@ -1,31 +1,37 @@
-"""What a sweep has found: a table best first, a picture, a page, and the command that trains the winner."""
+"""The report of a sweep: its trials, best first, as tables and a figure, and the command that trains the winner."""
 
 import csv
+import io
 import math
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.data.datasets.load import load_split
-from resnet_flax.files import atomic_write
-from resnet_flax.report import html as page
-from resnet_flax.report.report import write_figure
+from resnet_flax.report import html
+from resnet_flax.report.files import Files
+from resnet_flax.report.html import Tile
 from resnet_flax.report.tables import decimal, format_metric, percent, text_table
 from resnet_flax.studies import figures
 from resnet_flax.studies.space import Plan, Settings
+from resnet_flax.text import first_few
+from resnet_flax.workdir.history import lower_is_better
 from resnet_flax.workdir.predictions import wilson_interval
 
 MAX_ROWS_PRINTED = 20  # rows on the terminal; the page and the CSV have all
 RESULTS = ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "chosen_epoch", "epochs", "parameters")
 SCORE_COLUMNS = ("val acc", "95 % interval", "val loss", "epoch", "train acc")
-OPTIMISTIC = "The best of many trials looks better on validation than it is; the test split says what it is worth."
-INTERVAL = "The interval is that of an accuracy on {:,} images."
+STATES = ("complete", "running", "waiting", "fail")  # in the order of the table
+PROGRAM = "python -m resnet_flax.main"
+OPTIMISTIC = "The best of many trials looks better on validation than it is; the test split gives an honest number."
+INTERVALS = "Intervals are those of an accuracy on {:,} images."
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial, counted from 1: waiting, running, complete (it has `results`) or a fail (it has a `reason`)."""
+    """A trial, counted from 1, in one of STATES. A complete one has `results`, a failed one a `reason`."""
 
     number: int
     settings: Settings
@@ -35,84 +41,108 @@ class Outcome:
 
 
 def write_sweep_report(plan: Plan, outcomes: Sequence[Outcome]) -> str:
-    """Write sweep.csv and, once a trial is complete, sweep.png and sweep.html; return what there is to say."""
-    ranked = ranking(plan, outcomes)
-    write_csv(plan, ranked)
-    complete, failed, running = (
-        [one for one in ranked if one.state == state] for state in ("complete", "fail", "running")
-    )
-    state = f"{len(complete)} of {plan.trials} trials complete, {len(failed)} failed"
-    state += f", {len(running)} begun" if running else ""
-    if not complete:
+    """Write sweep.csv and, once a trial is complete, sweep.png and sweep.html; return a summary to print."""
+    ranked, files = ranking(plan, outcomes), Files()
+    files.text("sweep.csv", csv_table(plan, ranked))
+    state = progress(plan, ranked)
+    if not ranked or ranked[0].state != "complete":
+        files.write(plan.workdir)
         return f"\n{state}: nothing to choose from in {plan.workdir}"
-    points = [(one.settings, one.results.get(plan.monitor, math.nan)) for one in (*complete, *failed)]
-    write_figure(plan.workdir, "sweep", figures.Scores(plan.space, points, plan.monitor).figure())
     examples = len(load_split(plan.config.data, "validation")[1])
     header = ["trial", *map(plan.space.label, plan.space.fields), *SCORE_COLUMNS]
     rows = [trial_row(one, examples) for one in ranked]
-    best, score = complete[0], format_metric(plan.monitor, complete[0].results[plan.monitor])
-    command = winner_command(plan, best)
     parts = [
-        page.paragraph(f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}"),
-        page.numbers({f"best {plan.monitor}": score} | {plan.space.label(k): v for k, v in best.settings.items()}),
-        page.section("To train and test the winner", page.preformatted(" \\\n    ".join(map(shlex.quote, command)))),
-        page.section("Settings", page.picture(plan.workdir / "sweep.png", f"{plan.monitor} of the trials")),
-        page.section("Trials", page.table(header, rows), page.paragraph(INTERVAL.format(examples))),
-        *([page.section("Failed", page.table(["trial", "reason"], reasons(plan, failed)))] if failed else []),
-        page.folded("Config", page.preformatted(config_to_json(plan.config))),
+        html.paragraph(f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}"),
+        *winner_parts(plan, ranked[0]),
+        html.section("Settings", settings_chart(plan, ranked, files)),
+        html.section("Trials", html.table(header, rows), html.paragraph(INTERVALS.format(examples))),
+        *failure_parts(plan, ranked),
+        html.folded("Config", html.preformatted(config_to_json(plan.config))),
     ]
-    path = plan.workdir / "sweep.html"
-    path.write_text(page.document(plan.workdir.absolute().name, parts), encoding="utf-8")
-    more = f"and {len(rows) - MAX_ROWS_PRINTED} more in sweep.csv\n" if len(rows) > MAX_ROWS_PRINTED else ""
-    return (
-        f"\n{text_table(header, rows[:MAX_ROWS_PRINTED])}{more}{state}\nbest {plan.monitor} {score}: "
-        f"{plan.space.describe(best.settings)}; to train and test it:\n  {shlex.join(command)}\nreport: {path}"
-    )
+    files.text("sweep.html", html.document(plan.workdir.absolute().name, parts))
+    files.write(plan.workdir)
+    lines = first_few(text_table(header, rows).splitlines(), 1 + MAX_ROWS_PRINTED)
+    return "\n".join(["", *lines, state, *winner_lines(plan, ranked[0]), f"report: {plan.workdir / 'sweep.html'}"])
 
 
-def reasons(plan: Plan, failed: Sequence[Outcome]) -> list[list[str]]:
-    return [[plan.space.describe(one.settings), one.reason] for one in failed]
+def progress(plan: Plan, outcomes: Sequence[Outcome]) -> str:
+    counts = Counter(one.state for one in outcomes)
+    text = f"{counts['complete']} of {plan.trials} trials complete, {counts['fail']} failed"
+    return text + (f", {counts['running']} running" if counts["running"] else "")
 
 
 def ranking(plan: Plan, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Complete trials, the best first (of equal accuracy by loss), then unfinished ones, then those that failed."""
+    """Sort complete trials by the monitored metric, the best first, ties by loss, before unfinished and failed ones."""
 
     def place(one: Outcome) -> tuple[float, ...]:
-        accuracy, loss = (one.results.get(name, 0) for name in ("val_accuracy", "val_loss"))
-        order = ["complete", "running", "waiting", "fail"].index(one.state)
-        return (order, loss) if plan.monitor == "val_loss" else (order, -accuracy, loss)
+        if one.state != "complete":
+            return (STATES.index(one.state),)
+        score, loss = one.results[plan.monitor], one.results["val_loss"]
+        return STATES.index(one.state), score if lower_is_better(plan.monitor) else -score, loss
 
     return sorted(outcomes, key=place)
 
 
 def trial_row(outcome: Outcome, examples: int) -> list[str]:
-    found = outcome.results
+    results = outcome.results
     start = [str(outcome.number), *outcome.settings.values()]
-    if not found:
+    if outcome.state != "complete":
         return [*start, "failed" if outcome.state == "fail" else outcome.state, "-", "-", "-", "-"]
-    low, high = wilson_interval(round(found["val_accuracy"] * examples), examples)
+    low, high = wilson_interval(round(results["val_accuracy"] * examples), examples)
     return [
         *start,
-        percent(found["val_accuracy"]),
+        percent(results["val_accuracy"]),
         f"{percent(low)} - {percent(high)}",
-        decimal(found["val_loss"]),
-        f"{found['chosen_epoch']:.0f}",
-        percent(found["train_accuracy"]),
+        decimal(results["val_loss"]),
+        f"{results['chosen_epoch']:.0f}",
+        percent(results["train_accuracy"]),
     ]
 
 
-def write_csv(plan: Plan, ranked: Sequence[Outcome]) -> None:
-    """sweep.csv: a row for each trial, best first, with the full names of the fields."""
-    with atomic_write(plan.workdir / "sweep.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", *plan.space.fields, *RESULTS, "reason", "run"])
-        for one in ranked:
-            found = [one.results.get(name, "") for name in RESULTS]
-            run = plan.folder(one.settings)
-            writer.writerow([one.number, one.state, *one.settings.values(), *found, one.reason, run])
+def csv_table(plan: Plan, ranked: Sequence[Outcome]) -> str:
+    """Return a row for each trial, best first, with the full names of the fields."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(["trial", "state", *plan.space.fields, *RESULTS, "reason", "run"])
+    for one in ranked:
+        results = [one.results.get(name, "") for name in RESULTS]
+        run = plan.folder(one.settings)
+        writer.writerow([one.number, one.state, *one.settings.values(), *results, one.reason, run])
+    return file.getvalue()
 
 
-def winner_command(plan: Plan, best: Outcome) -> list[str]:
-    """The command line that trains the best trial again, with the test split that the recipe has."""
-    words = [*plan.space.words(best.settings), f"--workdir={plan.workdir / 'best'}"]
-    return ["python", "-m", "resnet_flax.main", *words]
+def settings_chart(plan: Plan, ranked: Sequence[Outcome], files: Files) -> str:
+    points = [
+        (one.settings, one.results[plan.monitor] if one.state == "complete" else math.nan)
+        for one in ranked
+        if one.state in ("complete", "fail")
+    ]
+    figure = figures.Scores(plan.space, points, plan.monitor).figure()
+    return files.chart("sweep", figure, f"{plan.monitor} of the trials")
+
+
+def failure_parts(plan: Plan, ranked: Sequence[Outcome]) -> list[str]:
+    rows = [[plan.space.describe(one.settings), one.reason] for one in ranked if one.state == "fail"]
+    return [html.section("Failed", html.table(["trial", "reason"], rows, "wrap"))] if rows else []
+
+
+def winner_parts(plan: Plan, best: Outcome) -> list[str]:
+    score = Tile(
+        f"best {plan.monitor}", format_metric(plan.monitor, best.results[plan.monitor]), f"trial {best.number}"
+    )
+    settings = [Tile(plan.space.label(field), value) for field, value in best.settings.items()]
+    command = " \\\n    ".join([PROGRAM, *map(shlex.quote, winner_words(plan, best))])
+    return [html.tiles([score, *settings]), html.section("To train and test the winner", html.preformatted(command))]
+
+
+def winner_lines(plan: Plan, best: Outcome) -> list[str]:
+    score = format_metric(plan.monitor, best.results[plan.monitor])
+    return [
+        f"best {plan.monitor} {score}: {plan.space.describe(best.settings)}; to train and test it:",
+        f"  {PROGRAM} {shlex.join(winner_words(plan, best))}",
+    ]
+
+
+def winner_words(plan: Plan, best: Outcome) -> list[str]:
+    """Return the flags that train the best trial again, with the test split that the recipe has."""
+    return [*plan.space.words(best.settings), f"--workdir={plan.workdir / 'best'}"]

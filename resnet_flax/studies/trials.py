@@ -4,9 +4,9 @@ Optuna keeps the trials in a database: WORKDIR/sweep.db or the one that --storag
 WORKDIR/trials/NAME, locked by the process that trains it for as long as that process lives. So a trial that is running
 in the database but not locked was left by a process that died; the next process to find it resumes it.
 
-What a process has read from the database may be out of date once it holds a lock, so a trial's state is read again then.
+What a process has read from the database may be out of date once it holds a lock, so it reads a trial's state again.
 
-All trials read the same memory-mapped data. Each compiles its own program, in which the learning rate and the like are
+All trials read the same memory-mapped data. Each compiles its own program, with its learning rate and the like as
 constants.
 """
 
@@ -48,8 +48,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-# Bergstra and Bengio, 2012, and the tree-structured Parzen estimator of Bergstra et al., 2011, which draws ten trials at
-# random before it learns from those that are finished; constant_liar keeps it away from those that are running.
+# Bergstra and Bengio, 2012, and the tree-structured Parzen estimator of Bergstra et al., 2011, which draws ten trials
+# at random before it learns from those that are finished; constant_liar keeps it away from those that are running.
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "random": RandomSampler,
     "tpe": partial(TPESampler, constant_liar=True),

@@ -1,53 +1,29 @@
-"""Reports: every file of them, a page that needs nothing else and fits its screen, several runs beside each other."""
+"""The report of a run: its files, what it says before and after the end of training, and that it is always whole."""
 
-import base64
+import contextlib
 import json
+import os
 import re
+import resource
 import shutil
-import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_flax.commands import train as command
 from resnet_flax.config.checks import complete
-from resnet_flax.config.defaults import get_config
 from resnet_flax.config.stored import read_config
 from resnet_flax.main import main
-from resnet_flax.report import figures, html
-from resnet_flax.report.report import write_figure
+from resnet_flax.report import ensure, facts
+from resnet_flax.report import report as report_module
+from resnet_flax.report.files import Files
+from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import read_history
 from resnet_flax.workdir import predictions
 
 PICTURES = ["loss", "accuracy", "learning_rate", "epochs", "summary", "confusion", "reliability", "mistakes"]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-class Tags(HTMLParser):
-    """Checks that tags are closed in order; collects what is loaded and what is written."""
-
-    EMPTY = ("meta", "img")
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[str] = []
-        self.loaded: list[str] = []
-        self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.loaded += [value for name, value in attributes if name in ("src", "href", "srcset")]
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def copy(workdir: Path, to: Path, finished: bool) -> Path:
@@ -58,6 +34,16 @@ def copy(workdir: Path, to: Path, finished: bool) -> Path:
     return to
 
 
+def page_of(workdir: Path) -> str:
+    return (workdir / "report" / "report.html").read_text()
+
+
+def change_config(workdir: Path, section: str, **fields) -> None:
+    stored = json.loads((workdir / "config.json").read_text())
+    stored[section] |= fields
+    (workdir / "config.json").write_text(json.dumps(stored))
+
+
 def test_a_finished_run_has_every_file(small_runs):
     folder = small_runs[0] / "report"
     for name in PICTURES:
@@ -66,25 +52,23 @@ def test_a_finished_run_has_every_file(small_runs):
     found, about = predictions.read_predictions(folder / "predictions.npz")
     assert (about["role"], about["split"], len(found)) == ("test", "test", 360)
     assert (found.accuracy, found.loss) == (results["test_accuracy"], results["test_loss"])
-    text = Tags((folder / "report.html").read_text()).text
+    page = page_of(small_runs[0])
     for words in (
         f"{results['test_accuracy']:.2%}",
         "expected calibration error",
         "stage1_block1",
         "On the test split",
     ):
-        assert words.lower() in text.lower()
+        assert words in page
+    assert len(page) < 1_500_000
+    assert not list(folder.glob("*.tmp"))
 
 
-def test_the_page_needs_nothing_else(small_runs):
-    tags = Tags((small_runs[0] / "report" / "report.html").read_text())
-    assert len(tags.loaded) == 6
-    for source in tags.loaded:
-        kind, data = source.split(",", 1)
-        assert kind == "data:image/png;base64"
-        assert base64.b64decode(data).startswith(b"\x89PNG")
-    assert "url(" not in html.STYLE
-    assert "@import" not in html.STYLE
+def test_a_report_drawn_twice_has_the_same_bytes(small_runs, tmp_path):
+    workdir = copy(small_runs[0], tmp_path / "first", finished=True)
+    before = {path.name: path.read_bytes() for path in (workdir / "report").iterdir()}
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    assert {path.name: path.read_bytes() for path in (workdir / "report").iterdir()} == before
 
 
 def test_report_verb_looks_at_the_test_split_no_second_time(small_runs, tmp_path, monkeypatch):
@@ -100,25 +84,182 @@ def test_report_verb_looks_at_the_test_split_no_second_time(small_runs, tmp_path
 def test_while_it_trains_it_is_about_validation(small_runs, tmp_path):
     workdir = copy(small_runs[0], tmp_path / "run", finished=False)
     assert main(["report", f"--workdir={workdir}"]) == 0
-    found, about = predictions.read_predictions(workdir / "report" / "predictions.npz")
-    assert (about["role"], about["split"], len(found)) == ("validation", "train[90%:]", 144)
     config = complete(read_config(workdir))
     best = max(row["val_accuracy"] for row in read_history(config, workdir))
-    assert found.accuracy == pytest.approx(best)
-    text = Tags((workdir / "report" / "report.html").read_text()).text
-    assert "On the validation split" in text
-    assert "after 4 of at most 4 epochs" in text
-    assert "test accuracy" not in text
+    found = report_module.predictions_to_report(config, workdir, finished=False)
+    assert (found.role, found.text, len(found.found)) == ("validation", "train[90%:]", 144)
+    assert found.found.accuracy == pytest.approx(best)
+    page = page_of(workdir)
+    assert "On the validation split" in page
+    assert "after 4 epochs of at most 4" in page
+    assert "validation top-3 accuracy" in page
+    assert "test accuracy" not in page
+
+
+def test_predictions_of_an_unfinished_run_are_not_saved(small_runs, tmp_path):
+    """predictions.npz is written once, by training."""
+    workdir = copy(small_runs[0], tmp_path / "run", finished=False)
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    assert sorted(path.suffix for path in (workdir / "report").iterdir()) == [".html", *[".png"] * 8, ".txt"]
+
+
+@pytest.mark.parametrize("moment", ["is drawn", "is written"])
+def test_run_that_ends_while_its_report_is_made_keeps_what_it_left(moment, small_runs, tmp_path, monkeypatch):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=False)
+    left = small_runs[0] / "report"
+
+    def end_of_training() -> None:
+        monkeypatch.undo()
+        shutil.copytree(left, workdir / "report", dirs_exist_ok=True)
+
+    class EndsDuringEvaluation(Classifier):
+        def evaluate(self, *arguments):
+            end_of_training()
+            return super().evaluate(*arguments)
+
+    write = Files.write
+
+    def end_before_the_last_file(files: Files, folder: Path) -> None:
+        page = files.contents.pop("report.html")
+        write(files, folder)
+        end_of_training()
+        write(Files({"report.html": page}), folder)
+
+    if moment == "is drawn":
+        monkeypatch.setattr(report_module, "Classifier", EndsDuringEvaluation)
+    else:
+        monkeypatch.setattr(Files, "write", end_before_the_last_file)
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    for path in left.iterdir():
+        if path.name != "report.html":  # its title is the name of its workdir
+            assert (workdir / "report" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert "On the test split" in page_of(workdir)
+    assert ensure.is_current(workdir)
 
 
 def test_with_nothing_held_out_it_waits_for_the_end(small_runs, tmp_path):
     workdir = copy(small_runs[0], tmp_path / "run", finished=False)
-    stored = json.loads((workdir / "config.json").read_text())
-    stored["data"]["validation"] = ""
-    (workdir / "config.json").write_text(json.dumps(stored))
+    change_config(workdir, "data", validation="")
     assert main(["report", f"--workdir={workdir}"]) == 0
-    assert not (workdir / "report" / "predictions.npz").exists()
-    assert "Calibration" not in (workdir / "report" / "report.html").read_text()
+    assert "Calibration" not in page_of(workdir)
+
+
+def test_its_numbers_are_those_of_the_chosen_epoch(small_runs, tmp_path):
+    """Which need not be the last one, nor that with the highest accuracy."""
+    workdir = copy(small_runs[0], tmp_path / "run", finished=True)
+    rows = (workdir / "metrics.csv").read_text().splitlines()
+    header = rows[0].split(",")
+    cells = [row.split(",") for row in rows[1:]]
+    for epoch, (loss, train, val) in enumerate([(3, 0.5, 0.9), (1, 0.75, 0.625), (2, 1, 0.7), (2, 1, 0.7)]):
+        for name, value in (("val_loss", loss), ("train_accuracy", train), ("val_accuracy", val)):
+            cells[epoch][header.index(name)] = str(value)
+    (workdir / "metrics.csv").write_text("\n".join([rows[0], *map(",".join, cells)]) + "\n")
+    change_config(workdir, "train", monitor="val_loss")
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    tiles = re.sub("<[^>]+>", " ", page_of(workdir).partition('class="tiles"')[2].partition("Training</h2>")[0])
+    assert re.search(r"validation accuracy +62\.50% +epoch 2 ", tiles)
+    assert re.search(r"training accuracy +75\.00% +epoch 2 ", tiles)
+    assert "the weights are those of epoch 2, chosen by val_loss" in page_of(workdir)
+
+
+def test_it_says_when_where_and_how_fast_a_run_was_trained(small_runs, tmp_path):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=True)
+    path = workdir / "report" / "results.json"
+    told = {
+        "seconds": 3723.4,
+        "images_per_second": 1234.5,
+        "date": "2026-11-21",
+        "commit": "5ed9e26",
+        "device": "2 x <b>",
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    page = page_of(workdir)
+    for name, value in (
+        ("seed", "0"),
+        ("training time", "1:02:03"),
+        ("images per second", "1,234"),
+        ("date", "2026-11-21"),
+        ("commit", "5ed9e26"),
+        ("device", "2 x &lt;b&gt;"),
+    ):
+        assert f"<tr><th>{name}</th><td>{value}</td></tr>" in page
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x" * 10**6, -1, 1e300, float("nan"), True, "\x1b[2J"])
+def test_strange_facts_in_results_are_left_out_or_shown_harmless(value, small_runs):
+    config = complete(read_config(small_runs[0]))
+    strange = dict.fromkeys(("seconds", "images_per_second", "date", "commit", "device", "jax", "python"), value)
+    found = facts.run_facts(config, strange)
+    assert all(text.isprintable() and len(text) <= 100 for text in found.values())
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """No file may become larger: what a limit does, and much like a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1_000, 30_000, 90_000])
+def test_on_a_full_disk_no_file_is_cut_off_and_the_next_start_draws_it(size, small_runs, tmp_path, capsys):
+    workdir = copy(small_runs[0], tmp_path / "first", finished=True)
+    whole = {path.name: path.read_bytes() for path in (workdir / "report").iterdir()}
+    (workdir / "report" / "report.html").unlink()
+    again = [f"--config={workdir.parent}/recipe.py", f"--workdir={workdir}"]
+    (workdir.parent / "recipe.py").write_text(RECIPE.format(path=str(workdir / "config.json")))
+    with largest_file(size):
+        assert main(again) == 1
+    assert re.fullmatch(rf"error: File too large: {workdir}/report/.*\n", capsys.readouterr().err)
+    left = {path.name: path.read_bytes() for path in (workdir / "report").iterdir()}
+    assert left == {name: content for name, content in whole.items() if name != "report.html"}
+    assert main(again) == 0
+    assert {path.name: path.read_bytes() for path in (workdir / "report").iterdir()} == whole
+
+
+RECIPE = """
+import json
+from pathlib import Path
+from resnet_flax.config.stored import read_config
+
+def get_config():
+    return read_config(Path({path!r}).parent)
+"""
+
+
+def test_a_comparison_is_written_whole_or_not_at_all(small_runs, tmp_path, capsys):
+    with largest_file(10_000):
+        assert main(["report", *map(str, small_runs), f"--output={tmp_path}"]) == 1
+    assert "error: File too large" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison.txt"]
+
+
+def test_a_page_cut_off_is_drawn_again_at_the_next_start(small_runs, tmp_path):
+    workdir = copy(small_runs[0], tmp_path / "first", finished=True)
+    path = workdir / "report" / "report.html"
+    whole = path.read_bytes()
+    for length in (0, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        command.ensure_report(workdir)
+        assert path.read_bytes() == whole
+
+
+def test_whether_a_report_is_current_does_not_depend_on_the_clock(small_runs, tmp_path, monkeypatch):
+    workdir = copy(small_runs[0], tmp_path / "first", finished=True)
+    page, results = (workdir / "report" / name for name in ("report.html", "results.json"))
+    drawn = []
+    monkeypatch.setattr(ensure, "write_report_of", drawn.append)
+    os.utime(page, (0, 0))  # as if written long before the results
+    ensure.ensure_report(workdir)
+    assert drawn == []
+    results.write_text(results.read_text().replace("}", ', "more": 1}'))
+    os.utime(results, (0, 0))
+    ensure.ensure_report(workdir)
+    assert drawn == [workdir]
 
 
 HOSTILE = [
@@ -141,9 +282,7 @@ def test_names_of_classes_and_runs_are_data_everywhere(small_runs, tmp_path, cap
     run = "_<b>&'\"$run\x1b[2J"
     workdirs = [copy(workdir, Path(name), finished=True) for workdir, name in zip(small_runs, (run, "_2"), strict=True)]
     for workdir in workdirs:
-        stored = json.loads((workdir / "config.json").read_text())
-        stored["data"]["classes"] = HOSTILE
-        (workdir / "config.json").write_text(json.dumps(stored))
+        change_config(workdir, "data", classes=HOSTILE)
     Image.new("RGB", (32, 32)).save("black.png")
     names = [f"--workdir={run}"]
     assert main(["report", *names]) == 0
@@ -161,43 +300,9 @@ def test_names_of_classes_and_runs_are_data_everywhere(small_runs, tmp_path, cap
         assert "<b>&" not in html
         assert "\x1b" not in html
         assert "default-src 'none'" in html
-    text = Tags(Path(run, "report/report.html").read_text()).text
-    assert "<script>alert('3')</script>" in text
-    assert "_<b>&'\"$run\\x1b[2J" in text
+    assert "&lt;script&gt;alert(" in page_of(Path(run))
+    assert "_&lt;b&gt;&amp;&#x27;&quot;$run\\x1b[2J" in page_of(Path(run))
     assert {path.name for path in tmp_path.iterdir()} == {run, "_2", "black.png", "compared", "out.csv"}
-
-
-def test_a_class_is_drawn_as_it_is_called(tmp_path):
-    """What Matplotlib would take for a formula, leave out of a legend or shrink everything else for."""
-    found = predictions.Predictions(np.log(np.full((10, 10), 0.1, np.float32)), np.arange(10))
-    drawn = {
-        "confusion": figures.confusion_matrix(found, HOSTILE),
-        "mistakes": figures.mistakes(found, np.zeros((10, 32, 32, 3), np.uint8), HOSTILE),
-    }
-    for name, figure in drawn.items():
-        write_figure(tmp_path, name, figure)
-        assert figure.axes[0].get_window_extent().width > 0.1 * figure.bbox.width
-    assert r"$\frac$" in [label.get_text() for label in drawn["confusion"].axes[0].get_yticklabels()]
-    assert "_x_\nas <script>alert(\u2026, 10.0%" in [axes.get_title() for axes in drawn["mistakes"].axes]
-    rows = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
-    legend = figures.compared_curves({"_first_": rows, "$second$": rows}, "loss").axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == [" _first_", "$second$"]
-    write_figure(tmp_path, "text", figures.text_figure("a row\n" * 10_000))
-
-
-def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
-    output = tmp_path / "comparison"
-    assert main(["report", *map(str, small_runs), f"--output={output}"]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(str(small_runs[0].parent))]
-    assert {row[0] for row in rows} == set(map(str, small_runs))
-    assert float(rows[0][1].rstrip("%")) >= float(rows[1][1].rstrip("%"))
-    assert sorted(path.name for path in output.iterdir()) == [
-        "accuracy.png",
-        "comparison.html",
-        "comparison.txt",
-        "loss.png",
-    ]
-    assert str(small_runs[1]) in Tags((output / "comparison.html").read_text()).text
 
 
 def test_before_the_first_epoch_there_is_nothing_to_report(tmp_path, small_runs, capsys):
@@ -206,40 +311,13 @@ def test_before_the_first_epoch_there_is_nothing_to_report(tmp_path, small_runs,
     (tmp_path / "metrics.csv").write_text(header + "\n")
     assert main(["report", f"--workdir={tmp_path}"]) == 1
     assert "has no finished epoch to report on yet" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
 
 
-def test_a_hundred_classes_and_no_mistake_can_be_drawn(tmp_path):
-    labels = np.arange(200) % 100
-    certain = predictions.Predictions(np.log(np.eye(100, dtype=np.float32)[labels] * 0.98 + 1e-4), labels)
-    names = [f"class {number}" for number in range(100)]
-    for figure in (
-        figures.confusion_matrix(certain, names),
-        figures.mistakes(certain, np.zeros((200, 32, 32, 3), np.uint8), names),
-        figures.reliability(certain.calibration()),
-    ):
-        write_figure(tmp_path, "picture", figure)
-    assert get_config().data.classes is None
-
-
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium to look with")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_fits_its_screen(small_runs, tmp_path, width):
-    """In a frame of that width: the page is no wider, every picture is drawn, and a dark screen gets a dark page."""
-    page = (small_runs[0] / "report" / "report.html").read_text().replace("&", "&amp;").replace('"', "&quot;")
-    look = """onload = () => { const page = frames[0].document, back = getComputedStyle(page.body).backgroundColor;
-        const drawn = [...page.images].every(image => image.complete && image.naturalWidth > 100);
-        const fits = page.documentElement.scrollWidth <= frames[0].innerWidth;
-        document.title = [fits, drawn, back].join(" "); }"""
-    frame = f'<iframe width="{width}" height="3000" style="border:0" srcdoc="{page}"></iframe>'
-    (tmp_path / "frame.html").write_text(f"<title>-</title><script>{look}</script><body style='margin:0'>{frame}")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    for scheme, background in ((1, "rgb(255, 255, 255)"), (0, "rgb(21, 24, 28)")):
-        extra = [f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1400,3000", "--dump-dom"]
-        done = subprocess.run(
-            [*command, *extra, f"file://{tmp_path}/frame.html"], capture_output=True, text=True, timeout=120
-        )
-        assert f"<title>true true {background}</title>" in done.stdout, re.findall("<title>.*", done.stdout)
-    shot = tmp_path / "page.png"
-    extra = [f"--screenshot={shot}", "--window-size=1400,3000", f"file://{tmp_path}/frame.html"]
-    subprocess.run([*command, *extra], capture_output=True, timeout=120, check=True)
-    assert shot.stat().st_size > 50_000
+def test_predictions_about_other_images_are_refused(small_runs, tmp_path, capsys):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=True)
+    fewer = predictions.Predictions(np.log(np.full((7, 10), 0.1, np.float32)), np.arange(7, dtype=np.int32))
+    path = workdir / "report" / "predictions.npz"
+    predictions.write_predictions(fewer, path, role="test", split="test", step=1)
+    assert main(["report", f"--workdir={workdir}"]) == 1
+    assert f"{path} is damaged (it is not about the 360 images of the split)" in capsys.readouterr().err

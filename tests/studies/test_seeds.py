@@ -3,16 +3,18 @@
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from matplotlib.collections import LineCollection
 
 from resnet_flax.commands import train as command
 from resnet_flax.errors import Interrupted, NotFinite
 from resnet_flax.main import main, parse
-from resnet_flax.studies import seeds
+from resnet_flax.studies import figures, seeds
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [  # of small_runs, whose seeds are 0 and 1
@@ -65,6 +67,33 @@ def test_statistics_of_runs_that_are_finished(copied, small_runs, capsys):
         assert (copied / name).stat().st_size > 10_000
 
 
+def test_the_report_is_written_whole_or_not_at_all(copied, capsys):
+    command = [*RECIPE, "--seeds=2", f"--workdir={copied}"]
+    assert main(command) == 0
+    before = (copied / "seeds.html").read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))  # much like a full disk
+    try:
+        assert main(command) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "error: File too large" in capsys.readouterr().err
+    assert (copied / "seeds.html").read_bytes() == before
+    assert not list(copied.glob(".*.tmp"))
+
+
+def test_one_epoch_is_drawn_as_points_with_their_deviation():
+    rows = [[{"epoch": 1, "train_loss": loss, "val_loss": loss + 1}] for loss in (1.0, 2.0)]
+    axes = figures.seed_curves(rows, "loss").axes[0]
+    assert [line.get_marker() for line in axes.get_lines()[:2]] == [".", "."]
+    bars = [bar.get_segments()[0].tolist() for bar in axes.collections if isinstance(bar, LineCollection)]
+    half = 0.5**0.5
+    assert bars == [
+        [[1, pytest.approx(1.5 - half)], [1, pytest.approx(1.5 + half)]],
+        [[1, pytest.approx(2.5 - half)], [1, pytest.approx(2.5 + half)]],
+    ]
+
+
 def test_the_interval_is_students():
     """Fisher's iris data, the first five sepal lengths; t for 4 degrees of freedom is 2.7764 in every table."""
     spread = seeds.Spread.of([5.1, 4.9, 4.7, 4.6, 5.0])
@@ -97,7 +126,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(tmp_path, trained, monke
     assert main([*RECIPE, "--seeds=1,2", f"--workdir={tmp_path}"]) == 143
 
 
-def test_a_seed_that_diverges_is_said_and_in_no_mean(tmp_path, trained, monkeypatch, capsys):
+def test_a_seed_that_diverges_is_named_and_left_out_of_every_mean(tmp_path, trained, monkeypatch, capsys):
     train = seeds.train
 
     def diverging(config, workdir):
@@ -109,11 +138,11 @@ def test_a_seed_that_diverges_is_said_and_in_no_mean(tmp_path, trained, monkeypa
     assert main([*RECIPE, "--seeds=4", f"--workdir={tmp_path}"]) == 4
     captured = capsys.readouterr()
     assert "seed 1 diverged: the loss is not finite" in captured.out
-    assert "of 4 seeds these diverged and are in no mean: 1" in captured.err
+    assert "of 4 seeds these diverged and are left out of every mean: 1" in captured.err
     found = json.loads((tmp_path / "seeds.json").read_text())
     assert (list(found["results"]), found["diverged"]) == (["0", "2", "3"], [1])
     assert found["statistics"]["test_accuracy"]["seeds"] == 3
-    assert "Diverged, and in no mean: 1." in (tmp_path / "seeds.html").read_text()
+    assert "Diverged and left out: 1." in (tmp_path / "seeds.html").read_text()
 
 
 def test_without_seeds_it_is_one_run_of_its_own(tmp_path, trained):
@@ -125,12 +154,12 @@ def test_without_seeds_it_is_one_run_of_its_own(tmp_path, trained):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("five", "--seeds must be how many, such as 5, or which, such as 0,1,2: not 'five'"),
+        ("five", "--seeds must be a number of seeds, such as 5, or a list, such as 0,1,2: not 'five'"),
         ("0,-1", "not '0,-1'"),
-        ("1", "--seeds needs two or more"),
+        ("1", "--seeds needs two or more: one run has no spread. For another seed set --config.seed"),
         ("3,3", "--seeds needs two or more"),
         ("9999999999", "--seeds takes at most 1,000"),
-        ("9" * 5000, "--seeds must be how many"),
+        ("9" * 5000, "--seeds must be a number of seeds"),
         ("1,4294967296", "config.seed must be an integer from 0 to 2**31 - 1"),
     ],
 )

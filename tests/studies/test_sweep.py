@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -100,6 +101,27 @@ def test_it_leaves_a_table_best_first_a_picture_and_a_page(finished):
     page = (workdir / "sweep.html").read_text()
     assert f"{float(rows[0]['val_accuracy']):.2%}" in page
     assert "learning_rate=1e30" in page and "not finite at step" in page
+
+
+def test_the_page_breaks_the_winners_command_between_flags_alone(finished):
+    lines = (finished[0] / "sweep.html").read_text().partition("<pre>")[2].partition("</pre>")[0].split("\n")
+    assert lines[0] == "python -m resnet_flax.main \\"
+    assert all(line.startswith(("    --config", "    &#x27;--config", "    --workdir=")) for line in lines[1:])
+    assert all(line.endswith(" \\") for line in lines[:-1])
+
+
+def test_the_report_is_written_whole_or_not_at_all(finished, runs, capsys):
+    workdir = finished[0]
+    before = (workdir / "sweep.html").read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))  # much like a full disk
+    try:
+        assert main([*REAL, f"--workdir={workdir}"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert re.search(rf"error: .*{workdir}", capsys.readouterr().err)
+    assert (workdir / "sweep.html").read_bytes() == before
+    assert not list(workdir.glob(".*.tmp"))
 
 
 def test_it_does_not_look_at_the_test_split(finished):

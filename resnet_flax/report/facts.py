@@ -1,0 +1,64 @@
+"""Facts about a run, for the report of one and the comparison of several: its numbers, and how they came about."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.config.defaults import flatten
+from resnet_flax.text import escape_line
+from resnet_flax.training.progress import duration
+from resnet_flax.workdir.history import EpochRow, best_row
+from resnet_flax.workdir.predictions import wilson_interval
+
+MAX_VALUE_CHARS = 80  # characters of a value in a table
+MAX_NUMBER = 1e12  # seconds, or images per second
+
+
+def chosen_row(config: FrozenConfigDict, history: list[EpochRow]) -> EpochRow:
+    """Return the epoch whose weights are the run's: the best on validation so far, the last if nothing is held out."""
+    return best_row(history, config.train.monitor) or history[-1]
+
+
+def interval_text(results: Mapping) -> str:
+    """Return the 95 % interval of the test accuracy as text."""
+    count = results["test_examples"]
+    low, high = wilson_interval(round(results["test_accuracy"] * count), count)
+    return f"{low:.2%} - {high:.2%}"
+
+
+def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:
+    """Return when, where and how fast a run was trained, as far as results.json says so."""
+    seconds, speed = number(results, "seconds"), number(results, "images_per_second")
+    facts = {
+        "seed": str(config.seed),
+        "date": word(results, "date"),
+        "device": word(results, "device"),
+        "training time": duration(seconds) if 0 <= seconds < math.inf else "",
+        "images per second": f"{speed:,.0f}" if 0 < speed < math.inf else "",
+        "commit": word(results, "commit"),
+        "jax": word(results, "jax"),
+        "python": word(results, "python"),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def config_differences(configs: Sequence[FrozenConfigDict]) -> dict[str, list[str]]:
+    """Return the fields in which complete configs differ, each with its value in every config."""
+    flat = [flatten(config.to_dict()) for config in configs]
+    return {
+        field: [escape_line(fields[field], MAX_VALUE_CHARS) for fields in flat]
+        for field in flat[0]
+        if any(fields[field] != flat[0][field] for fields in flat)
+    }
+
+
+def word(results: Mapping, name: str) -> str:
+    value = results.get(name)
+    return escape_line(value, MAX_VALUE_CHARS) if isinstance(value, str) else ""
+
+
+def number(results: Mapping, name: str) -> float:
+    """Return a number of results.json, NaN if it has none."""
+    value = results.get(name)
+    return float(value) if isinstance(value, int | float) and abs(value) < MAX_NUMBER else math.nan

@@ -1,0 +1,33 @@
+"""The files of a report. All are drawn before the first is written, each whole or not at all."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from resnet_flax.files import atomic_write
+from resnet_flax.report import html
+from resnet_flax.report.render import png, svg
+
+
+@dataclass
+class Files:
+    """The files of a report by name, in the order in which they are written."""
+
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def text(self, name: str, text: str) -> None:
+        self.contents[name] = text.encode()
+
+    def picture(self, name: str, figure: Figure) -> None:
+        self.contents[f"{name}.png"] = png(figure)
+
+    def chart(self, name: str, figure: Figure, caption: str) -> str:
+        """Add `figure` as NAME.png and return it as a part of a page."""
+        self.picture(name, figure)
+        return html.chart(svg(figure), caption)
+
+    def write(self, folder: Path) -> None:
+        for name, content in self.contents.items():
+            with atomic_write(folder / name, "wb") as file:
+                file.write(content)

@@ -1,0 +1,75 @@
+"""Figures as PNG and as SVG within a page. The same figure gives the same bytes every time."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#2066a8", "#c8682a", "#666666"
+DPI = 200  # pixels of a PNG an inch
+RUN_COLORS = (BLUE, ORANGE, "#2e8b57", "#8b4f9f", "#b03a48", "#7a6a1f", "#3a9aa8", "#444444")
+# Colours that a page shows differently on light and on dark screens; html.STYLE defines the variables.
+THEME = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--back)",
+    GREY: "var(--soft)",
+    **{color: f"var(--run{number})" for number, color in enumerate(RUN_COLORS)},
+}
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+# Texts stay texts, which the browser draws in its own font; ids depend on what they name; nothing says when or by what.
+SVG_SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "resnet_flax"}
+SVG_METADATA = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+
+
+def png(figure: Figure) -> bytes:
+    return rendered(figure, format="png", facecolor="white")
+
+
+def svg(figure: Figure) -> str:
+    """Return an <svg> element that takes the width of its parent and the colours of the page."""
+    with matplotlib.rc_context(SVG_SETTINGS):
+        content = rendered(figure, format="svg", transparent=True, metadata=SVG_METADATA)
+    root = ElementTree.fromstring(content)
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    root.set("style", f"min-width: {0.75 * width:.0f}px")  # what is wider than a phone is scrolled, not shrunk
+    for parent in list(root.iter()):
+        for child in [child for child in parent if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
+            parent.remove(child)
+    without_unused_ids(root)
+    replace_in_attributes(
+        root, lambda value: re.sub("#[0-9a-f]{6}", lambda match: THEME.get(match[0], match[0]), value)
+    )
+    replace_in_attributes(root, lambda value: re.sub("'DejaVu Sans'[^;]*", "var(--font)", value))
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def rendered(figure: Figure, **options: object) -> bytes:
+    """Return a figure as a file. A name in a script that the font lacks is drawn as boxes."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(file, **options)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def without_unused_ids(root: ElementTree.Element) -> None:
+    """Remove the ids that nothing refers to: each figure of a page has the same ones."""
+    values = " ".join(value for element in root.iter() for value in element.attrib.values())
+    used = set(re.findall(r"#(\w+)", values))
+    for element in root.iter():
+        if element.get("id", "") not in used:
+            element.attrib.pop("id", None)
+
+
+def replace_in_attributes(root: ElementTree.Element, replace: Callable[[str], str]) -> None:
+    for element in root.iter():
+        for name, value in element.attrib.items():
+            element.set(name, replace(value))

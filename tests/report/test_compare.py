@@ -1,0 +1,43 @@
+"""Several runs beside each other."""
+
+import json
+import shutil
+from pathlib import Path
+
+from resnet_flax.main import main
+
+
+def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
+    output = tmp_path / "comparison"
+    assert main(["report", *map(str, small_runs), f"--output={output}"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(str(small_runs[0].parent))]
+    assert {row[0] for row in rows} == set(map(str, small_runs))
+    assert float(rows[0][1].rstrip("%")) >= float(rows[1][1].rstrip("%"))
+    names = ["accuracy.png", "comparison.html", "comparison.txt", "loss.png"]
+    assert sorted(path.name for path in output.iterdir()) == names
+    assert str(small_runs[1]) in (output / "comparison.html").read_text()
+
+
+def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, tmp_path):
+    runs = [shutil.copytree(run, tmp_path / run.name) for run in small_runs]
+    set_fields(runs[1] / "config.json", "optimizer", learning_rate=0.07)
+    for run, commit in zip(runs, ("5ed9e26", "31af014"), strict=True):
+        set_fields(run / "report" / "results.json", date="2026-11-21", commit=commit, images_per_second=99)
+    assert main(["report", *map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
+    _, _, table = (tmp_path / "both" / "comparison.txt").read_text().partition("\n\n")
+    header, *lines = [line.split() for line in table.splitlines()]
+    first = header.index(str(runs[0])) + 1
+    assert {line[0]: (line[first], line[3 - first]) for line in lines} == {
+        "seed": ("0", "1"),
+        "optimizer.learning_rate": ("0.1", "0.07"),
+        "commit": ("5ed9e26", "31af014"),
+    }
+    page = (tmp_path / "both" / "comparison.html").read_text()
+    assert "What differs" in page and "optimizer.learning_rate" in page and "31af014" in page
+    assert table in capsys.readouterr().out
+
+
+def set_fields(path: Path, section: str = "", **fields) -> None:
+    stored = json.loads(path.read_text())
+    (stored[section] if section else stored).update(fields)
+    path.write_text(json.dumps(stored))
