@@ -60,7 +60,10 @@ def read_torch(file: Path, key: str) -> Tensors:
     tensors = {name: value for name, value in choose(file, found, key).items() if isinstance(value, torch.Tensor)}
     if sum(tensor.numel() for tensor in tensors.values()) > size:  # a few bytes may be repeated without end
         raise UserError(f"{file} holds tensors that are larger than the file: save a state_dict")
-    return {str(name): tensor.float().numpy() for name, tensor in tensors.items()}
+    try:
+        return {str(name): tensor.detach().float().numpy() for name, tensor in tensors.items()}
+    except Exception as error:
+        raise UserError(f"{file} holds tensors that are not plain arrays of numbers: {reason(error)}") from None
 
 
 class Ignored:

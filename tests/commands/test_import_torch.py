@@ -284,6 +284,23 @@ def test_torch_files(tmp_path, nested):
 
 
 @needs_torch
+def test_tensors_of_other_kinds_are_converted_or_refused(tmp_path):
+    import torch
+
+    kernel = torch.arange(6.0).reshape(2, 3)
+    transposed = kernel.T.contiguous().T
+    for tensor in (torch.nn.Parameter(kernel), kernel.double(), kernel.bfloat16(), kernel.int(), transposed):
+        torch.save({"linear.weight": tensor}, tmp_path / "a.pt")
+        read = read_weights(tmp_path / "a.pt")["linear.weight"]
+        np.testing.assert_array_equal(read, np.arange(6, dtype=np.float32).reshape(2, 3))
+    repeated = torch.zeros(1).expand(10**4, 10**4)
+    for tensor, why in ((kernel.to_sparse(), "not plain arrays"), (repeated, "larger than the file")):
+        torch.save({"linear.weight": tensor}, tmp_path / "a.pt")
+        with pytest.raises(UserError, match=rf"a\.pt holds tensors that are {why}"):
+            read_weights(tmp_path / "a.pt")
+
+
+@needs_torch
 def test_torch_files_with_something_else_are_refused(tmp_path):
     import torch
 
