@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 PROGRAM = "python -m resnet_flax.main"
-WIDTH = 100  # characters of a line of help
+HELP_WIDTH = 100  # characters of a line of help
 
 
 class Flag(NamedTuple):
@@ -145,7 +145,7 @@ def help_text(verb: str | None) -> str:
         about = " ".join([f"{summary[0].upper()}{summary[1:]}.", details]).strip()
         own = {flag_usage(name, flag): flag_help(flag) for name, flag in flags.items()}
         parts = [section("flags", own | (COMMON_TRAINED if trained else COMMON))]
-    text = textwrap.fill(about, WIDTH)
+    text = textwrap.fill(about, HELP_WIDTH)
     return "\n\n".join([f"usage: {PROGRAM} {usage}", text, *parts, f"example\n  {PROGRAM} {example}"])
 
 
@@ -153,7 +153,7 @@ def section(title: str, entries: Mapping[str, str]) -> str:
     """Return the lines of a section: names in a column, and what is said about each beside it."""
     left = max(map(len, entries)) + 4
     lines = [
-        textwrap.fill(text, WIDTH, initial_indent=f"  {name:{left - 2}}", subsequent_indent=" " * left)
+        textwrap.fill(text, HELP_WIDTH, initial_indent=f"  {name:{left - 2}}", subsequent_indent=" " * left)
         for name, text in entries.items()
     ]
     return "\n".join([title, *lines])

@@ -29,10 +29,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) -> None:
     """Write the network of the best checkpoint of `workdir`, or of the newest if nothing is held out.
 
-    `output` is the file, in the workdir by default, and `format` one of FORMATS, by default as the file ends, or
+    `output` is the file, in the workdir by default, and `format` one of EXPORT_FORMATS, by default as the file ends, or
     safetensors. Raises UserError if the two disagree, and if there is no checkpoint.
     """
-    chosen = FORMATS[choose_format(format, output)]
+    chosen = EXPORT_FORMATS[choose_format(format, output)]
     path = Path(output) if output else workdir / chosen.default
     checkpoint = restore_checkpoint(config, workdir)
     content = chosen.encode(config, checkpoint.tree["state"])
@@ -46,15 +46,15 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) ->
 
 
 def choose_format(format: str, output: str) -> str:
-    """Return the key in FORMATS that the two flags ask for; UserError if they ask for none, or for two."""
+    """Return the key in EXPORT_FORMATS that the two flags ask for; UserError if they ask for none, or for two."""
     ending = Path(output).suffix.lower()
-    by_ending = next((name for name, one in FORMATS.items() if ending in one.endings), "")
+    by_ending = next((name for name, one in EXPORT_FORMATS.items() if ending in one.endings), "")
     if not format:
         if output and not by_ending:
-            endings = ", ".join(ending for one in FORMATS.values() for ending in one.endings)
+            endings = ", ".join(ending for one in EXPORT_FORMATS.values() for ending in one.endings)
             raise UserError(f"which format? Let --output={output} end in one of {endings}, or give --format")
         return by_ending or "safetensors"
-    lookup("format", format, FORMATS)
+    lookup("format", format, EXPORT_FORMATS)
     if by_ending not in ("", format):
         raise UserError(f"--output={output} ends as {by_ending} does, and --format is {format}: which of the two?")
     return format
@@ -95,7 +95,7 @@ class Format(NamedTuple):
     encode: Callable[[FrozenConfigDict, TrainState], bytes]
 
 
-FORMATS = {
+EXPORT_FORMATS = {
     "safetensors": Format(
         "weights.safetensors", (".safetensors",), lambda _, state: encode_safetensors(to_torch(state.variables))
     ),

@@ -24,7 +24,7 @@ from resnet_flax.workdir.checkpoints import Checkpoints
 from resnet_flax.workdir.history import best_row
 from resnet_flax.workdir.results import read_results
 
-WIDTH = 110  # characters of a line
+LINE_WIDTH = 110  # characters of a line
 MANY = 10_007  # a number of images that no other dimension has: no network is so wide
 CHECKPOINTS_HEADER = ["checkpoint", "epoch", "val acc", "val loss", ""]
 
@@ -99,7 +99,7 @@ def data_lines(config: FrozenConfigDict) -> str:
     lines = [
         f"data: {data.name}{f' in {escape_line(data.dir)}' if data.dir else ''}; {splits}",
         f"images: {data.image_size} x {data.image_size}, RGB, normalised by {normalized}",
-        textwrap.fill(f"{len(data.classes)} classes: {', '.join(names)}", WIDTH, subsequent_indent="  "),
+        textwrap.fill(f"{len(data.classes)} classes: {', '.join(names)}", LINE_WIDTH, subsequent_indent="  "),
     ]
     return "\n".join(lines) + "\n"
 

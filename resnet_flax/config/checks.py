@@ -102,7 +102,7 @@ RULES: dict[str, Rule] = {
 }
 
 # Field -> the kind of thing that it names, and the valid names.
-NAMES: dict[str, tuple[str, dict]] = {
+CHOICES: dict[str, tuple[str, dict]] = {
     "parallel": ("kind of parallelism", {"jit": 1, "pmap": 1}),
     "data.feed": ("feed", {"auto": 1, "tfdata": 1, "device": 1}),
     "data.name": ("dataset", SOURCES),
@@ -175,8 +175,8 @@ def type_errors(values: dict[str, Any]) -> Iterator[str]:
 def value_errors(config: ConfigDict) -> Iterator[str]:
     """Yield a line for each value that is not allowed, whatever the others are. All fields have the right types."""
     for field, value in flatten(config.to_dict()).items():
-        if value is not None and field in NAMES:
-            yield from complaint(f"config.{field}", lookup, NAMES[field][0], value, NAMES[field][1])
+        if value is not None and field in CHOICES:
+            yield from complaint(f"config.{field}", lookup, CHOICES[field][0], value, CHOICES[field][1])
         if value is not None and field in RULES and not follows(value, RULES[field]):
             yield f"config.{field} must be {RULES[field][1]}, not {short_repr(value)}"
     yield from complaint("config.data.policy", Policy, config.data.policy)

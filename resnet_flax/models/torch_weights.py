@@ -36,7 +36,7 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 SYNONYMS = {"downsample": "shortcut", "fc": "linear"}  # of torchvision and timm
 # What DataParallel, torch.compile and the usual attributes of a training class put before or into a name.
 WRAPPERS = {"module", "_orig_mod", "model", "net"}
-MAX_NAMES_LISTED = 3
+MAX_TENSORS_LISTED = 3
 
 
 def torch_name(path: Sequence[str]) -> str:
@@ -96,4 +96,4 @@ def from_torch(tensors: Tensors, like: Variables) -> Variables:
 
 def listed(names: Iterable[str]) -> str:
     """Return the first few of `names`, for a message."""
-    return ", ".join(first_few([escape_line(name, 100) for name in names], MAX_NAMES_LISTED))
+    return ", ".join(first_few([escape_line(name, 100) for name in names], MAX_TENSORS_LISTED))

@@ -17,6 +17,7 @@ from resnet_flax.report.tables import decimal, format_metric, percent, text_tabl
 from resnet_flax.studies import figures
 from resnet_flax.studies.space import Plan, Settings
 from resnet_flax.text import first_few
+from resnet_flax.verbs import PROGRAM
 from resnet_flax.workdir.history import lower_is_better
 from resnet_flax.workdir.predictions import wilson_interval
 
@@ -24,7 +25,6 @@ MAX_ROWS_PRINTED = 20  # rows on the terminal; the page and the CSV have all
 RESULTS = ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "chosen_epoch", "epochs", "parameters")
 SCORE_COLUMNS = ("val acc", "95 % interval", "val loss", "epoch", "train acc")
 STATES = ("complete", "running", "waiting", "fail")  # in the order of the table
-PROGRAM = "python -m resnet_flax.main"
 OPTIMISTIC = "The best of many trials looks better on validation than it is; the test split gives an honest number."
 INTERVALS = "Intervals are those of an accuracy on {:,} images."
 

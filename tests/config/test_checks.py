@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_flax.command_line import load_recipe
-from resnet_flax.config.checks import MAX_ERRORS_LISTED, NAMES, RULES, TYPES, complete, type_errors
+from resnet_flax.config.checks import CHOICES, MAX_ERRORS_LISTED, RULES, TYPES, complete, type_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
@@ -31,7 +31,7 @@ UNRULED = {
 def test_every_field_has_a_type_and_a_rule_or_a_reason():
     types = field_types()
     assert set(types) == set(flatten(get_config().to_dict()))
-    assert sorted([*RULES, *NAMES, *UNRULED]) == sorted(types)
+    assert sorted([*RULES, *CHOICES, *UNRULED]) == sorted(types)
 
 
 def refused(field: str, value: object) -> str:
@@ -68,7 +68,7 @@ def edges(field: str) -> list:
     }[kind]
 
 
-@pytest.mark.parametrize("field", [*RULES, *NAMES])
+@pytest.mark.parametrize("field", [*RULES, *CHOICES])
 def test_values_out_of_range_are_refused(field):
     for value in edges(field):
         if (field, value) in {("data.dir", ""), ("data.dir", "x" * 10_000), ("data.dir", "\x1b[2J")}:

@@ -12,7 +12,7 @@ from resnet_flax.data.datasets.images import IMAGES, Images, image_files_below
 from resnet_flax.errors import UserError, nearest
 from resnet_flax.text import escape_line, first_few, print_line
 
-SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
+SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
 MAX_CLASSES_LISTED = 5  # in a message
 DECODING = 2  # counts up when files are decoded to other pixels than before
 
@@ -43,7 +43,7 @@ class Tree:
         if (root / "train").is_dir() and folders_in(root / "train"):
             splits = {}
             for path in folders_in(root):
-                if (split := SPLITS.get(path.name)) in splits:
+                if (split := SPLIT_FOLDERS.get(path.name)) in splits:
                     raise UserError(f"{path} and {splits[split]} are both the split {split!r}: keep one of them")
                 if split:
                     splits[split] = path

@@ -19,7 +19,7 @@ from resnet_flax.files import check_size, read_npy, read_npz
 from resnet_flax.text import escape_line, first_few
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
 PICKLES = (".pkl", ".pickle", ".p")
 MAX_IMAGE_BYTES = 2**28  # of a file; as many as Pillow's largest image has without compression
 MAX_FILES_LISTED = 20  # files that could not be read
@@ -161,12 +161,12 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(content, formats=FORMATS) as image:
+            with Image.open(content, formats=IMAGE_FORMATS) as image:
                 original = image.size
                 image.draft(None, (4 * size[1], 4 * size[0]))
                 return ImageOps.exif_transpose(image), original
         except UnidentifiedImageError:
-            raise ValueError(f"is not an image, or not one of {', '.join(FORMATS)}") from None
+            raise ValueError(f"is not an image, or not one of {', '.join(IMAGE_FORMATS)}") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise ValueError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
 

@@ -77,7 +77,7 @@ def encoded(text: str = "", codec: str = "latin1") -> bytes:
 
 
 # The names that a pickle may use, and what stands for each.
-NAMES: dict[str, Callable[..., Any]] = (
+STAND_INS: dict[str, Callable[..., Any]] = (
     {"numpy.ndarray": Array, "numpy.dtype": Dtype}
     | {name: encoded for name in ("_codecs.encode", "builtins.bytes", "__builtin__.bytes")}
     | {
@@ -193,9 +193,9 @@ class Machine:
                 return self.memo[argument]
             case "GLOBAL" | "STACK_GLOBAL":
                 words = argument.split(" ") if argument else [self.stack.pop(-2), self.stack.pop()]
-                if ".".join(words) not in NAMES:
+                if ".".join(words) not in STAND_INS:
                     raise Refused(f"tries to import {'.'.join(words)}")
-                return NAMES[".".join(words)]
+                return STAND_INS[".".join(words)]
             case "REDUCE":
                 return self.call(self.stack.pop(-2), self.stack.pop())
         raise Refused(f"uses {name}, which arrays do not need")
@@ -220,7 +220,7 @@ class Machine:
         self.stack[-1].update(zip(keys, items[1::2], strict=True))
 
     def call(self, function: Any, arguments: Any) -> Any:
-        if not callable(function) or not isinstance(arguments, tuple):  # all that is callable here is in NAMES
+        if not callable(function) or not isinstance(arguments, tuple):  # all that is callable here is in STAND_INS
             raise Refused("calls something that is not a function")
         result = function(*arguments)
         self.unpacked += len(result) if isinstance(result, bytes) else 0

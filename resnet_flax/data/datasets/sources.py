@@ -20,7 +20,7 @@ from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.folders import Tree
 from resnet_flax.errors import UserError, reason
 
-SPLITS = ("train", "test")  # of a dataset that is here by name
+TFDS_SPLITS = ("train", "test")  # of a dataset that is here by name
 
 
 class Source(Protocol):
@@ -44,7 +44,7 @@ class Embedded:
     make: Callable[[], dict[str, Split]]
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return self.classes, SPLITS
+        return self.classes, TFDS_SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
         if not Path(config.dir).expanduser().is_dir():  # where a user's own arrays may have been
@@ -69,7 +69,7 @@ class Tfds:
     host: str
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return self.classes, SPLITS
+        return self.classes, TFDS_SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
         return short_hash(self._folder(config)), ""
@@ -131,7 +131,9 @@ def decode_tfds(folder: Path) -> dict[str, Split]:
     try:
         builder = tfds.builder(f"{folder.parent.name}:{folder.name}", data_dir=str(folder.parent.parent))
         builder.download_and_prepare()
-        return {name: decode_split(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000))) for name in SPLITS}
+        return {
+            name: decode_split(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000))) for name in TFDS_SPLITS
+        }
     except Exception as error:  # of a full disk, a broken connection or a damaged file, many kinds
         raise UserError(f"{folder} cannot be prepared by TensorFlow Datasets: {reason(error)}") from error
 
