@@ -12,11 +12,8 @@ import sys
 
 
 def start(count: int, words: list[str], **options) -> list[subprocess.Popen]:
-    """The processes of one run, the first of them first; `options` are those of Popen."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    run = {"JAX_NUM_PROCESSES": str(count), "JAX_COORDINATOR_ADDRESS": address}
+    """Start the processes of one run, and return them with the first one first; `options` are those of Popen."""
+    run = {"JAX_NUM_PROCESSES": str(count), "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "resnet_flax.main", *words],
@@ -27,8 +24,15 @@ def start(count: int, words: list[str], **options) -> list[subprocess.Popen]:
     ]
 
 
+def free_port() -> int:
+    """Return a port of this machine that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def main(argv: list[str]) -> int:
-    """Exits as the first process that failed, or with 0."""
+    """Train, and return the exit code of the first process that failed, or 0."""
     if not argv or not argv[0].isdecimal() or argv[0] == "0":
         print(__doc__, end="", file=sys.stderr)
         return 2

@@ -1,10 +1,10 @@
-"""Train a config, once or with several seeds, and report on it."""
+"""Train a config, with one seed or several, and report on it."""
 
 from pathlib import Path
 
 from ml_collections import FrozenConfigDict
 
-from resnet_flax.parallel import processes
+from resnet_flax.parallel.watch import joined_processes
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.studies.seeds import read_seeds, train_seeds
 from resnet_flax.training.train import train as train_once
@@ -12,9 +12,9 @@ from resnet_flax.training.train import train as train_once
 
 def train(config: FrozenConfigDict, workdir: Path, seeds: str) -> None:
     """Train `config` in `workdir` and report; or, with `seeds` such as "5" or "0,1,2", in workdir/seed0 and so on."""
-    processes.start()
-    if seeds:
-        train_seeds(config, workdir, read_seeds(seeds))
-    else:
-        train_once(config, workdir)
-        ensure_report(workdir)
+    with joined_processes():
+        if seeds:
+            train_seeds(config, workdir, read_seeds(seeds))
+        else:
+            train_once(config, workdir)
+            ensure_report(workdir)

@@ -1,7 +1,7 @@
-"""All devices as one: where arrays live and how a step is compiled.
+"""Use all devices as one: place arrays on them and compile steps for them.
 
-`Jit` is a one-axis mesh and a global view, so the result does not depend on the number of devices: BatchNorm and the
-loss see the whole batch. `Pmap` runs the same step once a device, with the sums over devices written out.
+`Jit` has a one-axis mesh and a global view, so the result does not depend on the number of devices: BatchNorm and the
+loss see the whole batch. `Pmap` runs the same step on each device, which sums over the axis "data" itself.
 """
 
 from collections.abc import Callable
@@ -20,27 +20,29 @@ AXIS = "data"
 
 
 class Parallel(Protocol):
-    """How a run uses its devices."""
+    """A way to use all devices."""
 
-    axis_name: str | None  # what a step must sum over itself
+    axis_name: str | None  # the mapped axis that a step must sum over itself
 
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        """The same arrays on every device."""
+        """Return `tree` with its arrays copied to every device."""
 
     def shard(self, batch: dict[str, Any], axis: int = 0) -> dict[str, Any]:
-        """This process's rows of a batch, spread over its devices; the rows of each array lie along `axis`."""
+        """Return a batch spread over all devices, given the rows of this process, which lie along `axis`."""
 
     def compile(self, step: Callable, sharded: tuple[int, ...], donate: tuple[int, ...] = ()) -> Callable:
-        """A step whose arguments and results are on every device, compiled.
+        """Compile a step whose arguments and results are replicated on all devices.
 
-        Those arguments in `sharded` are spread over the devices instead; those in `donate` are used up.
+        The arguments numbered in `sharded` are spread over the devices instead, and those in `donate` are donated.
         """
 
     def compile_order(self, make: Callable) -> Callable:
-        """A function of replicated arguments -> (steps, batch), compiled; its columns are spread over the devices."""
+        """Compile a function of replicated arguments to (steps, batch), with its columns spread over the devices."""
 
 
 class Jit:
+    """One program for all devices, compiled by jax.jit over a mesh."""
+
     axis_name = None
 
     def __init__(self) -> None:
@@ -71,6 +73,8 @@ class Jit:
 
 
 class Pmap:
+    """The same program on each device, compiled by jax.pmap."""
+
     axis_name = AXIS
 
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
@@ -80,7 +84,7 @@ class Pmap:
         return {name: self._split(rows, axis) for name, rows in batch.items()}
 
     def compile(self, step: Callable, sharded: tuple[int, ...], donate: tuple[int, ...] = ()) -> Callable:
-        # What is on every device goes in and out as one copy; pmap spreads and collects it.
+        # Replicated arrays go in and out as one copy; pmap spreads and collects them.
         @cache
         def mapped(arguments: int) -> Callable:
             axes = tuple(0 if index in sharded else None for index in range(arguments))
@@ -92,7 +96,7 @@ class Pmap:
         return jax.jit(lambda *arguments: self._split(local_rows(make(*arguments), axis=1), axis=1))
 
     def _split(self, rows, axis: int):
-        """`axis` cut into a leading axis of devices and what is left for each."""
+        """Split `axis` into a leading axis of devices and the rows of each."""
         shape, devices = rows.shape, jax.local_device_count()
         parts = rows.reshape(*shape[:axis], devices, shape[axis] // devices, *shape[axis + 1 :])
         return parts.swapaxes(0, axis) if axis else parts
@@ -103,14 +107,14 @@ PARALLEL: dict[str, Callable[[], Any]] = {"jit": Jit, "pmap": Pmap}
 
 @cache
 def compiler_options() -> dict[str, str] | None:
-    """What XLA is told on a CPU: no convolutions in YNNPACK, where weight gradients take up to four times as long.
+    """Return options of XLA for a CPU: no convolutions in YNNPACK, where weight gradients take up to four times longer.
 
-    A jaxlib that has no such option is told nothing.
+    None for other devices, and for a jaxlib without that option.
     """
     if jax.default_backend() != "cpu":
         return None
-    left_to_it = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    options = {"xla_cpu_experimental_ynn_fusion_type": left_to_it}
+    for_ynnpack = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    options = {"xla_cpu_experimental_ynn_fusion_type": for_ynnpack}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
@@ -129,7 +133,7 @@ def check_batch_size(size: int) -> None:
 
 
 def local_rows(rows, axis: int = 0):
-    """The part of a batch's rows that this process feeds to its own devices; NumPy, JAX or TensorFlow arrays."""
+    """Return the rows of a batch that this process feeds to its own devices; NumPy, JAX or TensorFlow arrays."""
     share = rows.shape[axis] // jax.process_count()
-    at = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-    return rows[(slice(None),) * axis + (at,)]
+    own = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
+    return rows[(slice(None),) * axis + (own,)]

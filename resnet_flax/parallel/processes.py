@@ -1,15 +1,17 @@
 """Several processes as one: a run on a pod, a cluster or the GPUs of a host.
 
-All compute the same; only the first one reads and writes a workdir and speaks, so that no folder need be shared.
+All compute the same. Only the first one reads and writes the workdir and prints, so that no folder need be shared.
 """
 
 import io
 import json
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import chex
 import jax
@@ -17,25 +19,29 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from resnet_flax.errors import Interrupted, UserError
+from resnet_flax.errors import UserError, reason
+from resnet_flax.text import first_few, print_line
 
 Result = TypeVar("Result")
 Values = TypeVar("Values", bound=tuple)
-Error = TypeVar("Error", UserError, Interrupted)
+Error = TypeVar("Error", bound=Exception)
 
-# Where srun, mpirun and a Cloud TPU of several slices say how many there are.
+# Environment variables in which srun, mpirun and a Cloud TPU of several slices give the number of processes.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 
-SHUTDOWN_SECONDS = 30  # when one process failed alone, how long the others are left waiting for it
+JOIN_SECONDS = 300  # how long a process waits for the others to start
+SHUTDOWN_SECONDS = 30  # how long one that ends as it should waits for the others to end
+# Exit code where another process has died or never came: EX_TEMPFAIL of sysexits.h. Unlike 1, it asks to try again.
+PEER_LOST = 75
 
 
 def start() -> None:
-    """Join the other processes of this run, where the environment says that there are some; all but one fall silent.
+    """Join the other processes of this run, if the environment names any; all but the first one fall silent.
 
-    It says so with JAX_NUM_PROCESSES, JAX_PROCESS_ID (from 0) and JAX_COORDINATOR_ADDRESS (HOST:PORT, a free port of
-    the first), or is one that jax.distributed.initialize knows by itself: srun, mpirun, Cloud TPU. JAX_NUM_PROCESSES=1
-    says that there are none after all. To be called before anything touches a device. Raises UserError where something
-    is missing.
+    The environment names them by JAX_NUM_PROCESSES, JAX_PROCESS_ID (from 0) and JAX_COORDINATOR_ADDRESS (HOST:PORT, a
+    free port of the first), or is one that jax.distributed.initialize recognises: srun, mpirun, Cloud TPU.
+    JAX_NUM_PROCESSES=1 turns that off. Call this before anything touches a device. Raises UserError if something is
+    missing, or if processes have different numbers of devices.
     """
     if jax.distributed.is_initialized() or not launched_with_others():
         return
@@ -43,25 +49,66 @@ def start() -> None:
     if "JAX_NUM_PROCESSES" in os.environ:
         count, index = read_env_number("JAX_NUM_PROCESSES"), read_env_number("JAX_PROCESS_ID")
         address = os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-        if ":" not in address:
+        if not address.rpartition(":")[2].isdecimal() or ":" not in address:
             raise UserError(f"JAX_COORDINATOR_ADDRESS must be HOST:PORT of process 0, not {address!r}")
         if index >= count:
             raise UserError(f"JAX_PROCESS_ID must be from 0 to {count - 1}, not {index}")
-        jax.distributed.initialize(
-            address,
-            count,
-            index,
-            cluster_detection_method="deactivate",
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
+        join(address, count, index, cluster_detection_method="deactivate")
     else:
-        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+        join()
     if not is_first_process():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
+    check_equal_devices(Counter(device.process_index for device in jax.devices()))
+
+
+def join(*where: Any, **options: Any) -> None:
+    """Call jax.distributed.initialize; where that would wait too long and abort, end this process with one line."""
+
+    def give_up() -> None:
+        place = f" at {where[0]}" if where else ""
+        print_line(f"error: not all processes of this run have met{place} within {JOIN_SECONDS} s", sys.stderr)
+        os._exit(PEER_LOST)
+
+    timer = threading.Timer(JOIN_SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    options |= {"initialization_timeout": 2 * JOIN_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    try:
+        jax.distributed.initialize(*where, **options)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"the processes of this run cannot meet at {', '.join(map(str, where))}: {reason(error)}"
+        ) from None
+    finally:
+        timer.cancel()
+
+
+def silence() -> None:
+    """Discard what this process prints, except Python's own errors.
+
+    Errors of C++ are discarded, too: gRPC and XLA print pages of them whenever the first process dies.
+    """
+    sys.stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, errors="backslashreplace")
+    discard_output(1, 2)
+
+
+def discard_output(*streams: int) -> None:
+    """Discard what is written to these file descriptors from now on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+
+
+def check_equal_devices(counts: Mapping[int, int]) -> None:
+    """Raise UserError, in all processes, unless each has as many devices: process -> devices."""
+    if len(set(counts.values())) > 1:
+        found = ", ".join(first_few([f"process {index} has {counts[index]}" for index in sorted(counts)], 8))
+        raise reported_by_first_process(UserError(f"each process must have the same number of devices: {found}"))
 
 
 def launched_with_others() -> bool:
-    """Whether the environment speaks of several processes. Costs nothing where it does not."""
+    """Return whether the environment names several processes. Costs nothing if it does not."""
     if "JAX_NUM_PROCESSES" in os.environ:
         return read_env_number("JAX_NUM_PROCESSES") > 1
     if any(read_env_number(name) > 1 for name in COUNTS if name in os.environ):
@@ -74,7 +121,7 @@ def launched_with_others() -> bool:
 
 
 def read_env_number(name: str) -> int:
-    """The natural number that an environment variable holds, or a UserError."""
+    """Return the natural number that an environment variable holds; UserError if it holds something else."""
     value = os.environ.get(name, "")
     if not value.isdecimal():
         raise UserError(f"{name} must be a number from 0 on, not {value!r}")
@@ -82,14 +129,14 @@ def read_env_number(name: str) -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes and speaks; true where there is but one."""
+    """Return whether this is the process that writes and prints; true if there is only one."""
     return jax.process_index() == 0
 
 
 def run_on_first_process(compute: Callable[[], Result]) -> Result:
-    """What `compute` returns in the first process, the only one to run it, in all of them, as far as JSON can say it.
+    """Run `compute` in the first process alone and return its result in all of them, as far as JSON can carry it.
 
-    What it raises there is raised in the others too.
+    What it raises there is raised as a UserError in the others.
     """
     if jax.process_count() == 1:
         return compute()
@@ -102,15 +149,57 @@ def run_on_first_process(compute: Callable[[], Result]) -> Result:
     message = json.dumps([result, failure and str(failure)]).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
     result, why = json.loads(broadcast_bytes(message, size))
-    if failure:
-        raise failure
     if why is not None:
-        raise reported_by_first_process(UserError(why))
+        raise reported_by_first_process(failure or UserError(why))
     return result
 
 
+def run_in_agreement(compute: Callable[[], Result], describe: Callable[[Result], dict[str, str]]) -> Result:
+    """Run `compute` in every process and return its own result there.
+
+    Raises UserError in all processes if it does so in one, or if `describe` gives different results in two of them.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    result, failure, described = None, None, {}
+    try:
+        result = compute()
+        described = describe(result)
+    except UserError as error:
+        failure = error
+    problem = disagreement(gather([failure and str(failure), described]))
+    if problem:
+        raise reported_by_first_process(failure if failure and is_first_process() else UserError(problem))
+    return cast(Result, result)
+
+
+def disagreement(found: list[tuple[str | None, dict[str, str]]]) -> str:
+    """Return what is wrong with the (failure, description) of each process: a failure, what differs, or ""."""
+    _, first = found[0]
+    for index, (failure, described) in enumerate(found):
+        if failure is not None:
+            return f"process {index}: {failure}"
+        differing = [
+            f"{name} ({first.get(name)} in process 0, {described.get(name)} in process {index})"
+            for name in first | described
+            if first.get(name) != described.get(name)
+        ]
+        if differing:
+            return f"all processes of a run must have the same {'; '.join(first_few(differing, 5))}"
+    return ""
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the `value` of every process, in all of them, as far as JSON can carry it."""
+    content = json.dumps(value).encode()
+    sizes = multihost_utils.process_allgather(np.int32(len(content)))
+    own = np.frombuffer(content.ljust(max(sizes), b"\0"), np.uint8)
+    rows = multihost_utils.process_allgather(own)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
 def broadcast_arrays(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """The first process's `tree` of NumPy arrays in all of them; what others give has the same shapes and types."""
+    """Return the first process's `tree` of NumPy arrays in all of them; theirs must have the same shapes and types."""
     if jax.process_count() == 1:
         return tree
     content = b"".join(leaf.tobytes() for leaf in jax.tree.leaves(tree))
@@ -119,22 +208,23 @@ def broadcast_arrays(tree: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def broadcast_bytes(content: bytes, size: int) -> bytes:
-    """The `size` bytes of the first process, in all of them; what the others give says nothing."""
+    """Return the `size` bytes of the first process in all of them; the `content` of the others is ignored."""
     own = np.frombuffer(content[:size].ljust(size, b"\0"), np.uint8)
     return multihost_utils.broadcast_one_to_all(own).tobytes()
 
 
 def reported_by_first_process(error: Error) -> Error:
-    """An `error` that all processes have alike, to be raised; the first will tell it."""
-    error.quiet = not is_first_process()
+    """Return `error`, which all processes are about to raise, marked so that only the first one reports it."""
+    error.in_all_processes = True  # type: ignore[attr-defined]
+    error.quiet = not is_first_process()  # type: ignore[attr-defined]
     return error
 
 
 def max_over_processes(values: Values) -> Callable[[], Values]:
-    """Start to find, for each of some int32 `values`, the largest that any process has.
+    """Start to compute the maximum of each of some int32 `values` over all processes.
 
-    Returns a function that waits for them. `values` is a tuple or named tuple, and so is what comes back. All processes
-    must call this equally often.
+    Returns a function that waits for the maxima. `values` is a tuple or named tuple, and so is its result. All
+    processes must call this equally often.
     """
     if jax.process_count() == 1:
         return lambda: values
@@ -153,7 +243,7 @@ def _maximum():
 
 
 def device_mesh(axis: str) -> Mesh:
-    """All devices along one axis, those of a process side by side and in the order of processes.
+    """Return a mesh of all devices along one axis, in the order of processes, those of a process side by side.
 
     jax.make_mesh may order them by the links between TPU chips, and rows would then not be the process's own.
     """

@@ -1,4 +1,4 @@
-"""A network that gives answers: compiled once, with the state of any checkpoint."""
+"""A network that predicts: compiled once, with the state of any checkpoint."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,9 +16,14 @@ from resnet_flax.training.step import TrainState, eval_step
 from resnet_flax.workdir.predictions import Predictions
 
 EVALUATION_BATCH = 500
+ON_DEVICE_BYTES = 2**31  # larger sets of images stay on the host
+
+# Called after each batch with the number of images done; evaluation ends early once it returns True.
+AfterBatch = Callable[[int], bool]
 
 
-ON_DEVICE_BYTES = 2**31  # more images than that stay on the host
+def never_stop(done: int) -> bool:
+    return False
 
 
 class Classifier:
@@ -35,28 +40,29 @@ class Classifier:
         self.held: tuple[np.ndarray, dict] | None = None  # images, and the same on the devices
         self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
 
-    def __call__(
-        self, state: TrainState, images: np.ndarray, stopped: Callable[[], bool] = lambda: False
-    ) -> np.ndarray:
-        """Log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, of fewer once `stopped()`."""
+    def __call__(self, state: TrainState, images: np.ndarray, after_batch: AfterBatch = never_stop) -> np.ndarray:
+        """Return log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, fewer if stopped early."""
         outputs: list[jax.Array] = []
         for batch in self._batches(images):
             outputs.append(self.step(state.variables, batch))
             jax.block_until_ready(outputs[-2:-1])  # one runs while the next is sent
-            if stopped():
+            if after_batch(min(len(outputs) * self.rows, len(images))):
                 break
         return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
 
-    def evaluate(self, state: TrainState, split: Split, stopped: Callable[[], bool] = lambda: False) -> Predictions:
-        """What the network says about every example of `split`, or about the first of them once `stopped()`."""
+    def evaluate(self, state: TrainState, split: Split, after_batch: AfterBatch = never_stop) -> Predictions:
+        """Return predictions for every example of `split`, or for the first ones if stopped early.
+
+        On an accelerator the split is one batch to `after_batch`, which is not called.
+        """
         if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
-            log_probabilities = self(state, split.images, stopped)
+            log_probabilities = self(state, split.images, after_batch)
         else:
             log_probabilities = self.at_once(state, split.images)
         return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
 
     def at_once(self, state: TrainState, images: np.ndarray) -> np.ndarray:
-        """As a call, in one dispatch: the images go to the devices whole, and stay there until others come."""
+        """Return what a call returns, computed in one dispatch. The devices keep the images for the next time."""
         if self.held is None or self.held[0] is not images:
             batches = np.stack([local_rows(rows) for rows in self._padded(images)])
             self.held = images, self.parallel.shard({"image": batches}, axis=1)
@@ -67,12 +73,12 @@ class Classifier:
         return (self.parallel.shard({"image": local_rows(rows)}) for rows in self._padded(images))
 
     def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """The images in order, the last batch padded with black ones."""
+        """Yield the images in order, the last batch padded with black ones."""
         for start in range(0, len(images), self.rows):
             rows = images[start : start + self.rows]
             yield np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])
 
 
 def map_batches(step: Callable, variables, batches: dict[str, jax.Array]) -> jax.Array:
-    """The outputs (n, batch, classes) of `step` for each of n `batches`, whose arrays have a leading axis of them."""
+    """Return the outputs (n, batch, classes) of `step` for n `batches`, stacked along a leading axis."""
     return jax.lax.map(partial(step, variables), batches)

@@ -1,4 +1,4 @@
-"""How training steps reach the devices: one at a time with a batch from the host, or many where the data lies."""
+"""Send training steps to the devices: one at a time with a batch from the host, or many where the data lies."""
 
 from collections.abc import Callable
 
@@ -12,12 +12,12 @@ from resnet_flax.training.step import Totals, TrainState
 
 Step = Callable[[TrainState, Totals, dict], tuple[TrainState, Totals]]
 # (state, totals, most) -> (state, totals, steps sent): one dispatch of 1 to `most` further steps of the epoch. The
-# state given to it is used up.
+# state given to it is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
 def host_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel) -> Advance:
-    """One step at a time from `first_step` on, with batches that tf.data makes ahead."""
+    """Return what sends one step at a time, from `first_step` on, with batches that tf.data prepares ahead."""
     compiled = parallel.compile(step, sharded=(2,), donate=(0,))
     batches = host_feed.batches(stream, first_step)
 
@@ -28,10 +28,10 @@ def host_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel) 
 
 
 def device_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel, looped: bool = True) -> Advance:
-    """As many steps at a time as asked for, from `first_step` on, with the data on the devices.
+    """Return what sends as many steps at a time as asked for, from `first_step` on, with the data on the devices.
 
     The steps of a dispatch are a loop in the compiled program, whose length is an argument: one program serves all
-    lengths. Not `looped`, every step is sent on its own.
+    lengths. If not `looped`, every step is a dispatch of its own.
     """
     feed = DeviceFeed(stream, parallel)
 
@@ -43,15 +43,15 @@ def device_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel
         return jax.lax.fori_loop(0, count, one, (state, totals)) if looped else one(0, (state, totals))
 
     compiled = parallel.compile(steps, sharded=(4,), donate=(0,))
-    at, order = first_step, None
+    sent, order = first_step, None
 
     def advance(state, totals, most):
-        nonlocal at, order
-        epoch, position = divmod(at, stream.steps_per_epoch)
+        nonlocal sent, order
+        epoch, position = divmod(sent, stream.steps_per_epoch)
         if order is None or position == 0:
             order = feed.order(epoch)
         count = min(most, stream.steps_per_epoch - position) if looped else 1
-        at += count
+        sent += count
         return *compiled(state, totals, *feed.arrays, order, epoch, position, count), count
 
     return advance

@@ -1,26 +1,33 @@
-"""What a run says while it runs: the progress bar, a line an epoch, metrics.csv and TensorBoard."""
+"""Progress of a run: the bar on a terminal, a line an epoch, metrics.csv and TensorBoard."""
 
+import contextlib
 import math
+import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from resnet_flax.text import print_line
+from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals
 from resnet_flax.workdir.history import EpochRow, write_history
 
+CLEAR_LINE = "\r\x1b[K"  # how a terminal erases the line of the cursor
+SHOW_SECONDS = 0.25  # between two looks at the totals, which take longer than a fast step
+
 
 def duration(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+    """Return 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 def epoch_line(row: EpochRow, epochs: int, images_per_second: float) -> str:
-    """One epoch in one line of text: loss and accuracy, on the training and the validation split."""
+    """Return one epoch as a line of text: loss and accuracy, on the training and the validation split."""
     line = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}  loss {row['train_loss']:.4f} {row['train_accuracy']:.2%}"
     if "val_loss" in row:
         line += f"  val {row['val_loss']:.4f} {row['val_accuracy']:.2%}"
@@ -29,11 +36,16 @@ def epoch_line(row: EpochRow, epochs: int, images_per_second: float) -> str:
 
 
 class Progress:
-    """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
+    """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line.
 
-    def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int):
+    Where nobody reads the output any more, `stop` is requested.
+    """
+
+    def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int, stop: StopRequest):
         self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
+        self.stop = stop
         self.live = sys.stdout.isatty()
+        self.bar = tqdm(disable=True)
         self.events: Any = None
 
     def start(self, history: list[EpochRow]) -> None:
@@ -44,38 +56,30 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close_bar()
         if self.events:
             self.events.close()
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
-        """`epoch` counts from 0; `first_step` is where in it the run goes on."""
+        """Begin `epoch` (from 0) at its step `first_step`, without a clock until start_clock."""
         self.epoch, self.first_step, self.started = epoch, first_step, math.nan
-        self.bar = tqdm(
-            total=self.steps,
-            initial=first_step,
-            desc=f"epoch {epoch + 1}/{self.epochs}",
-            file=sys.stdout,
-            disable=not self.live,
-            leave=False,
-            dynamic_ncols=True,
-            bar_format="{desc} {bar} {n}/{total}{postfix}",
-        )
 
     def start_clock(self) -> None:
-        """From now on images are counted."""
+        """Count images from now on, and show the bar."""
         self.started, self.shown = time.perf_counter(), -math.inf
+        self.open_bar(f"epoch {self.epoch + 1}/{self.epochs}", self.steps, self.first_step)
 
     def steps_per_second(self, step: int) -> float:
-        """Since the clock started, where the first `step` steps of the epoch are done."""
+        """Return the speed since the clock was started, when the first `step` steps of the epoch are done."""
         return (step - self.first_step) / (time.perf_counter() - self.started)
 
     def images_per_second(self, step: int) -> float:
-        """Images a second since the clock started, where the first `step` steps of the epoch are done."""
+        """Return the speed since the clock was started, when the first `step` steps of the epoch are done."""
         return self.steps_per_second(step) * self.batch_size
 
     def due(self) -> bool:
-        """Whether it is time to look at the totals: that takes longer than a fast step, so only now and then."""
-        return time.perf_counter() - self.shown > 0.25
+        """Return whether it is time to look at the totals."""
+        return time.perf_counter() - self.shown > SHOW_SECONDS
 
     def show(self, step: int, totals: Totals, learning_rate: float) -> None:
         """Move the bar: the first `step` steps of the epoch are done and sum up to `totals`."""
@@ -83,16 +87,31 @@ class Progress:
         loss, accuracy = totals.means()
         rate = self.images_per_second(step)
         left = ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
-        self.bar.n = step
-        self.bar.set_postfix_str(
-            f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
-        )
+        with self.stop.output():
+            self.bar.n = step
+            self.bar.set_postfix_str(
+                f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
+            )
+
+    @contextlib.contextmanager
+    def evaluation(self, title: str, count: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar while `count` images of a split are evaluated; yields what moves it to a number of images."""
+
+        def show(done: int) -> None:
+            with self.stop.output():
+                self.bar.update(done - self.bar.n)
+
+        self.open_bar(title, count)
+        try:
+            yield show
+        finally:
+            self.close_bar()
 
     def end_epoch(self, history: list[EpochRow], speed: float) -> None:
         """Record the last row of `history` everywhere; for the first of several processes."""
         row = history[-1]
-        self.bar.close()
-        print_line(epoch_line(row, self.epochs, speed))
+        with self.stop.output():
+            print_line(epoch_line(row, self.epochs, speed))
         write_history(history, self.workdir / "metrics.csv")
         if not self.events:
             from resnet_flax.training.tensorboard import TensorBoardWriter
@@ -100,3 +119,26 @@ class Progress:
             self.events = TensorBoardWriter(self.workdir, int(history[-2]["step"]) + 1 if len(history) > 1 else 0)
         scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         self.events.add(int(row["step"]), scalars | {"images_per_second": speed})
+
+    def open_bar(self, title: str, total: int, first: int = 0) -> None:
+        """Show a bar on the last line of the terminal, in place of the one before."""
+        self.close_bar()
+        columns = shutil.get_terminal_size().columns - len(" ^C")  # which is echoed behind the bar
+        with self.stop.output():
+            self.bar = tqdm(
+                total=total,
+                initial=first,
+                desc=title,
+                file=sys.stdout,
+                disable=not self.live,
+                leave=False,
+                ncols=columns,
+                bar_format="{desc} {bar} {n}/{total}{postfix}",
+            )
+
+    def close_bar(self) -> None:
+        """Clear the bar's line."""
+        with self.stop.output():
+            if not self.bar.disable:
+                self.bar.close()
+                print(CLEAR_LINE, end="", flush=True)

@@ -1,6 +1,7 @@
 """Restore what a run has saved: the state of a checkpoint, and the history of its epochs."""
 
 import csv
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,17 +11,20 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
-from resnet_flax.errors import UserError, nearest, reason
+from resnet_flax.errors import Damaged, UserError, nearest, reason
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.text import print_line
 from resnet_flax.training.step import Totals, init_state
-from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
+from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, steps_in
 from resnet_flax.workdir.history import EpochRow, best_row, read_csv
+
+DELETION_SECONDS = 0.2  # a run in training deletes a checkpoint in less, and then the steps there are differ
+INSTEAD = "copy it again, or evaluate and predict with --checkpoint=newest"
 
 
 def checkpoint_template(config: FrozenConfigDict) -> dict:
-    """What a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
+    """Return what a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
     model = models.build(config)
     image, averaged = image_shape(config.data), config.train.ema_decay > 0
     shapes = jax.eval_shape(partial(init_state, model, optimizer_template(config), config.seed, image, averaged))
@@ -29,60 +33,79 @@ def checkpoint_template(config: FrozenConfigDict) -> dict:
 
 
 def optimizer_template(config: FrozenConfigDict):
-    """The optimiser of `config` as far as the shape of its state goes: with a learning rate that never changes."""
-    steady = schedules.constant(0.0, config.schedule, schedules.Span(1, 1, "step"))
-    return optimizers.build(config.optimizer, steady, steady)
+    """Return the optimizer of `config` with a constant learning rate: its state has the right shape. Needs no data."""
+    constant = schedules.constant(0.0, config.schedule, schedules.Span(1, 1, "step"))
+    return optimizers.build(config.optimizer, constant, constant)
 
 
 def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "best") -> Checkpoint:
-    """The checkpoint of `workdir` that `which` names: "best" on validation so far, "newest", or a step.
+    """Return a checkpoint of `workdir`: the "best" on validation so far, the "newest", or that of a step such as "400".
 
-    Best is the newest where nothing is held out. Nothing in the workdir changes, so that it may be in training.
-    Raises UserError where there is no such checkpoint, or none that is sound.
+    The best is the newest if nothing is held out. Changes nothing in the workdir, which may be in training. Raises
+    UserError if there is no such checkpoint, or no intact one.
     """
     folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        raise UserError(f"{workdir} holds no checkpoints")
-    tree = checkpoint_template(config)
+    like = checkpoint_template(config)
+    steps: list[int] = []
     while True:
-        with Checkpoints(folder) as checkpoints:
-            steps = checkpoints.steps()
-            if which not in ("best", "newest", *map(str, steps)):
-                raise UserError(f"unknown checkpoint {which!r}: {nearest(which, ['best', 'newest', *map(str, steps)])}")
-            try:
-                checkpoint = first_sound_checkpoint(checkpoints, [int(which)] if which.isdigit() else steps, tree)
-                best = best_row(checkpoint.history, config.train.monitor)
-                if which == "best" and best and best["step"] != checkpoint.step:
-                    checkpoint = first_sound_checkpoint(checkpoints, [int(best["step"])], tree)
-                return checkpoint
-            except FileNotFoundError:  # the run has gone on meanwhile
-                continue
+        before, steps = steps, steps_in(folder)
+        if not steps:
+            raise UserError(f"{workdir} holds no checkpoints")
+        if which not in ("best", "newest", *map(str, steps)):
+            raise UserError(f"unknown checkpoint {which!r}: {nearest(which, ['best', 'newest', *map(str, steps)])}")
+        try:
+            with Checkpoints(folder) as checkpoints:
+                return find_checkpoint(checkpoints, steps, which, config.train.monitor, like)
+        except (FileNotFoundError, Damaged) as problem:
+            if steps == before:
+                raise UserError(f"{problem}: {INSTEAD}") from None
+            time.sleep(DELETION_SECONDS)
 
 
-def first_sound_checkpoint(checkpoints: Checkpoints, steps: list[int], tree: dict) -> Checkpoint:
-    """The first sound one of the checkpoints of `steps`; FileNotFoundError where one is deleted before it is read."""
+def find_checkpoint(checkpoints: Checkpoints, steps: list[int], which: str, monitor: str, like: dict) -> Checkpoint:
+    """Return the checkpoint that restore_checkpoint does, of those of `steps`; raises what restore_step does."""
+    if which.isdigit():
+        return restore_step(checkpoints, int(which), like, f"checkpoint {which}")
+    checkpoint = newest_intact(checkpoints, steps, like)
+    best = best_row(checkpoint.history, monitor)
+    if which == "newest" or not best or best["step"] == checkpoint.step:
+        return checkpoint
+    name = f"checkpoint {best['step']:.0f}, the best by {monitor} (epoch {best['epoch']:.0f}),"
+    return restore_step(checkpoints, int(best["step"]), like, name)
+
+
+def newest_intact(checkpoints: Checkpoints, steps: list[int], like: dict) -> Checkpoint:
+    """Return the first intact checkpoint of `steps`, and print which are damaged; UserError if all are."""
     for step in steps:
         try:
-            return checkpoints.restore(step, tree)
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            if not (checkpoints.folder / str(step)).exists():
-                raise FileNotFoundError from error
-            print_line(f"checkpoint {step} cannot be read: {reason(error)}")
-    raise UserError(f"none of the checkpoints {steps} in {checkpoints.folder} is sound")
+            return restore_step(checkpoints, step, like, f"checkpoint {step}")
+        except Damaged as damage:
+            print_line(damage)
+    raise UserError(f"no checkpoint in {checkpoints.folder} is intact")
+
+
+def restore_step(checkpoints: Checkpoints, step: int, like: dict, name: str) -> Checkpoint:
+    """Return the checkpoint of a step, called `name` in errors: FileNotFoundError if it is not there, or Damaged."""
+    try:
+        return checkpoints.restore(step, like)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        if not (checkpoints.folder / str(step)).exists():
+            raise FileNotFoundError(f"{name} is missing in {checkpoints.folder}") from error
+        raise Damaged(f"{name} in {checkpoints.folder} is damaged: {reason(error)}") from error
 
 
 def read_history(config: FrozenConfigDict, workdir: Path) -> list[EpochRow]:
-    """The rows of a workdir's metrics.csv, at least one; a column without validation is left out.
+    """Return the rows of a workdir's metrics.csv, at least one, without empty columns.
 
-    Where that file is damaged, those of the newest checkpoint, which has them too.
+    If that file is damaged, return those of the newest checkpoint, which are the same.
     """
     path = workdir / "metrics.csv"
     if not path.exists():
-        raise UserError(f"{workdir} holds no run: there is no {path.name} in it")
+        raise UserError(f"{workdir} holds no run: {path.name} is missing")
     try:
         rows = read_csv(path)
     except (ValueError, csv.Error) as error:
-        print_line(f"{path} is damaged ({reason(error)}): its rows are taken from the newest checkpoint")
+        print_line(f"{path} is damaged ({reason(error)}): reading the newest checkpoint instead")
         rows = restore_checkpoint(config, workdir, "newest").history
     if not rows:
         raise UserError(f"{workdir} has no finished epoch to report on yet")

@@ -1,7 +1,8 @@
-"""Everything that a config stands for: data, network, optimizer and compiled steps."""
+"""Build what a config describes: data, network, optimizer and compiled steps."""
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +10,28 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.config.checks import resolve_normalization
+from resnet_flax.config.defaults import flatten
 from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.fingerprint import fingerprint
 from resnet_flax.data.datasets.load import Dataset, load_dataset
 from resnet_flax.data.stream import Stream
 from resnet_flax.errors import UserError
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL, Parallel, check_batch_size
+from resnet_flax.text import short_repr
 from resnet_flax.training import dispatch
 from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.training.step import TrainState, init_state, train_step
+from resnet_flax.workdir.code import code_digest
+from resnet_flax.workdir.identity import identity
 
 
 @dataclass
 class Run:
-    """What a config stands for: data, network and compiled steps."""
+    """What a config describes; `identity` is what a checkpoint records of it."""
 
     config: FrozenConfigDict
+    identity: dict[str, Any]
     data: Dataset
     stream: Stream
     parallel: Parallel
@@ -37,7 +44,7 @@ class Run:
 
     @classmethod
     def from_config(cls, config: FrozenConfigDict) -> "Run":
-        """Everything that can be refused is refused here, before anything is compiled."""
+        """Build the run of a complete `config`. Raises UserError for all that can be wrong before it is compiled."""
         train = config.train
         check_batch_size(train.batch_size)
         config = resolve_normalization(config)
@@ -53,21 +60,40 @@ class Run:
         model = models.build(config, parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
         classifier = Classifier(config)
-        return cls(config, data, stream, parallel, model, classifier, optimizer, learning_rate, momentum, parameters)
+        return cls(
+            config,
+            identity(config, fingerprint(config.data)),
+            data,
+            stream,
+            parallel,
+            model,
+            classifier,
+            optimizer,
+            learning_rate,
+            momentum,
+            parameters,
+        )
+
+    def description(self) -> dict[str, str]:
+        """Return what all processes of a run must have in common, name -> value."""
+        fields = {f"config.{name}": short_repr(value) for name, value in flatten(self.identity["config"]).items()}
+        data = {f"data of config.data.{role}": str(examples) for role, examples in self.identity["data"].items()}
+        return {"code of resnet_flax": code_digest(), "version of jax": jax.__version__} | fields | data
 
     def fresh_state(self) -> TrainState:
-        """The state before the first step, on all devices. Optimising this program costs more than it saves."""
+        """Return the state before the first step, on all devices."""
         image_shape, averaged = self.data.train.images.shape[1:], self.config.train.ema_decay > 0
         init = partial(init_state, self.model, self.optimizer, self.config.seed, image_shape, averaged)
+        # To optimise this program costs more than it saves.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         return self.parallel.replicate(jax.jit(init, compiler_options=quick)(statistics=self.statistics()))
 
     def statistics(self) -> dict:
-        """What the network takes from the training images before it trains, see models.statistics."""
+        """Return what the network computes from the training images before it trains, see models.statistics."""
         return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.normalize, jnp))
 
     def step(self) -> dispatch.Step:
-        """One training step of this run, (state, totals, batch) -> (state, totals), not compiled."""
+        """Return the training step of this run, (state, totals, batch) -> (state, totals), not compiled."""
         return partial(
             train_step,
             model=self.model,
@@ -79,7 +105,7 @@ class Run:
         )
 
     def advance(self, first_step: int) -> dispatch.Advance:
-        """What does the training steps from `first_step` on, compiled."""
+        """Return what sends the training steps from `first_step` on to the devices."""
         feed = self.config.data.feed
         if feed == "auto":
             feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"

@@ -1,19 +1,24 @@
-"""SIGTERM and Ctrl-C, answered where nothing is lost."""
+"""Stop a run on SIGTERM, Ctrl-C, or when its terminal or the reader of its output is gone, without losing anything."""
 
+import contextlib
+import errno
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import jax
 
 from resnet_flax.errors import Interrupted
-from resnet_flax.parallel.processes import max_over_processes
+from resnet_flax.parallel.processes import discard_output, max_over_processes
 from resnet_flax.text import print_line
+
+CLOSED = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # a failed write of output -> the signal it stands for
 
 
 class StopRequest:
-    """A context in which SIGTERM and Ctrl-C are noted, to be answered between two steps; a second Ctrl-C stops at once.
+    """A context in which signals are noted, to be answered between two steps; a second Ctrl-C stops at once.
 
     Each process has the signal that it `noted` itself, and acts on `signum`, which all processes agree on.
 
@@ -28,7 +33,11 @@ class StopRequest:
         self._may_end_at_once = jax.process_count() == 1  # one of several processes cannot leave alone
 
     def __enter__(self) -> "StopRequest":
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup does
+            signals.append(signal.SIGHUP)
+        self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+        self.previous = {signum: signal.signal(signum, self._note) for signum in signals}
         reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.previous_wakeup = signal.set_wakeup_fd(self.writer)
@@ -40,20 +49,32 @@ class StopRequest:
         os.close(self.writer)  # which ends the thread
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
-            outer = getattr(handler, "__self__", None)
-            if signum == self.signum and isinstance(outer, StopRequest):
-                outer.signum = signum
+        outer = getattr(self.previous[signal.SIGTERM], "__self__", None)
+        if self.noted and isinstance(outer, StopRequest):
+            outer.noted, outer.signum = self.noted, self.signum
 
     def save_before_stopping(self) -> None:
         """From now on there is work to save: a signal only makes a request, which the user of this context answers."""
         self._may_end_at_once = False
 
     def requested(self) -> bool:
+        """Return whether the run is to stop."""
         return self.signum != 0
 
     def agree(self) -> None:
         """Exchange signals with the other processes, which all call this at the same point."""
         (self.signum,) = max_over_processes((self.noted,))()
+
+    @contextlib.contextmanager
+    def output(self) -> Iterator[None]:
+        """Print in this context: if the output has been closed the run is to stop, which saves it, and not to fail."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in CLOSED:
+                raise
+            discard_output(1, *self.terminals)
+            self._note(CLOSED[error.errno], None)
 
     def _note(self, signum: int, frame: object) -> None:
         if self.noted and signum == signal.SIGINT:
@@ -61,11 +82,14 @@ class StopRequest:
         self.noted = signum
         if jax.process_count() == 1:
             self.signum = signum
+        if signum == signal.SIGHUP:
+            discard_output(*[stream for stream in self.terminals if not os.isatty(stream)])  # those that are gone
 
     def _end_at_once(self, reader: int) -> None:
         with open(reader, "rb", buffering=0) as signals:
             while signum := signals.read(1):  # the system writes the number of each signal that has a handler
                 if self._may_end_at_once and signum[0] in self.previous:
                     stop = Interrupted(signum[0])
-                    print_line(stop, sys.stderr)
+                    with contextlib.suppress(OSError):
+                        print_line(stop, sys.stderr)
                     os._exit(stop.exit_code)

@@ -14,39 +14,39 @@ Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3) and, in training, "labe
 
 
 class TrainState(struct.PyTreeNode):
-    """All that training changes. Random numbers need no state: they follow from the seed and the step."""
+    """Everything that training changes. Random numbers need no state: they follow from the seed and the step."""
 
-    step: jax.Array  # () int32, optimiser steps done
+    step: jax.Array  # () int32, optimizer steps done
     params: chex.ArrayTree
     batch_stats: chex.ArrayTree
     opt_state: chex.ArrayTree
-    average: chex.ArrayTree  # the moving average of params and batch_stats, {} where none is kept
+    average: chex.ArrayTree  # the moving average of params and batch_stats, {} if none is kept
 
     @classmethod
     def start(cls, params, batch_stats, optimizer: optax.GradientTransformation, averaged: bool) -> "TrainState":
-        """The state before the first step, with an average of the weights if `averaged`."""
+        """Return the state before the first step, with an average of the weights if `averaged`."""
         average = jax.tree.map(jnp.copy, {"params": params, "batch_stats": batch_stats}) if averaged else {}
         return cls(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 
     @property
     def variables(self) -> chex.ArrayTree:
-        """The params and batch_stats that the network answers with: their average where one is kept."""
+        """The params and batch_stats that the network predicts with: their average if one is kept."""
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
     @property
     def trained(self) -> "TrainState":
-        """This state, answering with the weights that are trained even where it has an average of them."""
+        """This state without an average, so that it predicts with the weights that are trained."""
         return self.replace(average={})
 
 
 @struct.dataclass
 class Totals:
-    """Sums over the examples of an epoch so far; they stay on the device until somebody looks."""
+    """Sums over the examples of an epoch so far; they stay on the device until they are read."""
 
     loss: jax.Array  # () float32
     correct: jax.Array  # () int32
     count: jax.Array  # () int32
-    nonfinite_step: jax.Array  # () int32, the first step whose loss or gradient was not finite, -1 for none
+    nonfinite_step: jax.Array  # () int32, the first step with a loss or gradient that is not finite, or -1
 
     @classmethod
     def zero(cls) -> "Totals":
@@ -54,7 +54,7 @@ class Totals:
         return cls(jnp.zeros((), jnp.float32), zero, zero, zero - 1)
 
     def means(self) -> tuple[float, float]:
-        """(loss, accuracy) per example; waits for the device."""
+        """Return (loss, accuracy) per example; waits for the device."""
         count = max(int(self.count), 1)
         return float(self.loss) / count, int(self.correct) / count
 
@@ -67,14 +67,14 @@ def init_state(
     averaged: bool = False,
     statistics: chex.ArrayTree | None = None,
 ) -> TrainState:
-    """A fresh state for images of `image_shape` (height, width, 3), with `statistics` of them (models.statistics)."""
+    """Return the first state for images of `image_shape` (height, width, 3), with their models.statistics."""
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
     batch_stats = variables.get("batch_stats", {}) | (statistics or {})
     return TrainState.start(variables["params"], batch_stats, optimizer, averaged)
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """The loss of each example, (batch,) float32: logits (batch, classes), labels (batch,) int32.
+    """Return the loss of each example, (batch,) float32, from logits (batch, classes) and labels (batch,) int32.
 
     `smoothing` moves that share of the target to all classes evenly, as torch.nn.CrossEntropyLoss does.
     """
@@ -95,7 +95,7 @@ def train_step(
     ema_decay: float = 0.0,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Totals]:
-    """One optimiser step on the mean loss of the batch, and then one of the weights' average if the state has one.
+    """Take an optimizer step on the mean loss of the batch, and then update the weights' average if there is one.
 
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
     """
@@ -135,9 +135,9 @@ def train_step(
 
 
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:
-    """decay x average + (1 - decay) x new, at step `step` (from 1) of such steps.
+    """Return decay x average + (1 - decay) x new, at step `step` (from 1).
 
-    The first ones decay faster, by step / (9 + step) if that is less, so that the random start is soon forgotten
+    The first steps decay faster, by step / (9 + step) if that is less, so that the random start is soon forgotten
     (tf.train.ExponentialMovingAverage with num_updates).
     """
     keep = jnp.minimum(decay, step / (9.0 + step))
@@ -152,9 +152,9 @@ def eval_step(
     normalize: Callable[[jax.Array], jax.Array],
     axis_name: str | None = None,
 ) -> jax.Array:
-    """The logarithm of each class's probability, (batch, classes) float32, with BatchNorm's running statistics.
+    """Return the log-probability of each class, (batch, classes) float32, with BatchNorm's running statistics.
 
-    Images come as uint8; `normalize` makes them what the network was trained on. Under a mapped axis `axis_name` every
+    Images are uint8; `normalize` maps them to what the network was trained on. Under a mapped axis `axis_name` every
     device gets the rows of all.
     """
     logits: Any = model.apply(variables, normalize(batch["image"]), train=False)

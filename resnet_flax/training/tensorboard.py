@@ -1,4 +1,4 @@
-"""TensorBoard's file of a run."""
+"""Write scalars for TensorBoard."""
 
 import contextlib
 import socket
@@ -11,13 +11,12 @@ from tensorboardX.record_writer import RecordWriter
 
 
 class TensorBoardWriter:
-    """Scalars by step, written at once.
+    """A new event file in `workdir`, written at once. What other files hold of `first_step` and later is superseded.
 
-    tensorboardX's SummaryWriter has a thread for it. A full disk ends that, and the run would wait for it for ever.
+    tensorboardX's SummaryWriter writes in a thread, which a full disk ends; the run would then wait for it for ever.
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        """What other files say about `first_step` and later is taken back."""
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         self.writer = RecordWriter(str(workdir / name))
         try:
@@ -29,6 +28,7 @@ class TensorBoardWriter:
             raise
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
+        """Write `scalars`, name -> value, of a step."""
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self._write(step=step, summary=Summary(value=values))
 

@@ -3,27 +3,38 @@
 import math
 import platform
 import statistics
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.errors import Interrupted, NotFinite, UserError, reason
-from resnet_flax.parallel.processes import max_over_processes, reported_by_first_process, run_on_first_process
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.errors import Damaged, Interrupted, UserError
+from resnet_flax.parallel.processes import (
+    max_over_processes,
+    reported_by_first_process,
+    run_in_agreement,
+    run_on_first_process,
+)
 from resnet_flax.text import print_line
+from resnet_flax.training.finite import check_finite, check_validation
 from resnet_flax.training.progress import Progress
+from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
-from resnet_flax.workdir.folder import check_config, lock_workdir
+from resnet_flax.workdir.code import code_version
+from resnet_flax.workdir.folder import check_config, lock_workdir, remove_leftovers
 from resnet_flax.workdir.history import EpochRow, best_row, improvement
+from resnet_flax.workdir.identity import check_same_run
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
 from resnet_flax.workdir.results import read_results, write_results
 
@@ -37,17 +48,19 @@ def train(config: FrozenConfigDict, workdir: Path) -> dict:
     """Train `config` in `workdir`, resuming from the newest checkpoint if there is one, and return the results.
 
     The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
-    (the last one where nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
+    (the last one if nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
     """
-    run = Run.from_config(config)
+    run = run_in_agreement(lambda: Run.from_config(config), Run.description)
     with ExitStack() as locks:
-        return run_on_first_process(lambda: open_workdir(locks, workdir, run.config)) or train_to_end(run, workdir)
+        return run_on_first_process(lambda: open_workdir(locks, workdir, run)) or train_to_end(run, workdir)
 
 
-def open_workdir(locks: ExitStack, workdir: Path, config: FrozenConfigDict) -> dict:
-    """Lock `workdir` for this run, and return the results that it holds already, or {}."""
+def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
+    """Lock `workdir` for `run`, and return the results that it holds already, or {}; UserError if it is another run."""
     locks.enter_context(lock_workdir(workdir))
-    check_config(workdir, config)
+    check_same_run(workdir, run.identity)
+    check_config(workdir, run.config)
+    remove_leftovers(workdir)
     results = read_results(workdir)
     if results:
         print_line(f"{workdir} is finished: {workdir / 'report' / 'results.json'}")
@@ -75,30 +88,21 @@ def train_to_end(run: Run, workdir: Path) -> dict:
                 f"stopped early after epoch {len(loop.history)}: no better {run.config.train.monitor} in "
                 f"{run.config.train.patience} epochs; epoch {chosen['epoch']} is restored"
             )
-        found, results = evaluate_chosen(run, checkpoints, chosen, template, stop)
+        evaluated, scores = evaluate_chosen(loop, chosen, template)
         stop.agree()
-        if stop.requested():  # all but this evaluation is saved
+        if stop.requested():  # everything but this evaluation is saved
             raise reported_by_first_process(Interrupted(stop.signum))
-    results |= {
-        "chosen_epoch": chosen["epoch"],
-        **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
-        "epochs": len(loop.history),
-        "parameters": run.parameters,
-        "images_per_second": round(statistics.median(loop.speeds), 1) if loop.speeds else None,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-    }
-    print_line(conclusion(found, int(chosen["epoch"])))
-    run_on_first_process(lambda: write_results(results, found, workdir))
+    results = scores | run_results(loop, chosen)
+    run_on_first_process(lambda: write_results(results, evaluated, workdir))
+    print_line(conclusion(evaluated, int(chosen["epoch"])))
     return results
 
 
 class Proposal(NamedTuple):
-    """What a process wants done after a dispatch; all do the largest of what any of them wants."""
+    """What a process wants done after a dispatch; all do the maximum of what any of them wants."""
 
     signum: int  # the signal that asks to stop, 0 for none
-    steps: int  # how many the next dispatch should have
+    steps: int  # of the next dispatch
     show_progress: bool
 
 
@@ -106,15 +110,16 @@ class Loop:
     """The training loop: its state, and the `history` of the epochs that are finished."""
 
     def __init__(self, run: Run, workdir: Path, start: Checkpoint, checkpoints: Checkpoints, stop: StopRequest):
-        self.run, self.checkpoints, self.stop = run, checkpoints, stop
+        self.run, self.workdir, self.checkpoints, self.stop = run, workdir, checkpoints, stop
         self.config: ConfigDict = run.config.train
         self.steps_per_epoch = run.stream.steps_per_epoch
         self.state: TrainState = start.tree["state"]
         self.totals: Totals = start.tree["totals"]
         self.history = start.history
+        self.started = time.monotonic() - start.run.get("seconds", 0.0)
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
-        self.progress = Progress(workdir, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
+        self.progress = Progress(workdir, self.config.epochs, self.steps_per_epoch, self.config.batch_size, stop)
         run_on_first_process(partial(self.progress.start, self.history))
 
     def fit(self) -> None:
@@ -125,21 +130,21 @@ class Loop:
                 self.train_epoch(epoch)
                 self.stop_if_requested()
                 speed = self.progress.images_per_second(self.steps_per_epoch)
-                row = training_row(self.run, epoch, self.totals) | validation_row(self.run, self.state, self.stop)
+                row = training_row(self.run, epoch, self.totals) | self.validation_row(epoch)
                 self.stop_if_requested()
-                check_validation(self.run, self.state, row)
+                check_validation(self.run, self.workdir, row)
                 self.history = [*self.history, row]
                 if self.finished() or self.is_best(row) or len(self.history) % self.config.checkpoint_every == 0:
                     self.save()
                 run_on_first_process(partial(self.progress.end_epoch, self.history, speed))
-                if not math.isnan(speed):  # of an epoch resumed at its evaluation nothing was trained here
+                if not math.isnan(speed):  # nothing was trained here of an epoch resumed at its evaluation
                     self.speeds.append(speed)
 
     def train_epoch(self, epoch: int) -> None:
         """Train from where `state` is to the end of `epoch` (from 0), or until a stop is requested.
 
-        Several dispatches are under way at a time. Clocks and signals differ between processes, which must all do the
-        same, so with each dispatch goes a proposal, and what comes of it is known when the dispatch is done.
+        Several dispatches are in flight at a time. Clocks and signals differ between processes, which must all do the
+        same, so each dispatch carries a proposal, and the agreement is known when the dispatch is done.
         """
         on_cpu = jax.default_backend() == "cpu"
         most_in_flight, seconds = (CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS) if on_cpu else (IN_FLIGHT, DISPATCH_SECONDS)
@@ -151,10 +156,10 @@ class Loop:
         while sent < self.steps_per_epoch and not self.stop.requested():
             if sent == 0:  # here, so that a run has one state and one sum at a step, however often it stops there
                 self.totals = self.run.parallel.replicate(Totals.zero())
-            self.stop.save_before_stopping()
             self.state, self.totals, taken = self.advance(self.state, self.totals, steps)
+            self.stop.save_before_stopping()  # from here on: the first dispatch compiles, perhaps for a minute
             if sent == resumed_at:
-                self.progress.start_clock()  # the program is compiled
+                self.progress.start_clock()
             sent += taken
             proposal = Proposal(self.stop.noted, wanted_steps, self.progress.due())
             in_flight.append((sent, self.totals, max_over_processes(proposal)))
@@ -165,10 +170,33 @@ class Loop:
                 self.stop.signum = self.stop.signum or signum
                 wanted_steps = max(1, int(self.progress.steps_per_second(done) * seconds))
                 if show_progress:
-                    check_finite(self.run, totals)
+                    check_finite(self.run, self.workdir, totals)
                 if self.progress.due():
                     self.progress.show(done, totals, float(self.run.learning_rate(first_step + done - 1)))
         jax.block_until_ready(self.totals)
+
+    def validation_row(self, epoch: int) -> EpochRow:
+        """Return the columns about validation, of the unaveraged weights too if there are any; {} without a split."""
+        if not self.run.data.validation:
+            return {}
+        evaluate = partial(self.evaluate, "validation", f"epoch {epoch + 1}/{self.config.epochs} validation")
+        found = evaluate(self.state)
+        row: EpochRow = {"val_loss": found.loss, "val_accuracy": found.accuracy}
+        if self.state.average:
+            unaveraged = evaluate(self.state.trained)
+            row |= {"unaveraged_val_loss": unaveraged.loss, "unaveraged_val_accuracy": unaveraged.accuracy}
+        return row
+
+    def evaluate(self, role: str, title: str, state: TrainState) -> Predictions:
+        """Return the predictions of `state` for a split, fewer if a stop is requested, and show `title` meanwhile."""
+        split: Split = getattr(self.run.data, role)
+        with self.progress.evaluation(title, len(split)) as show:
+
+            def after_batch(done: int) -> bool:
+                show(done)
+                return self.stop.requested()
+
+            return self.run.classifier.evaluate(state, split, after_batch)
 
     def finished(self) -> bool:
         return len(self.history) >= self.config.epochs or out_of_patience(self.history, self.config)
@@ -176,17 +204,23 @@ class Loop:
     def is_best(self, row: EpochRow) -> bool:
         return row is best_row(self.history, self.config.monitor)
 
+    def seconds(self) -> float:
+        """Return how long the run has trained so far, evaluation and saving included, over all its parts."""
+        return round(time.monotonic() - self.started, 1)
+
     def save(self) -> None:
-        """Save a checkpoint; NotFinite, and no checkpoint, where something in it is not finite."""
+        """Save a checkpoint; raise NotFinite instead if something in it is not finite."""
         self.stop.save_before_stopping()
-        check_finite(self.run, self.totals, self.state)
+        check_finite(self.run, self.workdir, self.totals, self.state)
         best = best_row(self.history, self.config.monitor)
         tree = {"state": self.state, "totals": self.totals}
-        self.checkpoints.save(Checkpoint(int(self.state.step), tree, self.history), int(best["step"]) if best else None)
+        description = self.run.identity | {"seconds": self.seconds()}
+        checkpoint = Checkpoint(int(self.state.step), tree, self.history, description)
+        self.checkpoints.save(checkpoint, int(best["step"]) if best else None)
 
     def stop_if_requested(self) -> None:
         """Save and raise Interrupted if any process has been asked to stop."""
-        check_finite(self.run, self.totals)
+        check_finite(self.run, self.workdir, self.totals)
         self.stop.agree()
         if self.stop.requested():
             self.save()
@@ -208,20 +242,8 @@ def training_row(run: Run, epoch: int, totals: Totals) -> EpochRow:
     }
 
 
-def validation_row(run: Run, state: TrainState, stop: StopRequest) -> EpochRow:
-    """Return the columns about validation: {} without a split, and those of the averaged and unaveraged weights."""
-    if not run.data.validation:
-        return {}
-    found = run.classifier.evaluate(state, run.data.validation, stop.requested)
-    row: EpochRow = {"val_loss": found.loss, "val_accuracy": found.accuracy}
-    if state.average:
-        unaveraged = run.classifier.evaluate(state.trained, run.data.validation, stop.requested)
-        row |= {"unaveraged_val_loss": unaveraged.loss, "unaveraged_val_accuracy": unaveraged.accuracy}
-    return row
-
-
 def out_of_patience(history: list[EpochRow], train: ConfigDict) -> bool:
-    """Return whether the last `train.patience` epochs improved by no more than `min_delta` on those before."""
+    """Return whether the last `train.patience` epochs are better than those before by no more than `min_delta`."""
     if not train.patience or len(history) <= train.patience:
         return False
     before, after = history[: -train.patience], history[-train.patience :]
@@ -230,73 +252,61 @@ def out_of_patience(history: list[EpochRow], train: ConfigDict) -> bool:
     return improvement(train.monitor, old, new) <= train.min_delta
 
 
-def evaluate_chosen(
-    run: Run, checkpoints: Checkpoints, chosen: EpochRow, template: dict, stop: StopRequest
-) -> tuple[SplitPredictions | None, dict]:
-    """Evaluate the state after the epoch `chosen` on the test split, or on validation where there is no test split.
+def evaluate_chosen(loop: Loop, chosen: EpochRow, template: dict) -> tuple[SplitPredictions | None, dict]:
+    """Evaluate the state after the epoch `chosen` on the test split, or on validation without one.
 
-    Returns the predictions, None where there is neither split, and the results on the test split, {} without one.
+    Returns the predictions, None without either split, and the scores on the test split, {} without one.
     """
-    state = chosen_state(checkpoints, chosen, template)
-    role, split = ("test", run.data.test) if run.data.test else ("validation", run.data.validation)
-    if not split:
+    state = chosen_state(loop.checkpoints, chosen, template)
+    role = "test" if loop.run.data.test else "validation" if loop.run.data.validation else ""
+    if not role:
         return None, {}
-    found = run.classifier.evaluate(state, split, stop.requested)
-    answers = SplitPredictions(found, role, run.config.data[role], int(chosen["step"]))
+    found = loop.evaluate(role, role, state)
+    evaluated = SplitPredictions(found, role, loop.run.config.data[role], int(chosen["step"]))
     if role == "validation":
-        return answers, {}
-    results = {"test_accuracy": found.accuracy, "test_loss": found.loss, "test_examples": len(found)}
+        return evaluated, {}
+    scores = {"test_accuracy": found.accuracy, "test_loss": found.loss, "test_examples": len(found)}
     if state.average:
-        unaveraged = run.classifier.evaluate(state.trained, split, stop.requested)
-        results |= {"unaveraged_test_accuracy": unaveraged.accuracy, "unaveraged_test_loss": unaveraged.loss}
-    return answers, results
+        unaveraged = loop.evaluate(role, role, state.trained)
+        scores |= {"unaveraged_test_accuracy": unaveraged.accuracy, "unaveraged_test_loss": unaveraged.loss}
+    return evaluated, scores
 
 
 def chosen_state(checkpoints: Checkpoints, chosen: EpochRow, template: dict) -> TrainState:
-    """Return the state after the epoch `chosen`; UserError where its checkpoint is damaged: no other is the best."""
+    """Return the state after the epoch `chosen`; UserError if its checkpoint is missing or damaged."""
     try:
-        return checkpoints.restore(int(chosen["step"]), template).tree["state"]
-    except Exception as error:  # Orbax and TensorStore raise many kinds
-        raise reported_by_first_process(
-            UserError(
-                f"checkpoint {chosen['step']}, of epoch {chosen['epoch']}, the best, is damaged: {reason(error)}. "
-                "The same command with another --workdir makes it again; evaluate --checkpoint=newest scores the newest"
-            )
-        ) from error
+        name = f"checkpoint {chosen['step']} of the chosen epoch {chosen['epoch']}"
+        return restore_step(checkpoints, int(chosen["step"]), template, name).tree["state"]
+    except (FileNotFoundError, Damaged) as problem:
+        advice = "copy it again, or train anew in another --workdir; evaluate --checkpoint=newest scores the newest"
+        raise reported_by_first_process(UserError(f"{problem}: {advice}")) from problem
 
 
-def conclusion(answers: SplitPredictions | None, epoch: int) -> str:
+def run_results(loop: Loop, chosen: EpochRow) -> dict:
+    """Return the results of a finished run, but for those on the test split; train_* and val_* are of `chosen`."""
+    last = loop.history[-1]
+    return {
+        "chosen_epoch": chosen["epoch"],
+        **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
+        "epochs": len(loop.history),
+        **{f"last_{name}": value for name, value in last.items() if name.startswith("train_")},
+        "seed": loop.run.config.seed,
+        "parameters": loop.run.parameters,
+        "training_seconds": loop.seconds(),
+        "images_per_second": round(statistics.median(loop.speeds), 1) if loop.speeds else None,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "code": code_version(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def conclusion(evaluated: SplitPredictions | None, epoch: int) -> str:
     """Return the last line about a run, whose weights are those of `epoch`."""
-    if answers is None:
+    if evaluated is None:
         return f"epoch {epoch}: nothing to evaluate on, config.data.validation and config.data.test are empty"
-    found: Predictions = answers.found
-    without_test = "" if answers.role == "test" else "; no test, config.data.test is empty"
-    accuracy = f"{answers.role} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}"
+    found = evaluated.found
+    without_test = "" if evaluated.role == "test" else "; no test, config.data.test is empty"
+    accuracy = f"{evaluated.role} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}"
     return f"{accuracy} ({len(found):,} examples, epoch {epoch}){without_test}"
-
-
-def check_finite(run: Run, totals: Totals, state: TrainState | None = None) -> None:
-    """Raise NotFinite if a loss or gradient so far, or anything in `state`, is NaN or infinite."""
-    step = int(totals.nonfinite_step)
-    if step >= 0:
-        raise reported_by_first_process(not_finite(run, step, "the loss or a gradient"))
-    if state is not None and not all(np.isfinite(leaf).all() for leaf in jax.device_get(jax.tree.leaves(state))):
-        raise reported_by_first_process(not_finite(run, int(state.step) - 1, "a weight"))
-
-
-def check_validation(run: Run, state: TrainState, row: EpochRow) -> None:
-    """Raise NotFinite if a value in an epoch's row is NaN or infinite."""
-    if not all(map(math.isfinite, row.values())):
-        raise reported_by_first_process(not_finite(run, int(state.step) - 1, "the validation loss"))
-
-
-def not_finite(run: Run, step: int, what: str) -> NotFinite:
-    """Return the error for a step (from 0) after which `what` is not finite."""
-    epoch, position = divmod(step, run.stream.steps_per_epoch)
-    examples = run.stream.order(np, epoch).reshape(-1) % len(run.data.train)
-    batch = examples[position * run.stream.batch_size :][: run.stream.batch_size]
-    return NotFinite(
-        f"{what} is not finite at step {step}, epoch {epoch + 1}, learning rate {float(run.learning_rate(step)):.3g}; "
-        "the epochs before are kept. A lower --config.optimizer.learning_rate or a --config.optimizer.clip_norm may "
-        f"help. Its batch was the training examples {', '.join(map(str, batch))}"
-    )

@@ -1,1 +1,1 @@
-"""The folder of a run: lock, config, checkpoints, history, predictions and results. Imports config and parallel."""
+"""The folder of a run: its lock, config, checkpoints, history, predictions and results. Imports config to parallel."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a whole run with Orbax: which are kept, and what is restored when one is damaged."""
+"""Checkpoints of a whole run with Orbax: which are kept, and which is restored when one is damaged."""
 
 import contextlib
 import itertools
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -20,7 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from resnet_flax.errors import UserError, reason
-from resnet_flax.files import atomic_write
+from resnet_flax.files import atomic_write, read_json
 from resnet_flax.parallel.processes import broadcast_arrays, is_first_process, run_on_first_process
 from resnet_flax.text import print_line
 from resnet_flax.workdir.history import EpochRow, check_history
@@ -28,20 +29,23 @@ from resnet_flax.workdir.history import EpochRow, check_history
 
 @dataclass
 class Checkpoint:
-    """A moment of a run: everything needed to go on from it exactly.
+    """A run at the end of a step: everything needed to resume it exactly.
 
-    `tree` is a pytree of arrays, `history` has a row for every finished epoch.
+    `tree` is a pytree of arrays, whose `["state"].step` is the step; `history` has a row for every finished epoch.
+    `run` is JSON that describes the run: its "config", its "data" (a fingerprint: {"train": {"examples": ...}, ...})
+    and the "seconds" that it has taken so far; {} in checkpoints of older versions and of imported weights.
     """
 
     step: int
-    tree: chex.ArrayTree
+    tree: Any
     history: list[EpochRow] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
 
 
 class KeepNewestAndBest(PreservationPolicy):
     """Keep the two newest checkpoints, as one of them may turn out to be damaged, and that of the step `best`.
 
-    Which one is best follows from the history, so Orbax need not keep metrics of its own, whose files can be damaged.
+    The best one follows from the history, so Orbax need not keep metrics of its own, whose files can be damaged.
     """
 
     best: int | None = None
@@ -54,7 +58,7 @@ class KeepNewestAndBest(PreservationPolicy):
 class Checkpoints:
     """The checkpoints in a folder. A context manager, which waits for the last save.
 
-    Several processes call everything alike; the first reads and writes for all, as they hold the same.
+    In a run of several processes all make the same calls; the first reads and writes for all, as they hold the same.
     """
 
     def __init__(self, folder: Path):
@@ -81,34 +85,33 @@ class Checkpoints:
                 self._manager.close()
 
     def steps(self) -> list[int]:
-        """The steps that something is there for, newest first, sound or not."""
-        names = [path.name for path in self.folder.iterdir()]
-        return sorted((int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)), reverse=True)
+        """Return the steps that have a checkpoint, intact or damaged, newest first."""
+        return steps_in(self.folder)
 
     def save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Write in the background, and then delete all others but the newest before and that of `best_step`.
+        """Write `checkpoint` in the background, then delete all others but the newest before it and `best_step`.
 
-        The arrays may change once this returns. Those of a step that is there already are left as they are, as the same
-        run has the same arrays at the same step; its history may have grown since. Raises UserError where this
-        checkpoint, or the one before, cannot be written: whatever was saved before it is still there.
+        The arrays may change once this returns. If the step has a checkpoint already its arrays are left as they are,
+        since the same run has the same arrays at the same step; its history may have grown since. Raises UserError if
+        this checkpoint, or the one before, cannot be written: whatever was saved before it is still there.
         """
         run_on_first_process(lambda: self._save(checkpoint, best_step))
 
     def wait(self) -> None:
-        """Until the last save is complete, or a UserError."""
+        """Wait until the last save is complete; UserError if it fails."""
         run_on_first_process(self._wait)
 
     def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
-        """The checkpoint of a step, on the devices that `like` is on. If damaged, raises any exception."""
+        """Return the checkpoint of a step, on the devices of `like`. If it is damaged, raises any exception."""
         found = broadcast_checkpoint(lambda: self._restore(step, like), like)
         assert found  # or it has raised
         return found
 
     def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """The newest sound checkpoint, None if there is none at all. Newer ones are renamed, and a line says so.
+        """Return the newest intact checkpoint, None if there is none at all. Newer ones are renamed with a message.
 
-        Raises UserError when none of several is sound, and leaves them as they are: starting from scratch would
-        silently lose the run. What a process killed while it saved has left is deleted.
+        Raises UserError if none of several is intact, and leaves them as they are: starting from scratch would silently
+        lose the run. Deletes what a process left that was killed while it saved.
         """
         return broadcast_checkpoint(lambda: self._restore_newest(like), like)
 
@@ -116,6 +119,7 @@ class Checkpoints:
         self._kept.best = best_step
         host = replace(checkpoint, tree=jax.device_get(checkpoint.tree))
         record = {"history": host.history, "checksum": checksum(host)}
+        record |= {"run": host.run, "run_checksum": json_checksum(host.run)}
         with self._saving():
             self._manager.wait_until_finished()
             if host.step in self.steps():
@@ -132,20 +136,23 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def _restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
-        """As NumPy arrays."""
+        """Restore NumPy arrays."""
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 tree=ocp.args.StandardRestore(host_arrays_like(like)), record=ocp.args.JsonRestore()
             ),
         )
-        checkpoint = Checkpoint(step, items.tree, check_history(items.record["history"]))
+        history, run = check_history(items.record["history"]), checked_run(items.record)
+        checkpoint = Checkpoint(step, items.tree, history, run)
         if checksum(checkpoint) != items.record["checksum"]:
             raise ValueError("its content does not match its checksum")
+        if checkpoint.tree["state"].step != step:
+            raise ValueError(f"it is a copy of checkpoint {checkpoint.tree['state'].step}")
         return checkpoint
 
     def _restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """As NumPy arrays."""
+        """Restore NumPy arrays."""
         self._wait()
         self._delete_unfinished()
         damaged: list[int] = []
@@ -159,28 +166,28 @@ class Checkpoints:
                 self._set_aside(damaged)
                 return found
         if damaged:
-            raise UserError(f"no checkpoint in {self.folder} is sound: choose another --workdir to start from scratch")
+            raise UserError(f"no checkpoint in {self.folder} is intact: choose another --workdir to start from scratch")
         return None
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Makes a UserError of whatever fails, here or in the background since the last time."""
+        """Raise a UserError for whatever fails, here or in the background since the last time."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
             self._delete_unfinished()
             raise UserError(
-                f"no checkpoint could be written to {self.folder}: {reason(error)}; those before are kept, and the "
-                "same command goes on from there"
+                f"no checkpoint could be written to {self.folder}: {reason(error)}; earlier ones are kept, and the "
+                "same command resumes from there"
             ) from error
 
     def _replace_record(self, step: int, record: dict) -> None:
-        """Orbax never writes a step twice."""
-        with atomic_write(self.folder / str(step) / "record" / "metadata") as file:
+        """Write the record of a step again, which Orbax never does."""
+        with atomic_write(record_path(self.folder, step)) as file:
             json.dump(record, file)
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Rename checkpoints so that their place can be written again."""
+        """Rename checkpoints so that their steps can be saved again."""
         for step in steps:
             names = (f"{step}.damaged{number or ''}" for number in itertools.count())
             free = next(self.folder / name for name in names if not (self.folder / name).exists())
@@ -195,9 +202,9 @@ class Checkpoints:
 
 @cache
 def silence_orbax() -> None:
-    """Let Orbax and TensorStore say nothing themselves: what goes wrong they raise as well.
+    """Keep Orbax and TensorStore from printing: they raise what goes wrong, too.
 
-    After a first error TensorStore goes on answering to Orbax's event loop, which is closed by then, and Python would
+    After a first error TensorStore keeps answering to Orbax's event loop, which is closed by then, and Python would
     print a traceback for each answer.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -210,35 +217,67 @@ def silence_orbax() -> None:
     sys.unraisablehook = show_others
 
 
+def steps_in(folder: Path) -> list[int]:
+    """Return the steps that have a checkpoint in `folder`, intact or damaged, newest first."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name)), reverse=True)
+
+
+def record_path(folder: Path, step: int) -> Path:
+    """Return where Orbax keeps the record of a checkpoint, a JSON file."""
+    return folder / str(step) / "record" / "metadata"
+
+
+def recorded_run(folder: Path) -> dict[str, Any]:
+    """Return the `run` of the newest checkpoint in `folder` that has an intact one, else {}; no array is read."""
+    for step in steps_in(folder):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            if run := checked_run(read_json(record_path(folder, step))):
+                return run
+    return {}
+
+
+def checked_run(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the `run` of a checkpoint's record; ValueError if it is damaged."""
+    run = record.get("run", {})
+    if run and json_checksum(run) != record["run_checksum"]:
+        raise ValueError("its record does not match its checksum")
+    return run
+
+
 def broadcast_checkpoint(find: Callable[[], Checkpoint | None], like: chex.ArrayTree) -> Checkpoint | None:
-    """The checkpoint of NumPy arrays that `find` returns in the first process, on the devices that `like` is on."""
+    """Return the checkpoint of NumPy arrays that `find` returns in the first process, on the devices of `like`."""
     found: Checkpoint | None = None
 
-    def find_and_describe() -> tuple[int, list[EpochRow]] | None:
+    def find_and_describe() -> tuple[int, list[EpochRow], dict] | None:
         nonlocal found
         found = find()
-        return (found.step, found.history) if found else None
+        return (found.step, found.history, found.run) if found else None
 
     described = run_on_first_process(find_and_describe)
     if described is None:
         return None
-    step, history = described
+    step, history, run = described
     tree = broadcast_arrays(found.tree if found else host_arrays_like(like))
 
     def put(host: np.ndarray, leaf: jax.Array) -> jax.Array:
         return jax.make_array_from_process_local_data(leaf.sharding, host)
 
-    return Checkpoint(step, jax.tree.map(put, tree, like), history)
+    return Checkpoint(step, jax.tree.map(put, tree, like), history, run)
 
 
 def host_arrays_like(like: chex.ArrayTree) -> chex.ArrayTree:
-    """NumPy arrays of the same shapes and types, with anything in them."""
+    """Return NumPy arrays of the same shapes and types, uninitialised."""
     return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
 
 
 def checksum(checkpoint: Checkpoint) -> int:
-    """CRC-32 of all arrays and of the history. Orbax itself notices no flipped byte."""
-    crc = zlib.crc32(json.dumps(checkpoint.history).encode())
+    """Return the CRC-32 of all arrays and of the history. Orbax itself notices no flipped bit."""
+    crc = json_checksum(checkpoint.history)
     for leaf in jax.tree.leaves(checkpoint.tree):
         crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
     return crc
+
+
+def json_checksum(value: Any) -> int:
+    return zlib.crc32(json.dumps(value).encode())

@@ -1,9 +1,10 @@
-"""A run's folder: one process trains there at a time, and files in it are never half written."""
+"""The folder of a run: one process trains there at a time, with one config."""
 
 import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -18,20 +19,22 @@ from resnet_flax.errors import Damaged, UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.text import print_line
 
-BUSY = (errno.EAGAIN, errno.EACCES)  # what flock raises where another process has the lock
+BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock while another process holds the lock
+LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # what files.atomic_write has under way, and its process
 
 
 class Job(NamedTuple):
-    """What a verb works on: a complete config and the workdir of its run."""
+    """A complete config and the workdir of its run, for a verb to work on."""
 
     config: FrozenConfigDict
     workdir: Path
 
 
 def try_lock(path: Path) -> IO | None:
-    """Lock the file at `path`, made if need be, until it is closed, if only by dying; None if another process has it.
+    """Lock the file at `path`, created if need be, and return it; None if another process holds the lock.
 
-    The lock is the system's, so it ends with the process, however that ends. OSError where there are none.
+    The lock is the system's: it lasts until the file is closed, at the latest by the end of the process. Raises OSError
+    if the file system has no locks.
     """
     file = open(path, "a+")  # noqa: SIM115
     try:
@@ -46,7 +49,7 @@ def try_lock(path: Path) -> IO | None:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Make `workdir` and keep other processes from training there; UserError names the one that does already."""
+    """Create `workdir` and keep other processes from training there; UserError names the one that does already."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / ".lock"
     try:
@@ -54,12 +57,12 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename:  # the file cannot be opened
             raise
-        print_line(f"note: {workdir} cannot be locked ({error.strerror}): do not start two runs in it")
+        print_line(f"note: {workdir} cannot be locked ({error.strerror}): do not start a second run in it")
         yield
         return
     if not file:
         holder = path.read_text().strip() or "another process"
-        raise UserError(f"{holder} already trains in {workdir}: wait for it, or choose another --workdir")
+        raise UserError(f"{holder} is already training in {workdir}: wait for it, or choose another --workdir")
     with file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -69,7 +72,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait_for_lock(path: Path) -> Iterator[None]:
-    """Wait until no other process has locked the file at `path`, and lock it; UserError where there are no locks."""
+    """Wait until no other process has locked the file at `path`, and lock it; UserError if that is impossible."""
     try:
         while not (file := try_lock(path)):
             time.sleep(0.05)
@@ -77,6 +80,25 @@ def wait_for_lock(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be locked, which a sweep needs: {error.strerror}") from None
     with file:
         yield
+
+
+def remove_leftovers(workdir: Path) -> None:
+    """Remove what processes that were killed left half written in a locked `workdir`, see files.atomic_write."""
+    for path in workdir.rglob(".*.tmp"):
+        leftover = LEFTOVER.fullmatch(path.name)
+        if leftover and not is_another_process(int(leftover[1])):
+            path.unlink(missing_ok=True)
+
+
+def is_another_process(pid: int) -> bool:
+    """Return whether a process has this number, other than this one, which in a container may be reused."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return pid != os.getpid()
 
 
 def check_config(workdir: Path, config: FrozenConfigDict) -> None:

@@ -7,47 +7,9 @@ from typing import Any
 
 from resnet_flax.files import atomic_write, read_text
 
-EpochRow = dict[str, float]  # one epoch's results, column -> value
+EpochRow = dict[str, float]  # the results of an epoch, column -> value
 
-
-MAX_FLOAT = 1e39  # beyond float32
-
-
-def check_history(history: Any) -> list[EpochRow]:
-    """`history` if it is one: a row of numbers for every epoch from the first on. Raises ValueError where it is not."""
-    try:
-        for epoch, row in enumerate(history, 1):
-            small = all(type(value) in (int, float) and not MAX_FLOAT < abs(value) < math.inf for value in row.values())
-            shares = [row["train_accuracy"], row.get("val_accuracy", 0)]
-            counts = row["epoch"] == epoch and row["step"] == epoch * history[0]["step"] and 0 < row["step"] < 2**31
-            rates = 0 <= row["learning_rate"] < math.inf and row["train_loss"] is not None
-            if not (small and counts and rates and all(0 <= share <= 1 for share in shares)):
-                raise ValueError(f"its row {epoch} is none of an epoch")
-            if row.keys() != history[0].keys():
-                raise ValueError(f"its row {epoch} has other columns than the first")
-    except (TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"its history is none: {error!r}") from None
-    return history
-
-
-def lower_is_better(column: str) -> bool:
-    """Return whether a column such as val_loss is better the lower it is; accuracies are not."""
-    return column.endswith("loss")
-
-
-def improvement(column: str, old: EpochRow, new: EpochRow) -> float:
-    """Return by how much `new` is better than `old` in a column, negative where it is worse."""
-    gain = new[column] - old[column]
-    return -gain if lower_is_better(column) else gain
-
-
-def best_row(history: list[EpochRow], monitor: str) -> EpochRow | None:
-    """Return the first of the epochs that are best in the column `monitor`, None without validation."""
-    if not history or monitor not in history[0]:
-        return None
-    choose = min if lower_is_better(monitor) else max
-    return choose(history, key=lambda row: row[monitor])
-
+MAX_FLOAT = 1e39  # just beyond float32
 
 # Only what follows from the config and the seed, so that an interrupted run leaves the same file.
 METRICS_COLUMNS = (
@@ -60,13 +22,47 @@ METRICS_COLUMNS = (
     "val_loss",
     "val_accuracy",
 )
-
-
 AVERAGING_COLUMNS = ("unaveraged_val_loss", "unaveraged_val_accuracy")  # columns of a run that averages its weights
 
 
+def check_history(history: Any) -> list[EpochRow]:
+    """Return `history` if it has a valid row of numbers for every epoch from the first on; ValueError if not."""
+    try:
+        for epoch, row in enumerate(history, 1):
+            small = all(type(value) in (int, float) and not MAX_FLOAT < abs(value) < math.inf for value in row.values())
+            shares = [row["train_accuracy"], row.get("val_accuracy", 0)]
+            counts = row["epoch"] == epoch and row["step"] == epoch * history[0]["step"] and 0 < row["step"] < 2**31
+            rates = 0 <= row["learning_rate"] < math.inf and row["train_loss"] is not None
+            if not (small and counts and rates and all(0 <= share <= 1 for share in shares)):
+                raise ValueError(f"row {epoch} is not a valid epoch")
+            if row.keys() != history[0].keys():
+                raise ValueError(f"row {epoch} has other columns than row 1")
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"the history is not valid: {error!r}") from None
+    return history
+
+
+def lower_is_better(column: str) -> bool:
+    """Return whether a column such as val_loss is better the lower it is; accuracies are not."""
+    return column.endswith("loss")
+
+
+def improvement(column: str, old: EpochRow, new: EpochRow) -> float:
+    """Return by how much `new` is better than `old` in a column, negative if it is worse."""
+    gain = new[column] - old[column]
+    return -gain if lower_is_better(column) else gain
+
+
+def best_row(history: list[EpochRow], monitor: str) -> EpochRow | None:
+    """Return the first epoch with the best value in the column `monitor`, None without validation."""
+    if not history or monitor not in history[0]:
+        return None
+    choose = min if lower_is_better(monitor) else max
+    return choose(history, key=lambda row: row[monitor])
+
+
 def write_history(history: list[EpochRow], path: Path) -> None:
-    """All finished epochs as a table, replaced as a whole so that it is never half written."""
+    """Write all finished epochs as a CSV table; the file is replaced as a whole, never half written."""
     with atomic_write(path) as file:
         columns = METRICS_COLUMNS + (AVERAGING_COLUMNS if history and AVERAGING_COLUMNS[0] in history[0] else ())
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
@@ -75,10 +71,10 @@ def write_history(history: list[EpochRow], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[EpochRow]:
-    """The rows of a table of numbers without its empty cells; ValueError or csv.Error where it is damaged."""
+    """Return the rows of a history's CSV table without empty cells; ValueError or csv.Error if it is damaged."""
     text = read_text(path)
     if not text.endswith("\n"):
-        raise ValueError("its last line is not complete")
+        raise ValueError("the last line is incomplete")
     names, *lines = csv.reader(text.splitlines())
     return check_history(
         [{name: float(cell) for name, cell in zip(names, line, strict=True) if cell} for line in lines]

@@ -1,4 +1,4 @@
-"""What a network says about labelled images, and every number that follows from it."""
+"""Predictions of a network for labelled images, and every number that follows from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ import numpy as np
 
 from resnet_flax.errors import Damaged, reason
 from resnet_flax.files import atomic_write, read_npz
-from resnet_flax.workdir import predictions
 
 CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The log-probabilities (n, classes) float32 that a network gives n images, and their labels (n,) int32."""
+    """Log-probabilities (n, classes) float32 that a network predicts for n images, and their labels (n,) int32."""
 
     log_probabilities: np.ndarray
     labels: np.ndarray
@@ -27,12 +26,12 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """(n, classes) float32."""
+        """Probabilities, (n, classes) float32."""
         return np.exp(self.log_probabilities)
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The most probable class of each image, (n,) int32."""
+        """Most probable class of each image, (n,) int32."""
         return self.log_probabilities.argmax(1).astype(np.int32)
 
     @property
@@ -45,34 +44,34 @@ class Predictions:
 
     @property
     def loss(self) -> float:
-        """The mean cross-entropy, in nats."""
+        """Mean cross-entropy, in nats."""
         return -float(self.log_probabilities[np.arange(len(self)), self.labels].mean(dtype=np.float64))
 
     def confusion(self) -> np.ndarray:
-        """(classes, classes) int64: how many images of a class (row) were taken for a class (column)."""
+        """Return how many images of a class (row) are predicted as a class (column): (classes, classes) int64."""
         classes = self.log_probabilities.shape[1]
         return np.bincount(self.labels * classes + self.predicted, minlength=classes**2).reshape(classes, classes)
 
     def confident_mistakes(self, count: int) -> np.ndarray:
-        """At most `count` wrongly classified images, the most confident first: (k,) indices."""
+        """Return the indices of at most `count` wrongly classified images, most confident first: (k,)."""
         wrong = np.flatnonzero(self.predicted != self.labels)
         confidence = self.log_probabilities[wrong].max(1)
         return wrong[np.argsort(-confidence, kind="stable")[:count]]
 
     def calibration(self) -> "Calibration":
-        """Confidence against accuracy in bins of equal width (Guo et al., 2017, On calibration of modern networks)."""
+        """Return accuracy by confidence in bins of equal width (Guo et al. 2017, On Calibration of Modern Networks)."""
         confidence = self.probabilities.max(1).astype(np.float64)
         bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
         counts = np.bincount(bins, minlength=CALIBRATION_BINS)
         filled = np.maximum(counts, 1)
-        mean_log_probabilities = np.bincount(bins, confidence, CALIBRATION_BINS) / filled
+        mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS) / filled
         accuracy = np.bincount(bins, self.predicted == self.labels, CALIBRATION_BINS) / filled
-        return Calibration(mean_log_probabilities, accuracy, counts)
+        return Calibration(mean_confidence, accuracy, counts)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean confidence, accuracy and number of images of each bin; the first two are 0 where the last is."""
+    """Mean confidence, accuracy and number of images of each bin; the first two are 0 in an empty bin."""
 
     confidence: np.ndarray
     accuracy: np.ndarray
@@ -80,28 +79,28 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: |confidence - accuracy| of a bin, weighted by its images."""
+        """Expected calibration error: |confidence - accuracy| of a bin, weighted by its images."""
         return float(np.sum(np.abs(self.confidence - self.accuracy) * self.counts) / self.counts.sum())
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Of each class, (classes,) float64: precision, recall and F1, NaN where there is nothing to divide by."""
+    """Precision, recall and F1 of each class, (classes,) float64; NaN where a denominator is 0."""
 
     precision: np.ndarray
     recall: np.ndarray
     f1: np.ndarray
-    support: np.ndarray  # int64, how many images there are
+    support: np.ndarray  # images of the class, int64
 
     @classmethod
     def of(cls, confusion: np.ndarray) -> "ClassScores":
-        hits, support, taken = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        hits, support, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         with np.errstate(invalid="ignore"):
-            return cls(hits / taken, hits / support, 2 * hits / (support + taken), support)
+            return cls(hits / predicted, hits / support, 2 * hits / (support + predicted), support)
 
 
 def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a proportion (Wilson, 1927): unlike the textbook one it holds near 0 and 1 too."""
+    """Return the score interval of a proportion (Wilson, 1927), which unlike Wald's also holds near 0 and 1."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = correct / count
     centre = share + z * z / (2 * count)
@@ -111,14 +110,14 @@ def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple
 
 
 def mean_log_probabilities(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """The logarithm of the mean of probabilities, each given as its logarithm (n, classes) float32."""
+    """Return the logarithm of the mean of several probabilities, each given as its logarithm (n, classes) float32."""
     stacked = np.stack(log_probabilities)
-    largest = stacked.max(0)  # taken out, so that nothing underflows
+    largest = stacked.max(0)  # factored out, so that nothing underflows
     return largest + np.log(np.exp(stacked - largest).mean(0))
 
 
 def write_predictions(predictions: Predictions, path: Path, **about: str | int) -> None:
-    """Write an .npz with probabilities, log_probabilities, labels, and what else is said `about` them."""
+    """Write an .npz with probabilities, log_probabilities, labels, and the scalars `about` them."""
     with atomic_write(path, "wb") as file:
         np.savez(
             file,
@@ -130,9 +129,9 @@ def write_predictions(predictions: Predictions, path: Path, **about: str | int) 
 
 
 def read_predictions(path: Path, classes: int | None = None) -> tuple[Predictions, dict]:
-    """The predictions that `save` wrote, and what it was told about them.
+    """Return the predictions that write_predictions has written, and the scalars about them.
 
-    Raises Damaged where they are not what a network of so many `classes` says.
+    Raises Damaged if they are not valid predictions, of `classes` classes if given.
     """
     try:
         arrays = read_npz(path)
@@ -143,25 +142,26 @@ def read_predictions(path: Path, classes: int | None = None) -> tuple[Prediction
 
 
 def damaged_predictions(path: Path, why: str) -> Damaged:
-    again = f"without {path.with_name('results.json')} the training command writes both again"
-    return Damaged(f"{path} is damaged ({why}): {again}")
+    """Return the error for a damaged file of predictions."""
+    results = path.with_name("results.json")
+    return Damaged(f"{path} is damaged ({why}): delete {results} and the training command recreates both")
 
 
 def check_predictions(found: Predictions, classes: int | None) -> Predictions:
-    """`found` if it is sound; ValueError where it is not."""
+    """Return `found` if it is valid; ValueError if not."""
     values, labels = found.log_probabilities, found.labels
     if values.dtype != np.float32 or labels.dtype != np.int32 or values.ndim != 2 or labels.shape != values.shape[:1]:
-        raise ValueError("its arrays do not fit each other")
+        raise ValueError("its arrays do not match")
     if not values.size or classes not in (None, values.shape[1]) or not np.all(values <= 1e-3):
-        raise ValueError("its probabilities are none")
+        raise ValueError("it contains invalid probabilities")
     if labels.min() < 0 or labels.max() >= values.shape[1]:
-        raise ValueError("its labels are none")
+        raise ValueError("it contains invalid labels")
     return found
 
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What the network says about the split `text`, which is the config's "test" or "validation"."""
+    """Predictions of the state after `step` for the split `text`, the config's `role` ("test" or "validation")."""
 
     found: Predictions
     role: str
@@ -169,8 +169,8 @@ class SplitPredictions:
     step: int
 
 
-def write_split_predictions(answers: SplitPredictions, workdir: Path) -> None:
-    """Save `answers` as report/predictions.npz."""
+def write_split_predictions(evaluated: SplitPredictions, workdir: Path) -> None:
+    """Write report/predictions.npz."""
     path = workdir / "report" / "predictions.npz"
     path.parent.mkdir(exist_ok=True)
-    predictions.write_predictions(answers.found, path, role=answers.role, split=answers.text, step=answers.step)
+    write_predictions(evaluated.found, path, role=evaluated.role, split=evaluated.text, step=evaluated.step)

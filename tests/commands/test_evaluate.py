@@ -102,7 +102,7 @@ def test_reading_leaves_a_damaged_checkpoint_where_it_is(small_runs, tmp_path, c
         file.write_bytes(content)
     before = sorted(workdir.rglob("*"))
     assert main(["evaluate", str(workdir)]) == 1
-    assert "is sound" in capsys.readouterr().err
+    assert "is intact" in capsys.readouterr().err
     assert sorted(workdir.rglob("*")) == before
 
 

@@ -1,4 +1,4 @@
-"""Files of a run that are cut off, changed, missing or not its own: it goes on from the newest sound checkpoint."""
+"""Files of a run that are cut off, changed, missing or not its own: it resumes from the newest intact checkpoint."""
 
 import contextlib
 import json
@@ -70,7 +70,7 @@ def blank():
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_newest_sound_checkpoint_is_restored_aloud(name, workdir, blank, capsys):
+def test_newest_intact_checkpoint_is_restored_with_a_message(name, workdir, blank, capsys):
     folder = workdir / "checkpoints"
     DAMAGES[name](folder / "24")
     with Checkpoints(folder) as checkpoints:
@@ -82,7 +82,7 @@ def test_newest_sound_checkpoint_is_restored_aloud(name, workdir, blank, capsys)
 def test_flipped_bit_in_whichever_file_restores_no_wrong_number(workdir, blank):
     folder = workdir / "checkpoints"
     with Checkpoints(folder) as checkpoints:
-        sound = checksum(checkpoints.restore(24, blank))
+        intact = checksum(checkpoints.restore(24, blank))
         unnoticed = []
         files = [path for path in (folder / "24").rglob("*") if path.is_file()]
         for path in files:
@@ -93,10 +93,10 @@ def test_flipped_bit_in_whichever_file_restores_no_wrong_number(workdir, blank):
             path.write_bytes(content)
     assert len(files) > 10
     assert 0 < len(unnoticed) < len(files)
-    assert {found for _, found in unnoticed} == {sound}
+    assert {found for _, found in unnoticed} == {intact}
 
 
-def test_run_with_a_damaged_checkpoint_goes_on_to_the_same_end(workdir, undisturbed, capsys):
+def test_run_with_a_damaged_checkpoint_resumes_to_the_same_end(workdir, undisturbed, capsys):
     DAMAGES["a flipped bit in an array"](workdir / "checkpoints" / "24")
     assert run(workdir) == 0
     out = capsys.readouterr().out
@@ -105,19 +105,23 @@ def test_run_with_a_damaged_checkpoint_goes_on_to_the_same_end(workdir, undistur
     assert end(workdir) == end(undisturbed())
 
 
-def test_best_that_is_damaged_is_told_and_no_other_taken_for_it(workdir, monkeypatch, capsys):
+def test_best_that_is_damaged_or_missing_is_reported_and_not_replaced_by_another(workdir, monkeypatch, capsys):
     monkeypatch.setattr("resnet_flax.training.train.best_row", lambda history, _: history[:2][-1])
     step = workdir / "checkpoints" / "16"
-    for damage in (flip_a_bit_in_an_array, shutil.rmtree):
+    for damage, problem in (
+        (flip_a_bit_in_an_array, f"in {step.parent} is damaged: "),
+        (shutil.rmtree, "is missing in"),
+    ):
         damage(step)
         assert run(workdir) == 1
         error = capsys.readouterr().err
-        assert error.startswith("error: checkpoint 16, of epoch 2, the best, is damaged: ")
+        assert error.startswith(f"error: checkpoint 16 of the chosen epoch 2 {problem}")
+        assert error.endswith("evaluate --checkpoint=newest scores the newest\n")
         assert error.count("\n") == 1
     assert not (workdir / "report" / "results.json").exists()
 
 
-def test_where_none_is_sound_the_run_is_refused_and_left_alone(workdir, capsys):
+def test_run_without_an_intact_checkpoint_is_refused_and_left_alone(workdir, capsys):
     folder = workdir / "checkpoints"
     for step in folder.iterdir():
         truncate(largest(step / "tree" / "d"))
@@ -128,7 +132,7 @@ def test_where_none_is_sound_the_run_is_refused_and_left_alone(workdir, capsys):
         assert captured.out.count("is damaged and is skipped") == 2
         assert (
             captured.err
-            == f"error: no checkpoint in {folder} is sound: choose another --workdir to start from scratch\n"
+            == f"error: no checkpoint in {folder} is intact: choose another --workdir to start from scratch\n"
         )
         assert sorted(folder.rglob("*")) == before
 
@@ -149,7 +153,7 @@ def test_what_is_not_of_the_run_is_left_alone(workdir, undisturbed, capsys):
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"test_accuracy": 0.1'])
-def test_damaged_results_are_made_again(content, workdir, undisturbed, capsys):
+def test_damaged_results_are_recreated(content, workdir, undisturbed, capsys):
     (workdir / "report" / "results.json").write_text(content)
     assert run(workdir) == 0
     assert "results.json is damaged" in capsys.readouterr().out
@@ -190,7 +194,7 @@ def test_results_without_a_report_are_drawn(undisturbed, tmp_path, capsys):
     assert out.count("report: ") == 1
 
 
-def test_damaged_predictions_are_told(undisturbed, tmp_path, capsys):
+def test_damaged_predictions_are_reported(undisturbed, tmp_path, capsys):
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
     truncate(tmp_path / "report" / "predictions.npz")
     assert main(["report", f"--workdir={tmp_path}"]) == 1

@@ -10,11 +10,13 @@ import subprocess
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from benchmarks.faults.injection import SMALL, at_step, end, run, send
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
+from resnet_flax.training.step import TrainState
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 from resnet_flax.workdir.history import write_history
 
@@ -93,18 +95,22 @@ def largest_file(size: int):
 
 
 def test_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path):
-    tree = {"weights": jax.random.normal(jax.random.key(0), (64, 64))}
+    weights = jax.random.normal(jax.random.key(0), (64, 64))
+
+    def saved_at(step: int) -> Checkpoint:
+        return Checkpoint(step, {"state": TrainState(jnp.array(step), weights, {}, {}, {})})
+
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(Checkpoint(1, tree), None)
+        checkpoints.save(saved_at(1), None)
         checkpoints.wait()
-        with largest_file(10_000), pytest.raises(UserError, match=r"could be written.*File too large; those before"):
-            checkpoints.save(Checkpoint(2, tree), None)
+        with largest_file(10_000), pytest.raises(UserError, match=r"could be written.*File too large; earlier ones"):
+            checkpoints.save(saved_at(2), None)
             checkpoints.wait()
-        assert checkpoints.restore_newest(tree).step == 1
+        assert checkpoints.restore_newest(saved_at(0).tree).step == 1
         assert not list(tmp_path.glob("*tmp*"))
-        checkpoints.save(Checkpoint(2, tree), None)
+        checkpoints.save(saved_at(2), None)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore_newest(tree).step == 2
+        assert checkpoints.restore_newest(saved_at(0).tree).step == 2
 
 
 def test_file_that_cannot_be_written_stays_as_it_was(tmp_path):

@@ -1,7 +1,8 @@
-"""A loss, gradient or weight that is no finite number ends a run, is explained, and is in no checkpoint."""
+"""A loss, gradient or weight that is not finite ends a run, is explained, and is in no checkpoint."""
 
 import contextlib
 import csv
+import json
 import re
 import signal
 from unittest import mock
@@ -42,14 +43,18 @@ def infinite_weight(step, now, state, totals, batch):
 
 
 def refused(workdir, error: str) -> list[int]:
-    """What is left as it should be after a bad step 11; returns the examples that `error` says were in it."""
+    """Check what is left after a bad step 11, and return the examples that it is said to have had."""
     assert re.match(r"error: the loss or a gradient is not finite at step 11, epoch 2, learning rate 0\.0\d+; ", error)
+    assert error.endswith(f"listed in {workdir / 'nonfinite.json'}\n")
     assert error.count("\n") == 1
+    details = json.loads((workdir / "nonfinite.json").read_text())
+    assert (details["step"], details["epoch"], details["what"]) == (11, 2, "the loss or a gradient")
+    assert 0 < details["learning_rate"] < 0.1 < details["momentum"] < 1
     step, history, _ = newest(workdir)
     assert (step, len(history)) == (STEPS, 1)
     with open(workdir / "metrics.csv", newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == [str(STEPS)]
-    return [int(number) for number in error.rpartition("training examples ")[2].split(",")]
+    return details["training_examples"]
 
 
 @pytest.mark.parametrize("feed", ["tfdata", "device"])
@@ -62,9 +67,18 @@ def test_nan_ends_the_run_and_names_its_batch(feed, undisturbed, tmp_path, capsy
     stream = Run.from_config(config).stream
     batch = next(host_feed.batches(stream, 11))
     np.testing.assert_array_equal(stream.split.labels[named], batch["label"])
-    # And without what spoiled it the run goes on from its last good checkpoint.
+    # And without what spoiled it the run resumes from its last good checkpoint.
     assert run(tmp_path, *words) == 0
     assert end(tmp_path, *words) == end(undisturbed(*words), *words)
+
+
+def test_value_that_is_not_finite_is_reported_even_if_its_details_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "nonfinite.json").mkdir()
+    with in_step(11, nan_pixel):
+        assert run(tmp_path) == 4
+    error = capsys.readouterr().err
+    assert "not finite at step 11" in error
+    assert error.endswith("a --config.optimizer.clip_norm may help\n")
 
 
 def test_stop_while_nobody_has_noticed_saves_nothing_bad(tmp_path, capsys):

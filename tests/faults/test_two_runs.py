@@ -22,7 +22,7 @@ def test_second_run_is_refused_and_told_who_is_first(undisturbed, tmp_path, caps
     assert codes == [1]
     holder = f"process {os.getpid()} on {socket.gethostname()}"
     assert capsys.readouterr().err == (
-        f"error: {holder} already trains in {tmp_path}: wait for it, or choose another --workdir\n"
+        f"error: {holder} is already training in {tmp_path}: wait for it, or choose another --workdir\n"
     )
     assert end(tmp_path) == end(undisturbed())
 
@@ -48,16 +48,16 @@ def test_run_is_read_while_it_trains(undisturbed, tmp_path):
     assert end(tmp_path) == end(undisturbed())
 
 
-def test_checkpoint_deleted_under_its_reader_is_looked_for_again(undisturbed, tmp_path, capsys):
-    """As training does with what is neither new nor best any more."""
+def test_newest_checkpoint_that_is_deleted_while_it_is_read_is_looked_for_again(undisturbed, tmp_path, capsys):
+    """As by a run that has saved others since."""
     restore = Checkpoints.restore
 
-    def moved_first(self, step, like):
+    def deleted_first(self, step, like):
         if step == 3 * STEPS:
-            (self.folder / str(step)).rename(self.folder / "30")
+            shutil.rmtree(self.folder / str(step))
         return restore(self, step, like)
 
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
-    with mock.patch.object(Checkpoints, "restore", moved_first):
-        assert restored(tmp_path, "newest").step == 30
-    assert "cannot be read" not in capsys.readouterr().out
+    with mock.patch.object(Checkpoints, "restore", deleted_first):
+        assert restored(tmp_path, "newest").step == 2 * STEPS
+    assert "damaged" not in capsys.readouterr().out

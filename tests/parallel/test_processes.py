@@ -1,8 +1,13 @@
 """Runs of several processes: how they find each other, that they end as one process does, and stop together."""
 
+import dataclasses
 import math
+import os
 import signal
 import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -14,6 +19,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.main import parse
 from resnet_flax.parallel import processes
 from resnet_flax.training.restore import checkpoint_template
+from resnet_flax.training.run import Run
 from resnet_flax.workdir.checkpoints import Checkpoints, checksum
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +41,7 @@ def nowhere(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.append(args))
+    monkeypatch.setattr(threading.Timer, "start", lambda self: None)
     return asked
 
 
@@ -85,12 +92,16 @@ def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, platforms, environment
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID must be a number from 0 on, not ''"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS must be HOST:PORT"),
         (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:b"},
+            "JAX_COORDINATOR_ADDRESS must be HOST:PORT of process 0, not 'a:b'",
+        ),
+        (
             {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "a:1"},
             "JAX_PROCESS_ID must be from 0 to 1, not 2",
         ),
     ],
 )
-def test_what_is_missing_is_named(nowhere, monkeypatch, environment, message):
+def test_missing_variable_of_the_environment_is_named(nowhere, monkeypatch, environment, message):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
@@ -182,3 +193,125 @@ def test_a_run_stopped_goes_on_in_more_or_fewer_processes_to_the_same_end(undist
     assert newest(tmp_path) == newest(undisturbed)
     assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # the first process's, before and after
+
+
+def together(
+    *commands: tuple[list[str], dict[str, str]], program: tuple[str, ...] = ("-m", "resnet_flax.main")
+) -> list:
+    """Start a process of one run for each (words, environment)."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JAX_NUM_PROCESSES", str(len(commands)))
+        environment.setenv("JAX_COORDINATOR_ADDRESS", f"localhost:{local.free_port()}")
+        options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        return [
+            subprocess.Popen(
+                [sys.executable, *program, *words], env=os.environ | {"JAX_PROCESS_ID": str(index)} | more, **options
+            )
+            for index, (words, more) in enumerate(commands)
+        ]
+
+
+OTHERS = {
+    "another learning rate": (
+        ["--config.optimizer.learning_rate=0.01"],
+        {},
+        "all processes of a run must have the same "
+        "config.optimizer.learning_rate (0.1 in process 0, 0.01 in process 1)",
+    ),
+    "a mistake in one": (
+        ["--config.train.batch_size=512"],
+        {},
+        "process 1: config.train.batch_size 512 is more than an epoch's 256",
+    ),
+    "another number of devices": (
+        [],
+        {"JAX_NUM_CPU_DEVICES": "3"},
+        "each process must have the same number of devices: process 0 has 1, process 1 has 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("difference", OTHERS)
+def test_processes_that_differ_all_stop_and_the_first_says_why(difference, tmp_path):
+    words, environment, message = OTHERS[difference]
+    command = [*SMALL, f"--workdir={tmp_path}"]
+    codes, _, told = wait_for(together((command, {}), ([*command, *words], environment)))
+    assert (codes, told) == ([1, 1], f"error: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_with_other_data_or_other_code_differ(tmp_path):
+    _, [(config, _)], _ = parse(SMALL)
+    run = Run.from_config(config)
+    description = run.description()
+    data = {"train": {"examples": 256, "start": 0, "digest": "0" * 16}}
+    other = dataclasses.replace(run, identity=run.identity | {"data": run.identity["data"] | data}).description()
+    found = processes.disagreement([(None, description), (None, description), (None, other)])
+    assert found.startswith("all processes of a run must have the same data of config.data.train ({'examples'")
+    other = description | {"code of resnet_flax": "0" * 12}
+    assert "the same code of resnet_flax (" in processes.disagreement([(None, description), (None, other)])
+    assert processes.disagreement([(None, description)] * 3) == ""
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_death_of_a_process_ends_the_others_in_one_line_and_loses_nothing(killed, undisturbed, tmp_path):
+    command = [*SMALL, f"--workdir={tmp_path}", "--config.data.feed=device"]
+    run = together((command, {}), (command, {}))
+    while not (line := run[0].stdout.readline()).startswith("epoch 1/3"):
+        assert line, run[0].stderr.read()
+    run[killed].kill()
+    dead = time.monotonic()
+    _, told = run[1 - killed].communicate(timeout=60)
+    assert told == f"error: process {killed} of this run died; the same command resumes from the last checkpoint\n"
+    assert run[1 - killed].returncode == processes.PEER_LOST
+    assert time.monotonic() - dead < 10
+    run[killed].communicate()
+    codes, _, told = wait_for(together((command, {}), (command, {})))
+    assert codes == [0, 0], told
+    assert newest(tmp_path) == newest(undisturbed)
+    assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+
+
+FAIL_IN_ONE = """
+import sys
+from unittest import mock
+import jax
+from resnet_flax.main import main
+from resnet_flax.training.train import Loop
+
+def fail(self, *_):
+    if jax.process_index() == 1:
+        raise ZeroDivisionError
+
+with mock.patch.object(Loop, "is_best", fail):
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_bug_in_one_process_ends_all_of_them(tmp_path):
+    command = [*SMALL, f"--workdir={tmp_path}"]
+    first, second = together((command, {}), (command, {}), program=("-c", FAIL_IN_ONE))
+    _, traceback = second.communicate(timeout=60)
+    _, told = first.communicate(timeout=60)
+    assert traceback.splitlines()[-1] == "ZeroDivisionError"
+    assert told == "error: process 1 of this run died; the same command resumes from the last checkpoint\n"
+    assert (first.returncode, second.returncode) == (processes.PEER_LOST, 1)
+
+
+JOIN = """
+from resnet_flax.parallel import processes
+processes.JOIN_SECONDS = 2
+processes.start()
+"""
+
+
+def test_process_that_waits_in_vain_for_the_others_says_so(monkeypatch):
+    for index in (0, 1):
+        alone = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
+        alone["JAX_COORDINATOR_ADDRESS"] = f"localhost:{local.free_port()}"
+        done = subprocess.run(
+            [sys.executable, "-c", JOIN], env=os.environ | alone, cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        place = alone["JAX_COORDINATOR_ADDRESS"]
+        assert done.stderr == f"error: not all processes of this run have met at {place} within 2 s\n"
+        assert done.returncode == processes.PEER_LOST

@@ -1,4 +1,4 @@
-"""Whole runs on a small network: what they leave, how they go on, how they end."""
+"""Whole runs of a small network: what they leave, how they resume, how they end."""
 
 import contextlib
 import csv
@@ -8,17 +8,19 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.injection import at_step, send
 from resnet_flax.commands import train as command
 from resnet_flax.data.datasets import load
 from resnet_flax.main import main, parse
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 from resnet_flax.training.train import out_of_patience
-from resnet_flax.workdir.checkpoints import Checkpoints, checksum
+from resnet_flax.workdir.checkpoints import Checkpoints, checksum, json_checksum
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -79,6 +81,32 @@ def test_results_are_of_the_best_checkpoint(finished):
     for name, split in (("test", run.data.test), ("val", run.data.validation)):
         found = run.classifier.evaluate(best, split)
         assert (results[f"{name}_loss"], results[f"{name}_accuracy"]) == (found.loss, found.accuracy)
+
+
+def test_results_tell_the_chosen_epoch_from_the_last_and_how_they_came_about(finished):
+    with open(finished / "metrics.csv", newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    results = json.loads((finished / "report" / "results.json").read_text())
+    chosen = rows[results["chosen_epoch"] - 1]
+    for name in ("train_loss", "train_accuracy"):
+        assert (results[name], results[f"last_{name}"]) == (chosen[name], rows[-1][name])
+    assert results["seed"] == 0
+    assert 0 < results["training_seconds"] < 100
+    assert abs(datetime.fromisoformat(results["date"]) - datetime.now(UTC)) < timedelta(minutes=10)
+    assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|\d+\.\d+\.\d+", results["code"])
+
+
+def test_seconds_of_training_are_summed_over_the_parts_of_a_run(tmp_path):
+    words = [*SMALL, f"--workdir={tmp_path}"]
+    with at_step(8, send(15)):
+        assert main(words) == 143
+    [path] = (tmp_path / "checkpoints").glob("9/record/metadata")
+    record = json.loads(path.read_text())
+    record["run"]["seconds"] += 3600
+    record["run_checksum"] = json_checksum(record["run"])
+    path.write_text(json.dumps(record))
+    assert main(words) == 0
+    assert 3600 < json.loads((tmp_path / "report" / "results.json").read_text())["training_seconds"] < 3700
 
 
 def test_finished_run_is_not_run_again(finished, capsys):

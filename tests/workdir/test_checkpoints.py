@@ -1,19 +1,30 @@
 """Checkpoints: which are kept, what a damaged one does, and that nothing changes on the way."""
 
+import json
+import shutil
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, checksum
+from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, checksum, recorded_run
+
+
+class State(NamedTuple):
+    step: jax.Array
+    weights: jax.Array
+
 
 # Large and random enough that most of what is on disk is the values themselves, uncompressed.
-TREE = {"weights": jax.random.normal(jax.random.key(0), (64, 64)), "step": jnp.array(0)}
+TREE = {"state": State(jnp.array(0), jax.random.normal(jax.random.key(0), (64, 64)))}
+RUN = {"config": {"seed": 0}, "data": {"train": {"examples": 5}}, "seconds": 0.1 + 0.2}
 
 
 def at(step: int, **row) -> Checkpoint:
     tree = jax.tree.map(lambda leaf: leaf + step, TREE)
     trained = {"learning_rate": 0.1, "train_loss": 1.5, "train_accuracy": 0.25}
-    return Checkpoint(step, tree, [{"epoch": 1, "step": step, **trained, "val_accuracy": 0.1 + 0.2, **row}])
+    return Checkpoint(step, tree, [{"epoch": 1, "step": step, **trained, "val_accuracy": 0.1 + 0.2, **row}], RUN)
 
 
 def fill(folder, *saves: tuple[int, int | None]) -> None:
@@ -36,7 +47,7 @@ def test_round_trip_is_exact(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore_newest(TREE)
     assert restored.step == 3
-    assert restored.history == at(3).history
+    assert (restored.history, restored.run) == (at(3).history, RUN)
     assert checksum(restored) == checksum(at(3))
 
 
@@ -55,7 +66,7 @@ def test_flipped_byte_is_noticed_by_the_checksum(tmp_path, capsys):
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore_newest(TREE)
         assert restored.step == 3
-        np.testing.assert_array_equal(restored.tree["weights"], TREE["weights"] + 3)
+        np.testing.assert_array_equal(restored.tree["state"].weights, TREE["state"].weights + 3)
         assert "checkpoint 7 is damaged and is skipped: its content does not match" in capsys.readouterr().out
         checkpoints.save(at(7), 3)  # the place of the damaged one can be written again
     with Checkpoints(tmp_path) as checkpoints:
@@ -70,3 +81,33 @@ def test_history_that_grew_is_written_where_the_arrays_are_already(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(grown, None)
         assert checkpoints.restore_newest(TREE).history == grown.history
+
+
+def test_checkpoint_copied_under_another_number_is_not_restored_as_that_step(tmp_path, capsys):
+    """Neither as a later step nor in place of the best one; this holds for checkpoints of older versions too."""
+    fill(tmp_path, (3, 3), (7, 3))
+    shutil.copytree(tmp_path / "3", tmp_path / "9")
+    change_record(tmp_path / "9", run=None, run_checksum=None)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_newest(TREE).step == 7
+    assert "checkpoint 9 is damaged and is skipped: it is a copy of checkpoint 3" in capsys.readouterr().out
+    assert (tmp_path / "9.damaged").is_dir()
+
+
+def change_record(checkpoint, **fields) -> None:
+    """Replace fields of a checkpoint's record; None takes one away."""
+    path = checkpoint / "record" / "metadata"
+    record = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: value for name, value in record.items() if value is not None}))
+
+
+def test_what_a_run_was_is_read_from_the_newest_intact_record(tmp_path):
+    assert recorded_run(tmp_path / "none") == {}
+    fill(tmp_path, (3, 3), (7, 3))
+    change_record(tmp_path / "7", run=RUN | {"seconds": 1e9})  # no longer what its checksum says
+    assert recorded_run(tmp_path) == RUN
+    for step in ("3", "7"):
+        change_record(tmp_path / step, run=None, run_checksum=None)  # as an older version wrote it
+    assert recorded_run(tmp_path) == {}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore_newest(TREE).run == {}

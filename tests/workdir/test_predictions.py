@@ -86,10 +86,10 @@ def test_saved_and_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])
-def test_what_is_no_probability_is_no_prediction(value, tmp_path):
+def test_predictions_with_invalid_probabilities_are_refused(value, tmp_path):
     found = draw()
     found.log_probabilities[1, 1] = value
     with np.errstate(invalid="ignore"):
         write_predictions(found, tmp_path / "predictions.npz")
-    with pytest.raises(UserError, match="its probabilities are none"):
+    with pytest.raises(UserError, match="it contains invalid probabilities"):
         read_predictions(tmp_path / "predictions.npz")

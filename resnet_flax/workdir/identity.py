@@ -1,0 +1,48 @@
+"""What a run is: its config and its data. It may resume with no other, as that would be another run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.config.defaults import flatten, get_config
+from resnet_flax.config.stored import config_to_json, differences
+from resnet_flax.data.datasets.fingerprint import Examples
+from resnet_flax.errors import UserError
+from resnet_flax.workdir.checkpoints import recorded_run
+
+
+def identity(config: FrozenConfigDict, data: dict[str, Examples]) -> dict[str, Any]:
+    """Return what a checkpoint records of its run, see Checkpoint: JSON of a complete config and of its fingerprint."""
+    return {"config": json.loads(config_to_json(config)), "data": data}
+
+
+def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
+    """Raise UserError if the checkpoints in `workdir` are of a run with another `identity` than `run`.
+
+    Those of older versions do not record it, and are accepted.
+    """
+    recorded = recorded_run(workdir / "checkpoints")
+    data = data_changes(recorded.get("data", {}), run["data"])
+    config = config_changes(recorded["config"], run["config"]) if recorded else []
+    if data:  # normalize(auto) has followed the data
+        config = [change for change in config if not change.startswith("config.data.policy:")]
+    if changes := "; ".join(data + config):
+        raise UserError(f"{workdir} holds a different run ({changes}): undo the change, or choose another --workdir")
+
+
+def data_changes(old: dict[str, Examples], new: dict[str, Examples]) -> list[str]:
+    """Return a phrase for each split, in both fingerprints, whose examples differ."""
+    changes = []
+    for role in [role for role in old if role in new and old[role] != new[role]]:
+        before, now = old[role]["examples"], new[role]["examples"]
+        sizes = f"had {before:,} examples and has {now:,}" if before != now else f"has {now:,} other images or labels"
+        changes.append(f"{role} {sizes}")
+    return changes
+
+
+def config_changes(old: dict, new: dict) -> list[str]:
+    """Return "config.field: old -> new" for each field that differs; one that `old` lacks had today's default."""
+    defaults = json.loads(config_to_json(FrozenConfigDict(get_config())))
+    return differences(flatten(defaults) | flatten(old), new)
