@@ -171,6 +171,11 @@ def test_files_and_functions_named_in_the_text_exist(path):
             assert (ROOT / token).is_dir(), token
 
 
+def test_usage_shows_every_verb():
+    shown = {command[3] for command in commands(ROOT / "docs" / "usage.md") if command[:3] == MAIN}
+    assert {"--config=configs/preact.py", *VERBS} - {"train"} <= shown
+
+
 def test_how_it_works_names_many_functions():
     assert len(re.findall(r"`[\w/]+\.py:[\w.]+`", (ROOT / "docs" / "how_it_works.md").read_text())) > 40
 
