@@ -16,7 +16,7 @@ from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import Calibration, ClassScores, Predictions
 
 CHART_SIZE = (5.2, 3.3)  # inches, in which text is legible on a phone
-INK = "#111111"  # text on a coloured background, on dark screens too
+DARK_INK, LIGHT_INK = "#111111", "#fefefe"  # text on a coloured background, the same on every screen
 MANY_CLASSES = 20  # above this, the cells of a matrix are too small for numbers
 MISTAKE_COLUMNS, MAX_MISTAKES = 5, 25
 MAX_LABEL_CHARS = 20  # characters of a class name
@@ -129,7 +129,7 @@ def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> Figure
     axes.tick_params(length=0)
     if few:
         for row, column in np.argwhere(matrix):
-            color = "white" if shares[row, column] > 0.5 else INK
+            color = LIGHT_INK if shares[row, column] > 0.5 else DARK_INK
             axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", size=8, color=color)
         add_class_scores(rest[0], ClassScores.of(matrix))
     return figure

@@ -31,13 +31,13 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure) -> str:
-    """Return an <svg> element that takes the width of its parent and the colours of the page."""
+    """Return an <svg> element that takes the width of its parent, within limits, and the colours of the page."""
     with matplotlib.rc_context(SVG_SETTINGS):
         content = rendered(figure, format="svg", transparent=True, metadata=SVG_METADATA)
     root = ElementTree.fromstring(content)
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
-    root.set("style", f"min-width: {0.75 * width:.0f}px")  # what is wider than a phone is scrolled, not shrunk
+    root.set("style", f"min-width: {0.75 * width:.0f}px; max-width: {1.7 * width:.0f}px")  # so that texts are legible
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
             parent.remove(child)

@@ -5,24 +5,38 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize, to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from resnet_flax.report.figures import INK, MARKED_EPOCHS, History, axes_over_epochs, finish_axes
+from resnet_flax.report.figures import (
+    CHART_SIZE,
+    DARK_INK,
+    LIGHT_INK,
+    MARKED_EPOCHS,
+    History,
+    axes_over_epochs,
+    finish_axes,
+    short_label,
+)
 from resnet_flax.report.render import BLUE, DPI, GREY, ORANGE
 from resnet_flax.report.tables import format_metric
 from resnet_flax.studies.space import Range, Settings, Space
 from resnet_flax.workdir.history import lower_is_better
 
 Point = tuple[Settings, float]  # a trial's settings and its score, NaN if it failed
-PANEL_COLUMNS = 3
+PANEL_COLUMNS, MAX_WIDTH = 3, 14  # inches
+MIN_PANEL, CELL, CHARACTER = 3.0, (0.62, 0.4), 0.08  # inches: a side, (width, height), a character of a label
 MAX_LEVEL_CHARS = 8  # characters of labels below an axis, above which they are turned
+MAX_LABEL_CHARS = 30
 FAILED = "#e6e6e6"
 
 
@@ -37,24 +51,40 @@ class Scores:
     def figure(self) -> Figure:
         """A line over one field, or a panel for each pair of fields; orange marks the best trial."""
         pairs = list(itertools.combinations(self.space.fields, 2))
-        columns = max(1, min(len(pairs), PANEL_COLUMNS))
-        rows = max(1, -(-len(pairs) // columns))
-        figure = Figure(figsize=(4.6 * columns + 0.8, 3.9 * rows), dpi=DPI, layout="constrained")
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         if not pairs:
-            self.draw_line(panels[0], *self.space.fields)
+            figure = Figure(figsize=CHART_SIZE, dpi=DPI, layout="constrained")
+            self.draw_line(figure.subplots(), *self.space.fields)
             return figure
+        width, height = map(max, zip(*(self.panel_size(*pair) for pair in pairs), strict=True))
+        columns = max(1, min(len(pairs), PANEL_COLUMNS, int(MAX_WIDTH / width)))
+        rows = math.ceil(len(pairs) / columns)
+        figure = Figure(figsize=(width * columns + 1, height * rows), dpi=DPI, layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axes, pair in zip(panels, pairs, strict=False):
             for which, name in zip("xy", pair, strict=True):
                 self.label(axes, which, name)
-            values = [self.space.fields[name] for name in pair]
-            (self.draw_dots if any(isinstance(v, Range) for v in values) else self.draw_cells)(axes, *pair)
+            ranges = any(isinstance(self.space.fields[name], Range) for name in pair)
+            (self.draw_dots if ranges else self.draw_cells)(axes, *pair)
         for spare in panels[len(pairs) :]:
             spare.set_axis_off()
         bar = figure.colorbar(self.colors(), ax=panels, shrink=0.8)
         bar.set_label(self.monitor + (", the best over the other fields" if len(pairs) > 1 else ""))
         bar.ax.yaxis.set_major_formatter(lambda value, _: format_metric(self.monitor, value))
         return figure
+
+    def panel_size(self, x: str, y: str) -> tuple[float, float]:
+        """Return inches, width and height, with room for the labels and a number in each cell."""
+        across, down = self.levels(x), self.levels(y)
+        below = max(map(len, across), default=0)
+        return (
+            max(MIN_PANEL, CELL[0] * len(across)) + CHARACTER * max(map(len, down), default=0),
+            max(MIN_PANEL, CELL[1] * len(down)) + (CHARACTER * below / 2 if below > MAX_LEVEL_CHARS else 0),
+        )
+
+    def levels(self, name: str) -> list[str]:
+        """Return the values of a field as labels, none for a range."""
+        field = self.space.fields[name]
+        return [] if isinstance(field, Range) else [short_label(value, MAX_LABEL_CHARS) for value in field]
 
     def best(self, points: Sequence[Point]) -> Point:
         """Return the best of some points, a failed one only if all have failed."""
@@ -79,11 +109,12 @@ class Scores:
         field = self.space.fields[name]
         axes.set(**{f"{which}label": self.space.label(name)})
         if isinstance(field, Range):
-            axes.set(**{f"{which}scale": "log" if field.log else "linear"})
+            if field.log:
+                log_scale(axes, which)
             return
-        axes.set(**{f"{which}ticks": range(len(field)), f"{which}ticklabels": field})
-        if which == "x" and max(map(len, field)) > MAX_LEVEL_CHARS:
-            axes.tick_params("x", rotation=30)
+        turned = which == "x" and max(map(len, self.levels(name))) > MAX_LEVEL_CHARS
+        style: dict[str, Any] = dict(rotation=30, ha="right", rotation_mode="anchor") if turned else {}
+        axis_of(axes, which).set_ticks(range(len(field)), labels=self.levels(name), parse_math=False, **style)
 
     def draw_line(self, axes: Axes, name: str) -> None:
         self.label(axes, "x", name)
@@ -130,7 +161,7 @@ class Scores:
             failed = math.isnan(score)
             color = to_rgba_array(FAILED)[0] if failed else colors.to_rgba(np.array(score))
             axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=color, edgecolor="white"))
-            ink = "white" if np.mean(color[:3]) < 0.5 else INK
+            ink = LIGHT_INK if np.mean(color[:3]) < 0.6 else DARK_INK
             text = "failed" if failed else format_metric(self.monitor, score)
             axes.text(column, row, text, ha="center", va="center", size=9, color=ink)
         settings, _ = self.best(self.points)
@@ -139,6 +170,19 @@ class Scores:
         axes.set(xlim=(-0.5, len(axes.get_xticks()) - 0.5), ylim=(-0.5, len(axes.get_yticks()) - 0.5))
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
+
+
+def axis_of(axes: Axes, which: str) -> Axis:
+    return axes.xaxis if which == "x" else axes.yaxis
+
+
+def log_scale(axes: Axes, which: str) -> None:
+    """Give an axis a logarithmic scale with ticks such as 0.01, 0.02, 0.05."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axis_of(axes, which)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def seed_curves(histories: Sequence[History], quantity: str) -> Figure:
