@@ -97,7 +97,7 @@ def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> 
     found = restore_checkpoint(config, workdir, checkpoint)
     state = found.tree["state"]
     print_line(f"{workdir}: {text} of {data_name(config.data)}, checkpoint {checkpoint} (step {found.step:,})")
-    recorded = getattr(found, "run", {}).get("data", {})
+    recorded = found.run.get("data", {})
     for note in filter(None, [training_note(job, split, recorded.get("train")), *view_notes(job, views)]):
         print_line(f"note: {note}")
     classifier = Classifier(config, min(EVALUATION_BATCH, len(examples)))
