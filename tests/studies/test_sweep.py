@@ -486,5 +486,6 @@ def test_pictures_of_one_two_and_many_fields(names, monitor, tmp_path):
 def test_all_that_sets_the_config_goes_into_every_trial():
     setting = [*RECIPE, "--noconfig.optimizer.nesterov", "-config.seed=3"]
     _, _, options = parse(["sweep", *setting, "optimizer.momentum=0.8", "--method=tpe", "--workdir=x"])
-    assert (options["recipe"], options["fields"]) == (setting, ["optimizer.momentum=0.8"])
+    canonical = [*RECIPE, "--config.optimizer.nesterov=false", "--config.seed=3"]
+    assert (options["recipe"], options["fields"]) == (canonical, ["optimizer.momentum=0.8"])
     assert Space.read(options["fields"], options["recipe"]).config({}).seed == 3
