@@ -89,15 +89,9 @@ def silence() -> None:
     Errors of C++ are discarded, too: gRPC and XLA print pages of them whenever the first process dies.
     """
     sys.stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1, errors="backslashreplace")
-    discard_output(1, 2)
-
-
-def discard_output(*streams: int) -> None:
-    """Discard what is written to these file descriptors from now on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in streams:
+    for stream in (1, 2):
         os.dup2(nowhere, stream)
-    os.close(nowhere)
 
 
 def check_equal_devices(counts: Mapping[int, int]) -> None:

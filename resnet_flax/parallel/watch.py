@@ -112,12 +112,9 @@ class Watch:
             return
         self._tell(REPORTED)
         if dead:
-            with contextlib.suppress(OSError):  # a closed terminal
-                if sys.stderr.isatty():
-                    sys.stderr.write("\r\x1b[K")  # erase the progress bar
-                print_line(
-                    f"error: {dead} of this run died; the same command resumes from the last checkpoint", sys.stderr
-                )
+            if sys.stderr.isatty():
+                print("\r\x1b[K", end="", file=sys.stderr)  # erases the progress bar
+            print_line(f"error: {dead} of this run died; the same command resumes from the last checkpoint", sys.stderr)
         os._exit(PEER_LOST)
 
     def _tell(self, words: bytes) -> None:

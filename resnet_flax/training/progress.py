@@ -12,10 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from resnet_flax.text import print_line
-from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals
 from resnet_flax.workdir.history import EpochRow, write_history
 
+TERMINAL_IS_GONE = contextlib.suppress(OSError)  # of what is drawn there; a signal tells the run
 CLEAR_LINE = "\r\x1b[K"  # how a terminal erases the line of the cursor
 SHOW_SECONDS = 0.25  # between two looks at the totals, which take longer than a fast step
 
@@ -36,14 +36,10 @@ def epoch_line(row: EpochRow, epochs: int, images_per_second: float) -> str:
 
 
 class Progress:
-    """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line.
+    """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
 
-    Where nobody reads the output any more, `stop` is requested.
-    """
-
-    def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int, stop: StopRequest):
+    def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int):
         self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
-        self.stop = stop
         self.live = sys.stdout.isatty()
         self.bar = tqdm(disable=True)
         self.events: Any = None
@@ -87,7 +83,7 @@ class Progress:
         loss, accuracy = totals.means()
         rate = self.images_per_second(step)
         left = ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
-        with self.stop.output():
+        with TERMINAL_IS_GONE:
             self.bar.n = step
             self.bar.set_postfix_str(
                 f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
@@ -98,7 +94,7 @@ class Progress:
         """Show a bar while `count` images of a split are evaluated; yields what moves it to a number of images."""
 
         def show(done: int) -> None:
-            with self.stop.output():
+            with TERMINAL_IS_GONE:
                 self.bar.update(done - self.bar.n)
 
         self.open_bar(title, count)
@@ -110,8 +106,7 @@ class Progress:
     def end_epoch(self, history: list[EpochRow], speed: float) -> None:
         """Record the last row of `history` everywhere; for the first of several processes."""
         row = history[-1]
-        with self.stop.output():
-            print_line(epoch_line(row, self.epochs, speed))
+        print_line(epoch_line(row, self.epochs, speed))
         write_history(history, self.workdir / "metrics.csv")
         if not self.events:
             from resnet_flax.training.tensorboard import TensorBoardWriter
@@ -124,7 +119,7 @@ class Progress:
         """Show a bar on the last line of the terminal, in place of the one before."""
         self.close_bar()
         columns = shutil.get_terminal_size().columns - len(" ^C")  # which is echoed behind the bar
-        with self.stop.output():
+        with TERMINAL_IS_GONE:
             self.bar = tqdm(
                 total=total,
                 initial=first,
@@ -138,7 +133,7 @@ class Progress:
 
     def close_bar(self) -> None:
         """Clear the bar's line."""
-        with self.stop.output():
+        with TERMINAL_IS_GONE:
             if not self.bar.disable:
                 self.bar.close()
                 print(CLEAR_LINE, end="", flush=True)

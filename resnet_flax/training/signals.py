@@ -1,20 +1,15 @@
-"""Stop a run on SIGTERM, Ctrl-C, or when its terminal or the reader of its output is gone, without losing anything."""
+"""Stop a run on SIGTERM, Ctrl-C or the end of its terminal (SIGHUP), without losing anything."""
 
-import contextlib
-import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 
 import jax
 
 from resnet_flax.errors import Interrupted
-from resnet_flax.parallel.processes import discard_output, max_over_processes
+from resnet_flax.parallel.processes import max_over_processes
 from resnet_flax.text import print_line
-
-CLOSED = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # a failed write of output -> the signal it stands for
 
 
 class StopRequest:
@@ -36,7 +31,6 @@ class StopRequest:
         signals = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup does
             signals.append(signal.SIGHUP)
-        self.terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         self.previous = {signum: signal.signal(signum, self._note) for signum in signals}
         reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
@@ -65,31 +59,17 @@ class StopRequest:
         """Exchange signals with the other processes, which all call this at the same point."""
         (self.signum,) = max_over_processes((self.noted,))()
 
-    @contextlib.contextmanager
-    def output(self) -> Iterator[None]:
-        """Print in this context: if the output has been closed the run is to stop, which saves it, and not to fail."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in CLOSED:
-                raise
-            discard_output(1, *self.terminals)
-            self._note(CLOSED[error.errno], None)
-
     def _note(self, signum: int, frame: object) -> None:
         if self.noted and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.noted = signum
         if jax.process_count() == 1:
             self.signum = signum
-        if signum == signal.SIGHUP:
-            discard_output(*[stream for stream in self.terminals if not os.isatty(stream)])  # those that are gone
 
     def _end_at_once(self, reader: int) -> None:
         with open(reader, "rb", buffering=0) as signals:
             while signum := signals.read(1):  # the system writes the number of each signal that has a handler
                 if self._may_end_at_once and signum[0] in self.previous:
                     stop = Interrupted(signum[0])
-                    with contextlib.suppress(OSError):
-                        print_line(stop, sys.stderr)
+                    print_line(stop, sys.stderr)
                     os._exit(stop.exit_code)

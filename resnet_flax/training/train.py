@@ -119,7 +119,7 @@ class Loop:
         self.started = time.monotonic() - start.run.get("seconds", 0.0)
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
-        self.progress = Progress(workdir, self.config.epochs, self.steps_per_epoch, self.config.batch_size, stop)
+        self.progress = Progress(workdir, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
         run_on_first_process(partial(self.progress.start, self.history))
 
     def fit(self) -> None:

@@ -219,7 +219,7 @@ def test_without_a_test_split_nothing_is_said_of_one(finished, tmp_path, held_ou
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert not [name for name in results if name.startswith("test_")]
     page, out = (tmp_path / "report" / "report.html").read_text(), capsys.readouterr().out
-    assert "test accuracy" not in page and "test split" not in page
+    assert "test accuracy" not in page and "On the test split" not in page
     assert ("On the validation split" in page) == bool(held_out)
     if held_out:
         assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
