@@ -33,8 +33,8 @@ from resnet_flax.workdir.results import read_results
 PICTURES = recipes.ROOT / "docs" / "images"
 MISTAKES, PREVIEWED, VERSIONS = 10, 4, 6  # images in the last two panels
 WIDTH, TITLES, DPI = 16, 1.1, 100  # inches, of which a column's two titles take some; pixels per inch
-SMALLER = 0.78  # a panel is smaller than the picture in a report, so that its text is larger beside it
-COLORS = 200  # of the palette: a third of the bytes, and no difference that an eye sees
+PANEL = 7.8  # inches, so that text is about equally large in all panels
+COLORS = 256  # of the palette, which takes a third of the bytes
 
 
 def panels(config: FrozenConfigDict, workdir: Path) -> dict[str, np.ndarray]:
@@ -60,7 +60,8 @@ def panels(config: FrozenConfigDict, workdir: Path) -> dict[str, np.ndarray]:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    figure.set_size_inches(SMALLER * figure.get_size_inches())
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(PANEL, PANEL * height / width)
     file = io.BytesIO()
     figure.savefig(file, facecolor="white", dpi=2 * DPI)
     file.seek(0)
