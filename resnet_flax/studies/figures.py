@@ -36,7 +36,7 @@ Point = tuple[Settings, float]  # a trial's settings and its score, NaN if it fa
 PANEL_COLUMNS, MAX_WIDTH = 3, 14  # inches
 MIN_PANEL, CELL, CHARACTER = 3.0, (0.62, 0.4), 0.08  # inches: a side, (width, height), a character of a label
 MAX_LEVEL_CHARS = 8  # characters of labels below an axis, above which they are turned
-MAX_LABEL_CHARS = 30
+MAX_SETTING_CHARS = 30
 FAILED = "#e6e6e6"
 
 
@@ -84,7 +84,7 @@ class Scores:
     def levels(self, name: str) -> list[str]:
         """Return the values of a field as labels, none for a range."""
         field = self.space.fields[name]
-        return [] if isinstance(field, Range) else [short_label(value, MAX_LABEL_CHARS) for value in field]
+        return [] if isinstance(field, Range) else [short_label(value, MAX_SETTING_CHARS) for value in field]
 
     def best(self, points: Sequence[Point]) -> Point:
         """Return the best of some points, a failed one only if all have failed."""
