@@ -149,7 +149,7 @@ def in_save(number: int, act: Callable[[], object]) -> Iterator[None]:
 
 
 def send(signum: int) -> Callable[[], None]:
-    """What sends a signal to this process."""
+    """Return a function that sends a signal to this process."""
     return lambda: os.kill(os.getpid(), signum)
 
 

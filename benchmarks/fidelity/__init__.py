@@ -1,4 +1,4 @@
-"""How far this project is from what it reimplements, number by number."""
+"""Fidelity: the distance between this project and what it reimplements, number by number."""
 
 from dataclasses import dataclass
 

@@ -19,7 +19,7 @@ MODULES = {"networks": networks, "optimizers": optimizers, "schedules": schedule
 
 
 def compare_golden(name: str, arrays: dict[str, np.ndarray]) -> Row:
-    """How far the arrays of a golden file are from those that the oracle makes now, relative to each array."""
+    """Compare the arrays of a golden file with those that the oracle makes now, relative to each array."""
     with np.load(GOLDEN / f"{name}.npz") as file:
         kept = dict(file)
     same = kept.keys() == arrays.keys() and all(kept[key].shape == np.shape(arrays[key]) for key in kept)
@@ -40,7 +40,7 @@ def rows(write: bool) -> Iterator[Row]:
 
 
 def heading() -> str:
-    """What the table was made with."""
+    """Return the versions that the table was made with."""
     made = circumstances()
     versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
     return (

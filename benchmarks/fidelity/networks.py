@@ -53,7 +53,7 @@ MEASURES = {
 
 
 def mask(channels: int) -> np.ndarray:
-    """What dropout multiplies by here: 0 for every fifth channel, 1.25 for the others."""
+    """Return the factors of dropout here: 0 for every fifth channel, 1.25 for the others."""
     return np.where(np.arange(channels) % 5 == 0, 0.0, 1.25).astype(np.float32)
 
 
@@ -92,7 +92,7 @@ def training_alike(signs: Sequence[jax.Array]) -> Iterator[list[jax.Array]]:
 def ours(
     fields: dict, weights: Tensors, images: np.ndarray, labels: np.ndarray, smoothing: float = 0.0, signs: Sequence = ()
 ) -> Tensors:
-    """What our network and `train_step` make of a batch: images (batch, H, W, 3) float32, labels (batch,) int32.
+    """Run our network and `train_step` on a batch: images (batch, H, W, 3) float32, labels (batch,) int32.
 
     Returns the logits, the loss, and in PyTorch's names the gradients and running statistics, each under the name of
     its measure: "eval/logits", "train/logits", "train/loss", "gradient/NAME", "running/NAME"; and "signs", the share of

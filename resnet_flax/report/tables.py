@@ -19,7 +19,7 @@ def class_rows(found: Predictions, classes: Sequence[str]) -> list[list[str]]:
 
 
 def percent(value: float | None) -> str:
-    """A percentage, "-" where there is none."""
+    """Return a percentage, "-" without a value."""
     return "-" if value is None or np.isnan(value) else f"{value:.2%}"
 
 

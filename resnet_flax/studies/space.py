@@ -1,4 +1,4 @@
-"""What a sweep is to do: the fields of the config that it varies, each with its values or its range."""
+"""The plan of a sweep: the fields of the config that it varies, each with its values or its range."""
 
 import hashlib
 import itertools
@@ -29,7 +29,7 @@ EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_r
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, whole ones if both are, spread evenly or by their logarithm."""
+    """The numbers from `low` to `high`, integers if both are, spread evenly or by their logarithm."""
 
     low: float
     high: float
@@ -41,14 +41,14 @@ Field = tuple[str, ...] | Range  # the values as they were typed, or a range
 
 @dataclass(frozen=True)
 class Space:
-    """What each of some `fields` of the config may be, where `recipe` is what the command line sets in the config."""
+    """The values or range of each of some `fields`; `recipe` is the part of the command line that sets the config."""
 
     recipe: tuple[str, ...]
     fields: Mapping[str, Field]
 
     @classmethod
     def read(cls, words: Sequence[str], recipe: Sequence[str]) -> "Space":
-        """The space of words such as "optimizer.momentum=0.8,0.9": a field and its values, or LOW..HIGH[:log].
+        """Parse words such as "optimizer.momentum=0.8,0.9": a field and its values, or LOW..HIGH[:log].
 
         Raises UserError for a field that is not there or may not vary, and for a value that is of another type.
         """
@@ -72,7 +72,7 @@ class Space:
         return cls(tuple(recipe), fields)
 
     def combinations(self) -> list[Settings]:
-        """Every combination of the values, the last field changing fastest. UserError where a field has a range."""
+        """Return every combination of the values, the last field changing fastest. UserError if a field has a range."""
         choices = []
         for name, field in self.fields.items():
             if isinstance(field, Range):
@@ -85,24 +85,24 @@ class Space:
         return [dict(zip(self.fields, values, strict=True)) for values in itertools.product(*choices)]
 
     def words(self, settings: Settings) -> list[str]:
-        """The command line of one trial, without its workdir."""
+        """Return the command line of one trial, without its workdir."""
         return [*self.recipe, *(f"--config.{name}={value}" for name, value in settings.items())]
 
     def config(self, settings: Settings) -> FrozenConfigDict:
-        """The config of one trial, without a test split: it is not looked at. UserError if it is refused."""
+        """Return the config of one trial, without a test split: a sweep never reads it. UserError if it is invalid."""
         return complete(recipe_config([*self.words(settings), "--config.data.test="]))
 
     def label(self, name: str) -> str:
-        """The last part of a field's name, where no other field of the config has the same."""
+        """Return the last part of a field's name if no other field of the config has the same, else the whole name."""
         last = name.rpartition(".")[2]
         return last if LAST_PARTS[last] == 1 else name
 
     def describe(self, settings: Settings) -> str:
-        """One line, such as learning_rate=0.1,momentum=0.9."""
+        """Return one line, such as learning_rate=0.1,momentum=0.9."""
         return ",".join(f"{self.label(name)}={value}" for name, value in settings.items())
 
     def folder(self, settings: Settings) -> str:
-        """The same as the name of a folder, which no other settings have."""
+        """Return the same as a folder name that no other settings have."""
         text = self.describe(settings)
         plain = re.sub(r"[^\w.,=+-]+", "_", text)[:100]
         return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -110,7 +110,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep is to do in `workdir`: `trials` runs of `config`, each with settings from `space`."""
+    """The plan of a sweep in `workdir`: `trials` runs of `config`, each with settings from `space`."""
 
     config: FrozenConfigDict
     workdir: Path
@@ -123,7 +123,7 @@ class Plan:
         return self.config.train.monitor
 
     def about(self) -> dict:
-        """What all processes at work on it have to agree about, flat and as JSON has it."""
+        """Return what all processes of the sweep must agree on, flat and as JSON."""
         about = {"method": self.method, "fields": dict(self.space.fields), "config": self.config.to_dict()}
         return flatten(json.loads(json.dumps(about, default=vars)))
 
@@ -136,12 +136,12 @@ def recipe_config(words: Sequence[str]) -> ConfigDict:
 
 
 def split_values(text: str) -> tuple[str, ...]:
-    """The values in "(8,16),(16,32)": commas within brackets do not part them."""
+    """Split "(8,16),(16,32)" into its values: commas within brackets do not separate them."""
     return tuple(dict.fromkeys(re.findall(r"(?:[^,()]|\([^()]*\))+", text)))
 
 
 def read_range(name: str, match: re.Match, default: object) -> Range:
-    """Numbers of the type that the field's `default` has."""
+    """Return the range with numbers of the type of the field's `default`."""
     if isinstance(default, bool) or not isinstance(default, int | float):
         raise UserError(f"config.{name} is no number, so it has no range: give values with commas between")
     kind = int if isinstance(default, int) else float

@@ -18,7 +18,7 @@ STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine matrix that leaves an image
 
 
 class Operation(NamedTuple):
-    """One operation with its parameters: which formula, and what that formula takes; a table has arrays of them."""
+    """One operation: its formula and the parameters of that formula. In a table every field is an array."""
 
     formula: Any = IDENTITY
     matrix: Any = STILL  # of AFFINE
@@ -27,7 +27,7 @@ class Operation(NamedTuple):
 
 
 def operation(name: str, magnitude: float, size: tuple[int, int]) -> Operation:
-    """The row of a named operation at a signed magnitude, for images of `size` (height, width)."""
+    """Return the row of a named operation at a signed magnitude, for images of `size` (height, width)."""
     factor = 1 + magnitude
     match name:
         case "Identity":
@@ -64,13 +64,13 @@ def operation(name: str, magnitude: float, size: tuple[int, int]) -> Operation:
 
 
 def _rotation(degrees: float, size: tuple[int, int]) -> tuple[float, ...]:
-    """Counter-clockwise about the centre, as Pillow's Image.rotate."""
+    """Return the matrix of a counter-clockwise rotation about the centre, as Pillow's Image.rotate."""
     cos, sin, y, x = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), size[0] / 2, size[1] / 2
     return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
 def table(rows: list[Operation]) -> Operation:
-    """The rows as arrays: formula and kind int32 (N,), matrix float32 (N, 6), amount float32 (N,)."""
+    """Stack rows into arrays: formula and kind int32 (N,), matrix float32 (N, 6), amount float32 (N,)."""
     formula, matrix, kind, amount = zip(*rows, strict=True)
     return Operation(
         np.asarray(formula, np.int32),
@@ -81,7 +81,7 @@ def table(rows: list[Operation]) -> Operation:
 
 
 def apply(xp: Any, images: Array, operations: Operation, index: Array) -> Array:
-    """Each image under the operation of the table that its `index` (int32 (B,)) names."""
+    """Apply to each image the operation in row `index` (int32 (B,)) of a table."""
     formula, matrix, kind, amount = (barrier(xp, xp.take(column, index, axis=0)) for column in operations)
     possible = set(operations.formula.tolist())
     results = {
@@ -136,7 +136,7 @@ PLAIN = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "
 
 
 def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) -> np.ndarray:
-    """torchvision's magnitudes 0 .. bins - 1 of an operation: float64 (bins,); `wide` are TrivialAugment's."""
+    """Return torchvision's magnitudes 0 .. bins - 1 of an operation: float64 (bins,); `wide` for TrivialAugment's."""
     height, width = size
     level = np.arange(bins) / (bins - 1)
     match name:
@@ -156,12 +156,12 @@ def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) 
 
 
 def signed(name: str, magnitude: float, size: tuple[int, int]) -> list[Operation]:
-    """An operation in its two directions, or twice the same where it has no direction."""
+    """Return an operation in its two directions, or twice the same if it has none."""
     return [operation(name, -magnitude if name in SIGNED else magnitude, size), operation(name, magnitude, size)]
 
 
 def autoaugment(xp: Any, images: Array, draws: Draws) -> Array:
-    """One of the 25 sub-policies of AutoAugment for CIFAR-10; each of its two operations with its probability."""
+    """Apply one of the 25 sub-policies of AutoAugment for CIFAR-10, each of its two operations with its probability."""
     size = xp.shape(images)[1:3]
     policy = draws.integers(len(CIFAR10))
     for slot in range(2):
@@ -175,7 +175,7 @@ def autoaugment(xp: Any, images: Array, draws: Draws) -> Array:
 
 
 def trivial_augment(xp: Any, images: Array, draws: Draws) -> Array:
-    """One of 14 operations at one of 31 strengths (Mueller and Hutter 2021, "TrivialAugment", the wide space)."""
+    """Apply one of 14 operations at one of 31 magnitudes (Mueller and Hutter 2021, "TrivialAugment", wide)."""
     size = xp.shape(images)[1:3]
     rows = [
         row
@@ -187,7 +187,7 @@ def trivial_augment(xp: Any, images: Array, draws: Draws) -> Array:
 
 
 def rand_augment(xp: Any, images: Array, draws: Draws, n: int, m: int) -> Array:
-    """`n` of 14 operations, one after the other, at strength `m` of 30 (Cubuk et al. 2019, "RandAugment")."""
+    """Apply `n` of 14 operations, one after the other, at magnitude `m` of 30 (Cubuk et al. 2019, "RandAugment")."""
     size = xp.shape(images)[1:3]
     rows = [row for name in PLAIN for row in signed(name, magnitudes(name, 31, size)[m], size)]
     for _ in range(n):

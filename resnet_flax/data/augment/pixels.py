@@ -12,12 +12,12 @@ from resnet_flax.data.augment.backends import Array, barrier, count_rows
 
 
 def per_image(xp: Any, parameter: Array) -> Array:
-    """(B,) -> (B, 1, 1, 1), to meet images."""
+    """Reshape (B,) to (B, 1, 1, 1), to broadcast against images."""
     return xp.reshape(barrier(xp, parameter), (-1, 1, 1, 1))
 
 
 def pick(xp: Any, images: Array, rows: Array, columns: Array) -> Array:
-    """Output pixel (b, y, x) is the input's at rows[b, y, x], columns[b, y, x]; 0 where that is outside.
+    """Gather pixels: output (b, y, x) is the input at rows[b, y, x], columns[b, y, x]; 0 where that is outside.
 
     rows and columns: int32, broadcastable to (B, H, W).
     """
@@ -31,7 +31,7 @@ def pick(xp: Any, images: Array, rows: Array, columns: Array) -> Array:
 
 
 def shift(xp: Any, images: Array, down: Array, right: Array, reflect: bool = False) -> Array:
-    """Moves each image by whole pixels (int32 (B,)); outside is 0, or with `reflect` the image again,
+    """Shift each image by whole pixels (int32 (B,)); outside is 0, or with `reflect` the image again,
     mirrored about its outermost pixels as np.pad's "reflect"."""
     _, height, width, _ = xp.shape(images)
     rows = xp.arange(height, dtype=xp.int32)[None, :, None] - per_image(xp, down)[..., 0]
@@ -42,19 +42,19 @@ def shift(xp: Any, images: Array, down: Array, right: Array, reflect: bool = Fal
 
 
 def mirrored(xp: Any, place: Array, size: int) -> Array:
-    """int32 places along an axis of `size` > 1 as they go back and forth in it: -1 is 1, and `size` is size - 2."""
+    """Reflect int32 positions along an axis of `size` > 1 into it: -1 becomes 1, and `size` becomes size - 2."""
     period = 2 * (size - 1)
     place = place % period
     return xp.where(place < size, place, period - place)
 
 
 def mirror(xp: Any, images: Array, chosen: Array) -> Array:
-    """Left and right exchanged in the images where `chosen` (bool (B,))."""
+    """Mirror left and right the images that are `chosen` (bool (B,))."""
     return xp.where(per_image(xp, chosen), xp.flip(images, 2), images)
 
 
 def standardize(xp: Any, images: Array, mean: tuple, std: tuple) -> Array:
-    """float32: (pixel / 255 - mean) / std per channel, as torchvision's ToTensor and Normalize."""
+    """Return float32 (pixel / 255 - mean) / std per channel, as torchvision's ToTensor and Normalize."""
     scale = 1 / (255 * np.asarray(std, np.float64))
     offset = -np.asarray(mean, np.float64) / std
     return xp.asarray(images, xp.float32) * scale.astype(np.float32) + offset.astype(np.float32)
@@ -65,7 +65,7 @@ def standardize(xp: Any, images: Array, mean: tuple, std: tuple) -> Array:
 
 
 def affine_matrix(xp: Any, size: tuple, angle: Array, right: Array, down: Array, scale: Array, shear: Array) -> Array:
-    """The matrix that turns clockwise by `angle` and shears along x by `shear` (degrees), scales, and moves (pixels).
+    """Return the matrix that rotates clockwise by `angle`, shears along x by `shear` (degrees), scales and shifts (pixels).
 
     About the centre of images of `size` (height, width); every parameter is float32 (B,). Shear, then rotation, as
     torchvision.transforms.functional.affine defines it.
@@ -80,13 +80,13 @@ def affine_matrix(xp: Any, size: tuple, angle: Array, right: Array, down: Array,
 
 
 def affine(xp: Any, images: Array, matrix: Array, interpolation: str = "nearest") -> Array:
-    """Each image under its matrix, 0 outside."""
+    """Transform each image by its matrix; 0 outside."""
     formula = _affine_nearest if interpolation == "nearest" else _affine_bilinear
     return formula(xp, images, barrier(xp, matrix))
 
 
 def _affine_nearest(xp: Any, images: Array, matrix: Array) -> Array:
-    """In integers, 65,536 to a pixel, as Pillow walks over small images: so there is nothing to round differently."""
+    """Take the nearest pixel, in integers of 1/65,536 pixel as Pillow does for small images: no rounding can differ."""
     a, b, c, d, e, f = (matrix[:, i, None, None] for i in range(6))
     a, b, c, d, e, f = (
         xp.asarray(xp.floor(number * 65536.0 + 0.5), xp.int32)
@@ -99,7 +99,7 @@ def _affine_nearest(xp: Any, images: Array, matrix: Array) -> Array:
 
 
 def _affine_bilinear(xp: Any, images: Array, matrix: Array) -> Array:
-    """The mean of four pixels, weighted by nearness and rounded down; at the border the outermost pixels repeat."""
+    """Take the mean of four pixels weighted by nearness, rounded down; at the border the outermost pixels repeat."""
     a, b, c, d, e, f = (matrix[:, i, None, None] for i in range(6))
     _, height, width, _ = xp.shape(images)
     y = xp.arange(height, dtype=xp.float32)[None, :, None] + 0.5
@@ -127,7 +127,7 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
 def grey(xp: Any, images: Array) -> Array:
-    """Luma as Pillow rounds it (ITU-R 601, in 1/65,536): whole numbers, float32 (B, H, W, 1)."""
+    """Return luma as Pillow rounds it (ITU-R 601, in 1/65,536): whole numbers, float32 (B, H, W, 1)."""
     x = xp.asarray(images, xp.float32)
     # A sum of three channels written out, because XLA is slow at reducing over so short an axis.
     total = x[..., 0:1] * 19595.0 + x[..., 1:2] * 38470.0 + x[..., 2:3] * 7471.0
@@ -135,14 +135,14 @@ def grey(xp: Any, images: Array) -> Array:
 
 
 def blend(xp: Any, degenerate: Array, images: Array, factor: Array) -> Array:
-    """What Pillow's ImageEnhance does: from `degenerate` (factor 0) over the image (1) and beyond, rounded down."""
+    """Interpolate from `degenerate` (factor 0) to the image (1) and beyond, rounded down, as Pillow's ImageEnhance."""
     degenerate = xp.asarray(degenerate, xp.float32)
     mixed = degenerate + per_image(xp, factor) * (xp.asarray(images, xp.float32) - degenerate)
     return xp.asarray(xp.minimum(xp.maximum(mixed, 0.0), 255.0), xp.uint8)
 
 
 def adjust(xp: Any, images: Array, kind: Array, factor: Array) -> Array:
-    """Brightness, contrast or saturation, by `kind` (int32 (B,)), times `factor` (float32 (B,))."""
+    """Multiply brightness, contrast or saturation, by `kind` (int32 (B,)), by `factor` (float32 (B,))."""
     level = grey(xp, images)
     _, height, width, _ = xp.shape(images)
     mean = xp.floor(per_image(xp, xp.sum(level, axis=(1, 2, 3))) / (height * width) + 0.5)
@@ -152,7 +152,7 @@ def adjust(xp: Any, images: Array, kind: Array, factor: Array) -> Array:
 
 
 def rotate_hue(xp: Any, images: Array, steps: Array) -> Array:
-    """Hue moved by `steps` (int32 (B,)) of 256 in Pillow's HSV, whose three channels are whole numbers, too."""
+    """Move the hue by `steps` (int32 (B,)) of 256 in Pillow's HSV, whose three channels are whole numbers, too."""
     x = xp.asarray(images, xp.float32)
     red, green, blue = x[..., 0], x[..., 1], x[..., 2]
     value = xp.maximum(xp.maximum(red, green), blue)
@@ -191,7 +191,7 @@ def rotate_hue(xp: Any, images: Array, steps: Array) -> Array:
 
 
 def sharpen(xp: Any, images: Array, factor: Array) -> Array:
-    """Away from (factor > 1) or towards (< 1) Pillow's SMOOTH: a 3x3 mean with weight 5 of 13 for the centre."""
+    """Move away from (factor > 1) or towards (< 1) Pillow's SMOOTH, a 3x3 mean with weight 5 of 13 for the centre."""
     batch, height, width, channels = xp.shape(images)
     # Rows and columns * channels, and padded first, because XLA is fast with long axes and equal shapes.
     x = xp.reshape(xp.asarray(images, xp.float32), (batch, height, width * channels))
@@ -209,19 +209,19 @@ def sharpen(xp: Any, images: Array, factor: Array) -> Array:
 
 
 def solarize(xp: Any, images: Array, threshold: Array) -> Array:
-    """Levels from `threshold` (float32 (B,)) on inverted; a threshold of 0 inverts the image, 256 keeps it."""
+    """Invert the levels from `threshold` (float32 (B,)) on; a threshold of 0 inverts the image, 256 keeps it."""
     x = xp.asarray(images, xp.float32)
     return xp.asarray(xp.where(x < per_image(xp, threshold), x, 255.0 - x), xp.uint8)
 
 
 def posterize(xp: Any, images: Array, step: Array) -> Array:
-    """Levels rounded down to multiples of `step` (float32 (B,)): 2**(8 - bits) keeps the upper `bits` of each level."""
+    """Round levels down to multiples of `step` (float32 (B,)): 2**(8 - bits) keeps the upper `bits` of each level."""
     step = xp.maximum(per_image(xp, step), 1.0)
     return xp.asarray(xp.floor(xp.asarray(images, xp.float32) / step) * step, xp.uint8)
 
 
 def autocontrast(xp: Any, images: Array) -> Array:
-    """Each channel stretched so that its darkest level becomes 0 and its lightest 255; rounded down."""
+    """Stretch each channel so that its darkest level becomes 0 and its lightest 255, rounded down."""
     x = xp.asarray(images, xp.float32)
     low, high = (xp.asarray(_over_pixels(reduce, xp, images), xp.float32) for reduce in (xp.min, xp.max))
     stretched = xp.floor((x - low) * 255.0 / xp.maximum(high - low, 1.0))
@@ -229,7 +229,7 @@ def autocontrast(xp: Any, images: Array) -> Array:
 
 
 def equalize(xp: Any, images: Array) -> Array:
-    """Each channel's levels spread so that they are about equally frequent, as Pillow's ImageOps.equalize."""
+    """Spread each channel's levels so that they are about equally frequent, as Pillow's ImageOps.equalize."""
     batch, height, width, channels = xp.shape(images)
     darker = xp.asarray(images < _over_pixels(xp.max, xp, images), xp.int32)  # than the lightest level there is
     step = xp.reshape(_over_pixels(xp.sum, xp, darker), (batch, channels, 1)) // 255
@@ -246,7 +246,7 @@ def equalize(xp: Any, images: Array) -> Array:
 
 
 def _over_pixels(reduce: Any, xp: Any, x: Array) -> Array:
-    """xp.min, max or sum over the pixels of each channel: (B, H, W, C) -> (B, 1, 1, C)."""
+    """Reduce by xp.min, max or sum over the pixels of each channel: (B, H, W, C) -> (B, 1, 1, C)."""
     batch, height, width, channels = xp.shape(x)
     # Two steps, the first with a long last axis: XLA on CPU is four times as fast.
     columns = reduce(xp.reshape(x, (batch, height, width * channels)), axis=1)
@@ -257,7 +257,7 @@ def _over_pixels(reduce: Any, xp: Any, x: Array) -> Array:
 
 
 def erase(xp: Any, images: Array, top: Array, left: Array, height: Array, width: Array, value: float) -> Array:
-    """A rectangle (all int32 (B,); it may reach over the border) set to `value`."""
+    """Set a rectangle (all int32 (B,); it may cross the border) to `value`."""
     _, rows, columns, _ = xp.shape(images)
     y = xp.arange(rows, dtype=xp.int32)[None, :, None, None] - per_image(xp, top)
     x = xp.arange(columns, dtype=xp.int32)[None, None, :, None] - per_image(xp, left)
