@@ -65,7 +65,7 @@ def standardize(xp: Any, images: Array, mean: tuple, std: tuple) -> Array:
 
 
 def affine_matrix(xp: Any, size: tuple, angle: Array, right: Array, down: Array, scale: Array, shear: Array) -> Array:
-    """Return the matrix that rotates clockwise by `angle`, shears along x by `shear` (degrees), scales and shifts (pixels).
+    """Return the matrix that rotates clockwise by `angle`, shears along x by `shear` (degrees), scales and shifts.
 
     About the centre of images of `size` (height, width); every parameter is float32 (B,). Shear, then rotation, as
     torchvision.transforms.functional.affine defines it.
