@@ -1,5 +1,6 @@
 """Text for the terminal. File names, class names and library messages may contain terminal control sequences."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -45,6 +46,13 @@ def print_line(text: object, file: TextIO | None = None) -> None:
         error.filename = error.filename or file.name
         lost_output.append(error)
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # its buffer, too, is written there when Python exits
+
+
+def erase_line(file: TextIO) -> None:
+    """Erase the line of a terminal's cursor, where a progress bar may stand."""
+    with contextlib.suppress(OSError):
+        file.write("\r\x1b[K")
+        file.flush()
 
 
 def first_few(items: Sequence[str], limit: int) -> list[str]:

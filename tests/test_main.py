@@ -167,7 +167,7 @@ def test_a_missing_device_is_one_line_from_every_verb(small_runs, tmp_path):
         "report": [str(run)],
         "evaluate": [str(run)],
         "predict": [str(image), f"--workdir={run}"],
-        "export": [f"--workdir={run}", f"--output={tmp_path}/more"],
+        "export": [f"--workdir={run}", f"--output={tmp_path}/more.npz"],
         "import-torch": [*SMALL_RUN, f"--file={weights}", f"--workdir={tmp_path}/imported"],
     }
     assert commands.keys() | {"preview"} == VERBS.keys()  # preview computes nothing on a device

@@ -19,7 +19,7 @@ from jax._src.distributed import global_state
 
 from resnet_flax.errors import report_error
 from resnet_flax.parallel.processes import PEER_LOST, run_on_first_process, start
-from resnet_flax.text import print_line
+from resnet_flax.text import erase_line, print_line
 
 LEAVING, REPORTED = b"leaving", b"reported"  # a process's last words: it ends as it should; it has reported a death
 NOTICE_SECONDS = 2  # by when the watch has noticed that another process is dead
@@ -113,7 +113,7 @@ class Watch:
         self._tell(REPORTED)
         if dead:
             if sys.stderr.isatty():
-                print("\r\x1b[K", end="", file=sys.stderr)  # erases the progress bar
+                erase_line(sys.stderr)
             print_line(f"error: {dead} of this run died; the same command resumes from the last checkpoint", sys.stderr)
         os._exit(PEER_LOST)
 

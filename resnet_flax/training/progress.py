@@ -11,12 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from resnet_flax.text import print_line
+from resnet_flax.text import erase_line, print_line
 from resnet_flax.training.step import Totals
 from resnet_flax.workdir.history import EpochRow, write_history
 
-TERMINAL_IS_GONE = contextlib.suppress(OSError)  # of what is drawn there; a signal tells the run
-CLEAR_LINE = "\r\x1b[K"  # how a terminal erases the line of the cursor
+drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal tells the run
 SHOW_SECONDS = 0.25  # between two looks at the totals, which take longer than a fast step
 
 
@@ -83,7 +82,7 @@ class Progress:
         loss, accuracy = totals.means()
         rate = self.images_per_second(step)
         left = ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
-        with TERMINAL_IS_GONE:
+        with drawing:
             self.bar.n = step
             self.bar.set_postfix_str(
                 f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
@@ -94,7 +93,7 @@ class Progress:
         """Show a bar while `count` images of a split are evaluated; yields what moves it to a number of images."""
 
         def show(done: int) -> None:
-            with TERMINAL_IS_GONE:
+            with drawing:
                 self.bar.update(done - self.bar.n)
 
         self.open_bar(title, count)
@@ -119,7 +118,7 @@ class Progress:
         """Show a bar on the last line of the terminal, in place of the one before."""
         self.close_bar()
         columns = shutil.get_terminal_size().columns - len(" ^C")  # which is echoed behind the bar
-        with TERMINAL_IS_GONE:
+        with drawing:
             self.bar = tqdm(
                 total=total,
                 initial=first,
@@ -133,7 +132,7 @@ class Progress:
 
     def close_bar(self) -> None:
         """Clear the bar's line."""
-        with TERMINAL_IS_GONE:
+        with drawing:
             if not self.bar.disable:
                 self.bar.close()
-                print(CLEAR_LINE, end="", flush=True)
+                erase_line(sys.stdout)

@@ -164,7 +164,9 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
             with Image.open(content, formats=IMAGE_FORMATS) as image:
                 original = image.size
                 image.draft(None, (4 * size[1], 4 * size[0]))
-                return ImageOps.exif_transpose(image), original
+                ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image takes longer than its decoding
+                image.load()
+                return image, original
         except UnidentifiedImageError:
             raise ValueError(f"is not an image, or not one of {', '.join(IMAGE_FORMATS)}") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -177,7 +179,8 @@ def eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError("has pixels of 32 bits: convert it to 8 or 16")
     if image.mode.startswith("I;16"):  # Pillow would clip, not scale
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def images_in_npz(file: Path) -> np.ndarray:
