@@ -113,7 +113,8 @@ def test_hangup_saves_and_stops_a_run_without_a_terminal(tmp_path):
 
 
 def test_nohup_survives_its_terminal(tmp_path):
-    terminal = Terminal(tmp_path / "run", "--config.train.epochs=20", "--config.train.patience=0", before=("nohup",))
+    nohup = ("sh", "-c", f'exec nohup "$@" > {tmp_path}/output', "sh")
+    terminal = Terminal(tmp_path / "run", "--config.train.epochs=20", "--config.train.patience=0", before=nohup)
     while not (tmp_path / "run" / "metrics.csv").exists():
         terminal.read()
     terminal.close()
