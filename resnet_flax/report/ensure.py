@@ -1,11 +1,12 @@
 """The report of a finished run: written once, and again when its results change or it is not whole."""
 
-import hashlib
 from pathlib import Path
 
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.parallel.processes import run_on_first_process
+from resnet_flax.report.html import last_line
+from resnet_flax.workdir.results import results_digest
 
 
 def ensure_report(workdir: Path) -> None:
@@ -25,14 +26,3 @@ def is_current(workdir: Path) -> bool:
     path = workdir / "report" / "report.html"
     end = last_line(results_digest(workdir)).encode()
     return path.exists() and bool(end) and path.read_bytes().endswith(end)
-
-
-def last_line(digest: str) -> str:
-    """Return the last line of report.html about the results with `digest`: it is written last and the page whole."""
-    return f"<!-- results {digest} -->\n" if digest else ""
-
-
-def results_digest(workdir: Path) -> str:
-    """Return the SHA-256 of results.json, or "" for an unfinished run."""
-    path = workdir / "report" / "results.json"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

@@ -124,16 +124,21 @@ def escape_html(text: str) -> str:
     return escape(escape_lines(text))
 
 
-def document(title: str, parts: Iterable[str], last_line: str = "") -> str:
-    """Return a whole document; `title` is text, `parts` and `last_line` are HTML."""
+def document(title: str, parts: Iterable[str], digest: str = "") -> str:
+    """Return a whole document; `title` is text, `parts` are HTML, `digest` is of the results that it shows."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape_html(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape_html(title)}</h1>\n"
         + "\n".join(parts)
-        + f"\n</main>\n</body>\n</html>\n{last_line}"
+        + f"\n</main>\n</body>\n</html>\n{last_line(digest)}"
     )
+
+
+def last_line(digest: str) -> str:
+    """Return the last line of a page about results with `digest`, "" without any: only a whole page ends in it."""
+    return f"<!-- results {digest} -->\n" if digest else ""
 
 
 def section(title: str, *parts: str) -> str:

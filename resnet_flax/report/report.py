@@ -13,7 +13,6 @@ from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError
 from resnet_flax.models.layers import layer_table
 from resnet_flax.report import evaluation, figures, html
-from resnet_flax.report.ensure import last_line, results_digest
 from resnet_flax.report.facts import chosen_row, interval_text, run_facts
 from resnet_flax.report.files import Files
 from resnet_flax.report.html import Tile
@@ -24,7 +23,7 @@ from resnet_flax.training.restore import read_history, restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.history import EpochRow
 from resnet_flax.workdir.predictions import SplitPredictions
-from resnet_flax.workdir.results import read_results
+from resnet_flax.workdir.results import read_results, results_digest
 
 EPOCH_HEADER = ["epoch", "learning rate", "train loss", "train acc", "val loss", "val acc"]
 
@@ -40,14 +39,14 @@ def write_report(config: FrozenConfigDict, workdir: Path) -> None:
     folder = workdir / "report"
     drawn = None
     while drawn != (digest := results_digest(workdir)):
-        files, drawn = draw_report(config, workdir, last_line(digest)), digest
+        files, drawn = draw_report(config, workdir, digest), digest
         if results_digest(workdir) == digest:
             folder.mkdir(exist_ok=True)
             files.write(folder)
     print_line(f"report: {folder}")
 
 
-def draw_report(config: FrozenConfigDict, workdir: Path, page_end: str) -> Files:
+def draw_report(config: FrozenConfigDict, workdir: Path, digest: str) -> Files:
     """Return the files of a report, report.html last."""
     results, history = read_results(workdir), read_history(config, workdir)
     found = predictions_to_report(config, workdir, bool(results))
@@ -63,7 +62,7 @@ def draw_report(config: FrozenConfigDict, workdir: Path, page_end: str) -> Files
         html.section("Layers", html.preformatted(layers)),
         html.folded("Config", html.preformatted(config_to_json(config))),
     ]
-    files.text("report.html", html.document(workdir.absolute().name, parts, page_end))
+    files.text("report.html", html.document(workdir.absolute().name, parts, digest))
     return files
 
 

@@ -1,5 +1,6 @@
 """The outcome of a finished run: report/results.json and report/predictions.npz."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -44,3 +45,9 @@ def write_results(results: dict, evaluated: SplitPredictions | None, workdir: Pa
         write_split_predictions(evaluated, workdir)
     with atomic_write(path) as file:
         json.dump(results, file, indent=2)
+
+
+def results_digest(workdir: Path) -> str:
+    """Return the SHA-256 of results.json, "" for an unfinished run."""
+    path = workdir / "report" / "results.json"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
