@@ -1,6 +1,7 @@
 """Every test runs on the CPU, offline, with a cache folder of its own."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="resnet_flax-tests-")
 os.environ.pop("TFDS_DATA_DIR", None)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background ignores
 # The same tiny programs again and again, in this process and in others: compiled once.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
