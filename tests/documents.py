@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md", *(ROOT / "docs").glob("*.md")]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "launch" / "README.md"]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 MAIN = ["python", "-m", "resnet_flax.main"]
 
 # What makes every recipe a matter of seconds, appended to its file.

@@ -1,5 +1,6 @@
 """Compare several runs: one table, what differs between them, and their curves."""
 
+import os
 from pathlib import Path
 
 from ml_collections import FrozenConfigDict
@@ -34,7 +35,7 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     text = text_table(COMPARISON_HEADER, rows) + ("\n" + text_table(["", *names], different) if different else "")
     files = Files()
     files.text("comparison.txt", text)
-    curves = {name: histories[run.workdir] for name, run in zip(names, ranked, strict=True)}
+    curves = {name: histories[run.workdir] for name, run in zip(short_names(ranked), ranked, strict=True)}
     charts = [
         files.chart(quantity, figures.compared_curves(curves, quantity), f"{title} after each epoch")
         for quantity, title in (("accuracy", "Accuracy"), ("loss", "Loss"))
@@ -49,6 +50,13 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files.write(folder)
     print_line(f"{text}comparison: {folder}")
+
+
+def short_names(runs: list[Job]) -> list[str]:
+    """Return the workdir of each run below the folder that they have in common."""
+    workdirs = [run.workdir.absolute() for run in runs]
+    common = os.path.commonpath([workdir.parent for workdir in workdirs])
+    return [str(workdir.relative_to(common)) for workdir in workdirs]
 
 
 def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochRow], results: dict) -> list[str]:

@@ -20,6 +20,7 @@ DARK_INK, LIGHT_INK = "#111111", "#fefefe"  # text on a coloured background, the
 MANY_CLASSES = 20  # above this, the cells of a matrix are too small for numbers
 MISTAKE_COLUMNS, MAX_MISTAKES = 5, 25
 MAX_LABEL_CHARS = 20  # characters of a class name
+MAX_RUN_CHARS = 40  # characters of a run's name
 MAX_TEXT_ROWS = 1000  # rows of a table drawn as a picture
 MARKED_EPOCHS = 30  # a curve of fewer epochs has a marker at each
 
@@ -65,7 +66,7 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
     for index, (name, history) in enumerate(histories.items()):
         color = RUN_COLORS[index % len(RUN_COLORS)]
         held_out = f"val_{quantity}" in history[0]
-        name = f" {escape_line(name)}" if name.startswith("_") else escape_line(name)  # a legend leaves out _x
+        name = run_label(name)
         plot_column(axes, history, f"val_{quantity}", label=name, color=color)
         label = None if held_out else f"{name} (training)"
         plot_column(
@@ -74,6 +75,14 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
     axes.set_title("validation; dashed: training", fontsize="medium", loc="left")
     finish_axes(axes, quantity)
     return figure
+
+
+def run_label(name: str) -> str:
+    """Return a run's name for a legend, which leaves out names that begin with _; of a long one the end says most."""
+    label = escape_line(name)
+    if len(label) > MAX_RUN_CHARS:
+        label = "\u2026" + label[1 - MAX_RUN_CHARS :]
+    return f" {label}" if label.startswith("_") else label
 
 
 def plot_column(axes: Axes, history: History, column: str, **style) -> None:
@@ -89,7 +98,9 @@ def finish_axes(axes: Axes, quantity: str) -> None:
     axes.set_ylabel(quantity)
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    for label in axes.legend(frameon=False).get_texts():
+    legend = axes.legend(frameon=False)
+    legend.set_in_layout(False)  # names of many runs would leave no room for their curves
+    for label in legend.get_texts():
         label.set_parse_math(False)
 
 

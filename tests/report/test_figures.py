@@ -48,6 +48,14 @@ def test_a_class_is_drawn_as_it_is_called():
     assert len(png(figures.text_figure("a row\n" * 10_000))) > 10_000
 
 
+def test_curves_keep_their_room_beside_the_names_of_many_runs():
+    rows = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
+    figure = figures.compared_curves({f"{index:03}/{'x' * 200}": rows for index in range(30)}, "loss")
+    assert len(png(figure)) > 5_000
+    assert figure.axes[0].get_window_extent().width > 0.5 * figure.bbox.width
+    assert {len(text.get_text()) for text in figure.axes[0].get_legend().get_texts()} == {40}
+
+
 def test_svg_has_the_names_as_text_and_nothing_that_a_name_can_change():
     drawn = svg(figures.confusion_matrix(predictions_of(np.arange(10), np.zeros(10, int), 0.5), NAMES))
     texts = [

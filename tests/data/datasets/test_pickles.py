@@ -67,6 +67,9 @@ class Calls:
     def __reduce__(self):
         return self.call
 
+    def __repr__(self):
+        return f"{self.call[0].__name__}(...)"
+
 
 @pytest.mark.parametrize(
     ("content", "name"),
