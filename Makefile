@@ -1,10 +1,12 @@
 # make demo: install, and train the quickstart
 # make check: style, types and the tests that train nothing, under a minute once installed; make test: all tests
 # make fidelity: compare everything with PyTorch, which it installs; make soak: put FAULTS faults into runs
+# WORKERS=4 runs the tests in so many processes, each of which needs up to 3 GB of memory
 # PYTHON=python3.13 chooses another Python for the environment VENV.
 PYTHON ?= python3
 VENV ?= .venv
 FAULTS ?= 300
+WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 QUICK_TESTS := $(filter-out tests/test_main.py tests/test_fidelity.py, $(wildcard tests/test_*.py)) \
@@ -19,10 +21,10 @@ demo: $(VENV)/installed
 	$(BIN)/python -m resnet_flax.main --config=configs/quickstart.py --workdir=runs/demo
 
 check: lint
-	$(BIN)/python -m pytest $(QUICK_TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) $(QUICK_TESTS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 fidelity: $(VENV)/installed-reference
 	$(BIN)/python -m benchmarks.fidelity
