@@ -9,7 +9,7 @@
 # GPUS    on each host; or                      TPU, TOPOLOGY, CHIPS   its type, its shape and the chips of each host
 #
 # With several hosts the claim must be one that all of them can mount (ReadWriteMany). A host that goes away or is
-# needed elsewhere stops the run, which saves; the job starts it again and it goes on from there.
+# needed elsewhere stops the run, which saves; the job starts it again and it resumes from there.
 set -euo pipefail
 
 missing=

@@ -1,7 +1,7 @@
 """Train with several processes on this machine, each with a GPU of its own: python launch/local.py 2 --config=FILE ...
 
-What follows the number is given to resnet_flax.main. Without GPUs the processes share the CPU, which shows and tests
-what a cluster does.
+Everything after the number is passed to resnet_flax.main. Without GPUs the processes share the CPU, to try out what a
+cluster does.
 """
 
 import os

@@ -4,7 +4,7 @@
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/preact.py
 #
 # To be sent from the project's folder, with all nodes seeing it. Two minutes before its time is up, or when the job must
-# make room, the run saves and stops; the same command goes on from there. PYTHON=PATH names another Python than
+# make room, the run saves and stops; the same command resumes from there. PYTHON=PATH names another Python than
 # .venv/bin/python; DRY_RUN=1 prints the command instead of running it.
 #SBATCH --job-name=resnet_flax
 #SBATCH --nodes=1

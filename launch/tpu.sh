@@ -2,9 +2,9 @@
 # Train on a Cloud TPU, one host or many. DRY_RUN=1 prints the commands instead of running them.
 #
 #   launch/tpu.sh create                             # makes the TPU and installs this commit on its hosts
-#   launch/tpu.sh train --config=configs/preact.py   # starts on all hosts, and goes on when you log out
+#   launch/tpu.sh train --config=configs/preact.py   # starts on all hosts, and keeps running when you log out
 #   launch/tpu.sh log                                # follows what the run says
-#   launch/tpu.sh stop                               # saves and stops; the same train goes on from there
+#   launch/tpu.sh stop                               # saves and stops; the same train resumes from there
 #   launch/tpu.sh fetch                              # brings runs/ here
 #   launch/tpu.sh install                            # installs this commit instead of the one there
 #   launch/tpu.sh delete                             # with its disk

@@ -1,4 +1,4 @@
-"""The launchers, as far as they go without a cloud: what they ask of gcloud, kubectl and srun, and that it is sound."""
+"""The launchers, as far as they go without a cloud: what they ask of gcloud, kubectl and srun."""
 
 import os
 import shlex
@@ -28,7 +28,7 @@ def launch(script: str, *words: str, **environment: str) -> subprocess.Completed
 
 
 def stand_in(folder: Path, name: str, script: str) -> dict[str, str]:
-    """An environment where the command `name` is a script of ours."""
+    """Return an environment in which the command `name` is `script`."""
     path = folder / name
     path.write_text(f"#!/usr/bin/env bash\n{script}\n")
     path.chmod(0o755)
@@ -40,7 +40,7 @@ def test_shellcheck_has_nothing_to_say():
     subprocess.run(["shellcheck", *SCRIPTS], check=True)
 
 
-def test_without_words_the_scripts_say_how_they_are_used():
+def test_scripts_without_arguments_print_their_usage():
     for script in ("tpu.sh", "gke.sh"):
         done = launch(script)
         assert done.returncode == 2
@@ -89,7 +89,7 @@ def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tmp_path):
 
 
 def wait_for(file: Path, text: str) -> None:
-    """Until the file says just this."""
+    """Wait until a file has this content."""
     for _ in range(500):
         if file.exists() and file.read_text() == text:
             return
@@ -155,5 +155,5 @@ def test_slurm_starts_a_process_for_each_gpu():
     assert refused.stderr == "error: --gpus-per-node is 8 and --ntasks-per-node 4: make them equal\n"
 
 
-def test_local_exits_as_the_first_that_failed():
+def test_local_exits_with_the_code_of_the_first_process_that_failed():
     assert local.main(["2", "--config=nothing.py"]) == 1

@@ -1,4 +1,4 @@
-"""Real faults put into real runs of a tiny network, and what must be the same at their end as without any."""
+"""Put real faults into real runs of a tiny network, and collect what must be the same at their end as without any."""
 
 import contextlib
 import os
@@ -51,46 +51,47 @@ def run(workdir: Path, *words: str) -> int:
 
 LONG = ["--config.train.epochs=200", "--config.train.patience=0"]
 PROGRAM = ("-m", "resnet_flax.main")
-WITHOUT_PICTURES = ("-m", "benchmarks.faults.injection")  # as `run` does it
+WITHOUT_PICTURES = ("-m", "benchmarks.faults.injection")  # `run` in a process of its own
 
 
 def start(workdir: Path, *words: str, python: tuple[str, ...] = PROGRAM, **environment: str) -> subprocess.Popen:
-    """Train SMALL with `words` changed in a process of its own."""
+    """Start to train SMALL with `words` changed in a process of its own."""
     command = [sys.executable, *python, *SMALL, *words, f"--workdir={workdir}"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def newest(workdir: Path, *words: str) -> tuple[int, list, int]:
-    """(step, history, checksum of all arrays and the history) of the newest checkpoint of a run."""
+    """Return (step, history, checksum of all arrays and the history) of the newest checkpoint of a run."""
     found = restored(workdir, "newest", *words)
     return found.step, found.history, checksum(found)
 
 
 def restored(workdir: Path, which: str, *words: str):
-    """A checkpoint of a run, as classifier.restore names it."""
+    """Return a checkpoint of a run, see restore_checkpoint."""
     _, [(config, _)], _ = parse([*SMALL, *words])
     return restore_checkpoint(config, workdir, which)
 
 
-CLOCKS = ("images_per_second", "training_seconds", "date")  # results that differ between runs alike
+# Results that may differ between equal runs.
+CIRCUMSTANCES = ("images_per_second", "training_seconds", "date", "code")
 
 
 def end(workdir: Path, *words: str) -> dict:
-    """All that must be the same at the end of two runs: every array, row and result."""
+    """Return all that must be the same at the end of two runs: every array, row and result."""
     best = restored(workdir, "best", *words)
     results = read_results(workdir)
     return {
         "newest": newest(workdir, *words),
         "best": (best.step, checksum(best)),
         "metrics.csv": (workdir / "metrics.csv").read_bytes(),
-        "results": {name: value for name, value in results.items() if name not in CLOCKS},
+        "results": {name: value for name, value in results.items() if name not in CIRCUMSTANCES},
     }
 
 
 @contextlib.contextmanager
 def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
-    """Do `act` just before training step `step` (from 0) is sent to the devices."""
+    """Call `act` just before training step `step` (from 0) is sent to the devices."""
     advance = Run.advance
 
     def patched(self, first_step):
@@ -112,7 +113,7 @@ def at_step(step: int, act: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_evaluation(act: Callable[[], object]) -> Iterator[None]:
-    """Do `act` after the first batch of the next evaluation, which is to end with it."""
+    """Call `act` after the first batch of the next evaluation, which must end there."""
     evaluate, acted = Classifier.evaluate, False
 
     def patched(self, state, split, after_batch):
@@ -134,7 +135,7 @@ def in_evaluation(act: Callable[[], object]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_save(number: int, act: Callable[[], object]) -> Iterator[None]:
-    """Do `act` while save `number` (from 1) is written in the background."""
+    """Call `act` while save `number` (from 1) is written in the background."""
     save, count = Checkpoints.save, 0
 
     def patched(self, checkpoint, best_step):
@@ -159,9 +160,9 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 def interrupt(
     workdir: Path, signum: int, doing: str, seconds: float, *words: str, python: tuple[str, ...] = PROGRAM
 ) -> tuple[int, float]:
-    """Start the run and send it a signal so many seconds after it is "starting", "training" or "saving" (see below).
+    """Start the run and send it a signal `seconds` after it is "starting", "training" or "saving".
 
-    Returns how its process ended, 0 where the run was finished before, and after how many seconds.
+    Returns the exit code, 0 if the run finished before the signal, and the seconds that it took to end.
     """
     with start(workdir, *words, python=python) as process:
         try:
@@ -181,7 +182,7 @@ def interrupt(
 
 
 def wait_for_epoch(process: subprocess.Popen) -> None:
-    """Until the line about the first epoch, or the end of the process."""
+    """Wait for the line of the first epoch, or the end of the process."""
     while (line := process.stdout.readline()) and not line.startswith("epoch"):
         pass
 
@@ -192,7 +193,7 @@ def sleep(process: subprocess.Popen, seconds: float) -> None:
 
 
 def wait_for_save(process: subprocess.Popen, folder: Path) -> None:
-    """Until a first checkpoint is under way, or the end of the process."""
+    """Wait until a checkpoint is being written, or for the end of the process."""
 
     def unfinished() -> set[str]:
         return {name for name in os.listdir(folder) if "orbax-checkpoint-tmp" in name} if folder.is_dir() else set()

@@ -10,7 +10,7 @@ from benchmarks.faults import injection
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Callable[..., Path]:
-    """undisturbed(*words): the workdir of a finished run of injection.SMALL with `words`. Nobody writes there."""
+    """undisturbed(*words): the workdir of a finished run of injection.SMALL with `words`. Tests only read it."""
     workdirs: dict[tuple[str, ...], Path] = {}
 
     def find(*words: str) -> Path:

@@ -1,4 +1,4 @@
-"""What an older version left is read, or refused by the name of what changed."""
+"""Runs of an older version are read, or refused with the name of what changed."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def change(workdir, **sections):
     path.write_text(json.dumps(config))
 
 
-def test_stopped_run_of_an_older_version_goes_on_to_the_end_that_it_had(workdir, monkeypatch, capsys):
+def test_stopped_run_of_an_older_version_resumes_to_the_end_that_it_had(workdir, monkeypatch, capsys):
     monkeypatch.setattr(train, "ensure_report", lambda workdir: None)
     config = complete(read_config(workdir))
     found = restore_checkpoint(config, workdir, "newest")
@@ -62,7 +62,7 @@ def test_config_with_a_renamed_field_names_the_nearest(workdir, capsys):
     assert error.count("\n") == 1
 
 
-def test_config_that_changed_is_refused_by_every_field(workdir, capsys):
+def test_changed_config_is_refused_with_every_field_that_differs(workdir, capsys):
     change(workdir, train={"ema_decay": 0.5}, optimizer={"momentum": 0.8})
     changed = ["--config.train.ema_decay=0.9", "--config.optimizer.momentum=0.9"]
     assert main([f"--workdir={workdir}", *changed]) == 1

@@ -14,7 +14,7 @@ from resnet_flax.workdir.checkpoints import Checkpoints, checksum
 
 @pytest.fixture
 def workdir(undisturbed, tmp_path):
-    """A finished run that has forgotten its results; with checkpoints of steps 16 and 24."""
+    """A finished run without its results, with checkpoints of steps 16 and 24."""
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "report" / "results.json").unlink()
     return tmp_path
@@ -79,7 +79,7 @@ def test_newest_intact_checkpoint_is_restored_with_a_message(name, workdir, blan
     assert sorted(path.name for path in folder.iterdir())[1:] == ["24" if name in HARMLESS else "24.damaged"]
 
 
-def test_flipped_bit_in_whichever_file_restores_no_wrong_number(workdir, blank):
+def test_flipped_bit_in_any_file_restores_no_wrong_number(workdir, blank):
     folder = workdir / "checkpoints"
     with Checkpoints(folder) as checkpoints:
         intact = checksum(checkpoints.restore(24, blank))
@@ -137,8 +137,8 @@ def test_run_without_an_intact_checkpoint_is_refused_and_left_alone(workdir, cap
         assert sorted(folder.rglob("*")) == before
 
 
-def test_what_is_not_of_the_run_is_left_alone(workdir, undisturbed, capsys):
-    """Nor is it taken for the newest checkpoint, which would keep the run from saving its own."""
+def test_other_files_in_the_folder_are_left_alone(workdir, undisturbed, capsys):
+    """Nor are they taken for the newest checkpoint, which would keep the run from saving its own."""
     folder = workdir / "checkpoints"
     shutil.rmtree(folder / "24")
     strays = [folder / name for name in ("notes", "0099", "-1", "24.damaged", "24.damaged1")]
@@ -160,7 +160,7 @@ def test_damaged_results_are_recreated(content, workdir, undisturbed, capsys):
     assert end(workdir) == end(undisturbed())
 
 
-def test_damaged_config_is_written_again_by_the_whole_command(workdir, undisturbed, capsys):
+def test_damaged_config_is_recreated_by_the_whole_command(workdir, undisturbed, capsys):
     path = workdir / "config.json"
     truncate(path)
     assert main(["train", f"--workdir={workdir}"]) == 1
@@ -174,7 +174,7 @@ def test_damaged_config_is_written_again_by_the_whole_command(workdir, undisturb
 
 
 @pytest.mark.parametrize("length", [5, 100, -30, -1])
-def test_damaged_table_is_read_from_the_checkpoint_and_written_again(length, workdir, undisturbed, capsys):
+def test_damaged_metrics_are_read_from_the_checkpoint_and_recreated(length, workdir, undisturbed, capsys):
     path = workdir / "metrics.csv"
     path.write_bytes(path.read_bytes()[:length])
     assert main(["report", f"--workdir={workdir}", f"{workdir}", "--output=" + str(workdir / "both")]) == 0

@@ -1,4 +1,4 @@
-"""A disk that is full or not to be written: one line, nothing lost, and the same command goes on once there is room."""
+"""A disk that is full or read-only: one line, nothing lost, and the same command resumes once there is room."""
 
 import contextlib
 import errno
@@ -36,7 +36,7 @@ def disk(tmp_path):
 
 
 def room(disk: Path, size: int | None) -> None:
-    """Leave so many bytes free, all but what is used where that is None."""
+    """Leave `size` bytes free, or all that are not used if it is None."""
     ballast = disk / "ballast"
     ballast.unlink(missing_ok=True)
     if size is not None:
@@ -65,7 +65,7 @@ def test_full_disk_loses_nothing(disk, undisturbed, capfd):
     assert end(workdir) == end(undisturbed())
 
 
-def test_stop_that_cannot_be_saved_does_not_say_that_it_was(disk, capfd):
+def test_stop_that_could_not_be_saved_does_not_claim_that_it_was(disk, capfd):
     with at_step(3, lambda: (room(disk, 0), send(15)())):
         assert run(disk / "run") == 1
     err = capfd.readouterr().err
@@ -85,7 +85,7 @@ def test_read_only_disk_is_refused_and_can_be_read(disk, undisturbed, capfd):
 
 @contextlib.contextmanager
 def largest_file(size: int):
-    """No file may become larger: what a limit does, and much like a full disk, without the rights to mount one."""
+    """Let no file grow beyond `size` bytes: like a full disk, but without the rights to mount one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -94,7 +94,7 @@ def largest_file(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_checkpoint_that_cannot_be_written_leaves_those_before(tmp_path):
+def test_checkpoint_that_cannot_be_written_leaves_earlier_ones(tmp_path):
     weights = jax.random.normal(jax.random.key(0), (64, 64))
 
     def saved_at(step: int) -> Checkpoint:

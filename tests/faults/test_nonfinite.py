@@ -19,7 +19,7 @@ from resnet_flax.training.run import Run
 
 @contextlib.contextmanager
 def in_step(number, spoil):
-    """Training step `number` (from 0) is `spoil`(step, state, totals, batch), compiled with all others."""
+    """Replace training step `number` (from 0) by `spoil`(step, now, state, totals, batch)."""
     step = Run.step
 
     def patched(self):
@@ -81,7 +81,7 @@ def test_value_that_is_not_finite_is_reported_even_if_its_details_cannot_be_writ
     assert error.endswith("a --config.optimizer.clip_norm may help\n")
 
 
-def test_stop_while_nobody_has_noticed_saves_nothing_bad(tmp_path, capsys):
+def test_stop_before_the_nan_is_noticed_saves_nothing_bad(tmp_path, capsys):
     with in_step(11, nan_pixel), at_step(12, send(signal.SIGTERM)):
         assert run(tmp_path) == 4
     refused(tmp_path, capsys.readouterr().err)

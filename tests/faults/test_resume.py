@@ -33,7 +33,7 @@ WAYS = {
 @pytest.mark.parametrize(
     ("way", "first", "second"), [("tfdata", TERM, INT), ("device", INT, TERM), ("pmap", TERM, INT)]
 )
-def test_run_stopped_everywhere_ends_as_if_nothing_had_happened(way, first, second, undisturbed, tmp_path, capsys):
+def test_run_stopped_at_every_stage_ends_as_if_it_had_not_been(way, first, second, undisturbed, tmp_path, capsys):
     """Stopped in the middle of epoch 1, in its evaluation, while it is saved, and before the last step of all."""
     words = WAYS[way]
     for stopping, signum, stopped_at in (

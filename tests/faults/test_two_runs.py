@@ -28,7 +28,7 @@ def test_second_run_is_refused_and_told_who_is_first(undisturbed, tmp_path, caps
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_where_nothing_can_be_locked_a_note_says_so(code, tmp_path, capsys):
+def test_workdir_that_cannot_be_locked_is_used_with_a_note(code, tmp_path, capsys):
     with mock.patch.object(fcntl, "flock", side_effect=OSError(code, os.strerror(code))), lock_workdir(tmp_path):
         pass
     assert f"cannot be locked ({os.strerror(code)})" in capsys.readouterr().out

@@ -53,7 +53,7 @@ def main(way: str, out: str) -> None:
 
 
 def fed(parallel) -> dict[str, np.ndarray]:
-    """What the second epoch's third batch of 16 out of 64 images is, by the feed that lies on the devices."""
+    """Return the third batch of 16 in the second epoch of 64 images, made by the device feed."""
     images = np.random.default_rng(1).integers(0, 256, (64, 32, 32, 3), np.uint8)
     split = Split(images, np.arange(64, dtype=np.int32))
     policy = Policy("crop(4)|flip|color_jitter(0.2,0.2,0.2)|rotate(15)|normalize(cifar10)")

@@ -1,4 +1,4 @@
-"""The result does not depend on the number of devices, nor on the way they are used."""
+"""The result does not depend on the number of devices, nor on how they are used."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from resnet_flax.parallel.devices import check_batch_size, compiler_options, loc
 
 
 def five_steps(way: str, devices: int, out: Path) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """(what five steps and an evaluation give, a batch of the device feed)."""
+    """Return the results of five steps and an evaluation, and a batch of the device feed."""
     script = Path(__file__).with_name("parallel_steps.py")
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-W", "error", str(script), way, str(out)]
@@ -26,7 +26,7 @@ def five_steps(way: str, devices: int, out: Path) -> tuple[list[np.ndarray], dic
 
 
 def test_one_two_and_four_devices_agree(tmp_path):
-    """To rounding in what they compute, and exactly in the order and the augmentation of the examples."""
+    """Within rounding in what they compute, and exactly in the order and the augmentation of the examples."""
     one, batch = five_steps("jit", 1, tmp_path / "one.npz")
     for way, devices in (("jit", 2), ("pmap", 4)):
         many, same = five_steps(way, devices, tmp_path / f"{way}.npz")
@@ -51,7 +51,7 @@ def test_local_rows_are_this_processes_share(monkeypatch):
     assert local_rows(np.arange(8).reshape(2, 4), axis=1).tolist() == [[2, 3], [6, 7]]
 
 
-def test_what_xla_is_told_is_for_a_cpu_and_for_a_jaxlib_that_knows_it(monkeypatch):
+def test_options_of_xla_are_for_a_cpu_and_for_a_jaxlib_that_has_them(monkeypatch):
     fresh = compiler_options.__wrapped__
     assert fresh()
     with monkeypatch.context() as patch:

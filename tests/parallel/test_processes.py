@@ -1,4 +1,4 @@
-"""Runs of several processes: how they find each other, that they end as one process does, and stop together."""
+"""Runs of several processes: they find each other, agree, train as one does, and stop and fail together."""
 
 import dataclasses
 import math
@@ -35,7 +35,7 @@ SMALL = [
 
 @pytest.fixture
 def nowhere(monkeypatch):
-    """An environment that says nothing of other processes, and a record of what jax is asked for."""
+    """An environment that names no other processes; returns the arguments of calls of jax.distributed.initialize."""
     ours = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")
     for name in (*processes.COUNTS, *ours, "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
@@ -56,7 +56,7 @@ def nowhere(monkeypatch):
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": "a:1"}, ("a:1", 2, 1)),
     ],
 )
-def test_others_are_joined_where_the_environment_says_so(nowhere, monkeypatch, environment, arguments):
+def test_processes_that_the_environment_names_are_joined(nowhere, monkeypatch, environment, arguments):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     processes.start()
@@ -109,7 +109,7 @@ def test_missing_variable_of_the_environment_is_named(nowhere, monkeypatch, envi
 
 
 def in_two_processes(monkeypatch, compute, tree):
-    """What each of two processes gets from the first: [(result or error, arrays)], one after the other in this one."""
+    """Return what each of two processes, simulated in turn, gets from the first: [(result or error, arrays)]."""
     sent: list[np.ndarray] = []
     got = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -127,8 +127,8 @@ def in_two_processes(monkeypatch, compute, tree):
     return got
 
 
-def test_others_get_from_the_first_what_it_found(monkeypatch):
-    """Down to the bits of a float, and an error with what it says; nothing of it is run."""
+def test_result_of_the_first_process_reaches_the_others(monkeypatch):
+    """To the last bit of a float, and errors with their message; nothing of it is executed."""
     row = {"epoch": 3, "val_loss": 0.1 + 0.2, "images_per_second": math.nan, "none": None, "name": "\x1b\ud800"}
     tree = {"a": np.array([-0.0, math.inf, 5e-324]), "b": (np.array(0.1, np.float32), np.zeros((2, 0), np.int8))}
     for result, arrays in in_two_processes(monkeypatch, lambda: [row], tree):
@@ -145,7 +145,7 @@ def test_others_get_from_the_first_what_it_found(monkeypatch):
 
 
 def launch(count: int, workdir: Path, feed: str) -> list[subprocess.Popen]:
-    """A run of two devices: one process with both, or two with one each."""
+    """Start a run on two devices: one process with both, or two with one each."""
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("JAX_NUM_CPU_DEVICES", str(2 // count))
@@ -153,14 +153,14 @@ def launch(count: int, workdir: Path, feed: str) -> list[subprocess.Popen]:
 
 
 def wait_for(run: list[subprocess.Popen]) -> tuple[list[int], str, str]:
-    """(exit codes, what the first process said, its errors)."""
+    """Return the exit codes, and stdout and stderr of the first process."""
     said = [process.communicate(timeout=120) for process in run]
     assert all(said[index] == ("", "") for index in range(1, len(run)))  # the first speaks for all
     return [process.returncode for process in run], *said[0]
 
 
 def newest(workdir: Path) -> tuple[int, int]:
-    """(step, checksum) of the newest checkpoint of a run."""
+    """Return (step, checksum) of the newest checkpoint of a run."""
     _, [(config, _)], _ = parse(["train", f"--workdir={workdir}"])
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         found = checkpoints.restore_newest(checkpoint_template(config))
@@ -177,7 +177,7 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("before", "after", "feed"), [(2, 1, "device"), (1, 2, "tfdata")])
-def test_a_run_stopped_goes_on_in_more_or_fewer_processes_to_the_same_end(undisturbed, tmp_path, before, after, feed):
+def test_stopped_run_resumes_in_more_or_fewer_processes_to_the_same_end(undisturbed, tmp_path, before, after, feed):
     run = launch(before, tmp_path, feed)
     while not (line := run[0].stdout.readline()).startswith("epoch 1/3"):
         assert line, run[0].stderr.read()
@@ -305,7 +305,7 @@ processes.start()
 """
 
 
-def test_process_that_waits_in_vain_for_the_others_says_so(monkeypatch):
+def test_process_whose_others_never_come_ends_in_one_line(monkeypatch):
     for index in (0, 1):
         alone = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
         alone["JAX_COORDINATOR_ADDRESS"] = f"localhost:{local.free_port()}"

@@ -1,4 +1,4 @@
-"""Steps reach the devices in different ways and in dispatches of any length: the result is the same."""
+"""The result does not depend on how steps reach the devices, nor on the length of a dispatch."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ def stream() -> Stream:
 
 
 def trained(start, stream: Stream, way: str, lengths: list[int]) -> list[np.ndarray]:
-    """Everything after STEPS steps, `lengths` of which are asked for by turns."""
+    """Return the state and totals after STEPS steps, in dispatches of `lengths` in turn."""
     parallel = PARALLEL[way]()
     model = ResNet((1,), (4,), block_dropout=0.2, axis_name=parallel.axis_name)
     optimizer = optax.sgd(0.05, momentum=0.9)
@@ -41,8 +41,8 @@ def trained(start, stream: Stream, way: str, lengths: list[int]) -> list[np.ndar
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state, totals))]
 
 
-def test_a_loop_of_steps_is_its_steps_to_the_last_bit(stream):
-    """However they are divided: one compiled loop serves all lengths."""
+def test_length_of_a_dispatch_changes_no_bit(stream):
+    """One compiled loop serves all lengths."""
     whole = trained(partial(dispatch.device_steps, looped=True), stream, "jit", [100])
     for lengths in ([1], [4, 1]):
         for a, b in zip(
@@ -52,13 +52,13 @@ def test_a_loop_of_steps_is_its_steps_to_the_last_bit(stream):
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap"])
-def test_a_loop_of_steps_is_single_steps(stream, way):
+def test_loop_of_steps_equals_single_steps(stream, way):
     single, looped = (trained(partial(dispatch.device_steps, looped=on), stream, way, [4]) for on in (False, True))
     for a, b in zip(single, looped, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_batches_from_the_host_train_the_same(stream):
+def test_batches_from_the_host_and_from_the_device_train_alike(stream):
     fed = (
         trained(start, stream, "jit", [1])
         for start in (dispatch.host_steps, partial(dispatch.device_steps, looped=False))

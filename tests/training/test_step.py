@@ -1,4 +1,4 @@
-"""One step: what it computes, what it counts, and what each mode of BatchNorm and dropout does."""
+"""A training step: its loss, its totals, and BatchNorm and dropout in training and evaluation."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def setup(dropout: float = 0.0):
     return state, jax.jit(partial(train_step, model=model, optimizer=optimizer, seed=0)), model
 
 
-def test_label_smoothing_is_torchs():
+def test_label_smoothing_equals_that_of_torch():
     logits, labels = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0])
     log_probabilities = jax.nn.log_softmax(logits)[0]
     expected = -(0.9 * log_probabilities[0] + 0.1 * log_probabilities.mean())
@@ -61,14 +61,14 @@ def test_first_nonfinite_step_is_remembered():
 
 
 class Root(nn.Module):
-    """Its logits are finite, and their gradient is not."""
+    """Logits that are finite, with a gradient that is not."""
 
     @nn.compact
     def __call__(self, image, train):
         return jnp.sqrt(self.param("root", nn.initializers.zeros, (10,))) + jnp.zeros((len(image), 1))
 
 
-def test_gradient_that_is_not_finite_is_noticed_where_the_loss_is():
+def test_gradient_that_is_not_finite_is_noticed_though_the_loss_is_finite():
     optimizer = optax.sgd(0.1)
     state = init_state(Root(), optimizer, 0, SHAPE)
     _, totals = train_step(state, Totals.zero(), make_batch(), model=Root(), optimizer=optimizer, seed=0)

@@ -35,7 +35,7 @@ SMALL = [
 
 
 def newest(workdir: Path, words: list[str] = SMALL) -> tuple[int, list, int]:
-    """(step, history, checksum) of the newest checkpoint of a run."""
+    """Return (step, history, checksum) of the newest checkpoint of a run."""
     _, [(config, _)], _ = parse(words)
     run = Run.from_config(config)
     tree = {"state": run.fresh_state(), "totals": Totals.zero()}
@@ -131,7 +131,7 @@ def test_report_verb_draws_again(finished, capsys):
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory) -> tuple[Path, str, str]:
-    """(the same run in a process of its own that compiles everything itself, what it printed, its errors)."""
+    """The same run in a process that compiles everything itself: (workdir, stdout, stderr)."""
     workdir = tmp_path_factory.mktemp("again")
     command = [sys.executable, "-m", "resnet_flax.main", *SMALL, f"--workdir={workdir}"]
     alone = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "0"}
@@ -139,13 +139,13 @@ def again(tmp_path_factory) -> tuple[Path, str, str]:
     return workdir, done.stdout, done.stderr
 
 
-def test_same_seed_same_run(finished, again):
+def test_same_seed_gives_the_same_bits(finished, again):
     workdir, _, _ = again
     assert newest(workdir) == newest(finished)
     assert (workdir / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
 
 
-def test_one_plain_line_an_epoch_where_there_is_no_terminal(again):
+def test_each_epoch_is_one_plain_line_without_a_terminal(again):
     _, out, err = again
     lines = out.splitlines()
     assert len([line for line in lines if line.startswith("epoch ")]) == 3
@@ -158,7 +158,7 @@ def test_one_plain_line_an_epoch_where_there_is_no_terminal(again):
     assert err == ""
 
 
-def test_bar_on_a_terminal(tmp_path, monkeypatch):
+def test_terminal_shows_a_bar(tmp_path, monkeypatch):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 100))
@@ -182,7 +182,7 @@ def test_bar_on_a_terminal(tmp_path, monkeypatch):
     assert text.count("  val ") == 3
 
 
-def test_diverging_run_stops_with_a_code_of_its_own(tmp_path, capsys):
+def test_diverging_run_has_its_own_exit_code(tmp_path, capsys):
     words = [*SMALL, "--config.optimizer.learning_rate=1e30", "--config.schedule.name=constant"]
     assert main([*words, f"--workdir={tmp_path}"]) == 4
     error = capsys.readouterr().err
@@ -209,7 +209,7 @@ def test_without_validation_the_last_epoch_is_the_result(tmp_path):
 
 
 @pytest.mark.parametrize("held_out", ["train[90%:]", ""])
-def test_without_a_test_split_nothing_is_said_of_one(finished, tmp_path, held_out, capsys, monkeypatch):
+def test_run_without_a_test_split_does_not_read_or_mention_one(finished, tmp_path, held_out, capsys, monkeypatch):
     """Choosing a recipe must not look at the test split: it is not even read."""
     read = load.read_split
     names = []
@@ -235,13 +235,13 @@ def test_pmap_trains_too(tmp_path):
 
 
 def test_network_learns_the_digits(tmp_path):
-    """Far enough above chance (10 %) that nothing of data, labels, network or optimiser can be crossed."""
+    """Far enough above chance (10 %) to show that data, labels, network and optimizer fit together."""
     words = [SMALL[0], "--config.model.widths=(8,16,16)", "--config.train.epochs=6", "--config.train.batch_size=32"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     assert json.loads((tmp_path / "report" / "results.json").read_text())["test_accuracy"] > 0.8
 
 
-def test_averaged_weights_answer_and_the_trained_ones_are_scored_beside_them(tmp_path, capsys):
+def test_averaged_weights_predict_and_the_unaveraged_ones_are_scored_beside_them(tmp_path, capsys):
     words = [*SMALL, "--config.train.ema_decay=0.9", "--config.data.feed=device"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     results = json.loads((tmp_path / "report" / "results.json").read_text())

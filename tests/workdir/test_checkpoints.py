@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, what a damaged one does, and that nothing changes on the way."""
+"""Checkpoints: which are kept, that they are exact, and what happens to a damaged one."""
 
 import json
 import shutil
@@ -51,13 +51,13 @@ def test_round_trip_is_exact(tmp_path):
     assert checksum(restored) == checksum(at(3))
 
 
-def test_none_at_all_is_a_fresh_start(tmp_path):
+def test_empty_folder_is_a_fresh_start(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_newest(TREE) is None
 
 
-def test_flipped_byte_is_noticed_by_the_checksum(tmp_path, capsys):
-    """In the largest file of array data; Orbax restores such a file without a word. Other damage: tests/faults."""
+def test_flipped_bit_is_noticed_by_the_checksum(tmp_path, capsys):
+    """In the largest file of arrays, which Orbax restores without an error. Other damage: tests/faults."""
     fill(tmp_path, (3, 3), (7, 3))
     path = max((tmp_path / "7").glob("tree/**/d/*"), key=lambda p: p.stat().st_size)
     content = bytearray(path.read_bytes())
@@ -73,8 +73,8 @@ def test_flipped_byte_is_noticed_by_the_checksum(tmp_path, capsys):
         assert checkpoints.restore_newest(TREE).step == 7
 
 
-def test_history_that_grew_is_written_where_the_arrays_are_already(tmp_path):
-    """As of a run that was stopped in the evaluation at an epoch's end, and then went on."""
+def test_longer_history_is_written_beside_the_arrays_that_are_already_there(tmp_path):
+    """As by a run that was stopped in the evaluation at the end of an epoch, and then resumed."""
     fill(tmp_path, (3, None))
     grown = at(3)
     grown.history += [grown.history[0] | {"epoch": 2, "step": 6}]

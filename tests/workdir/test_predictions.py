@@ -1,4 +1,4 @@
-"""Numbers from predictions, beside scikit-learn's and beside counting by hand."""
+"""Numbers from predictions, compared with scikit-learn's and with those counted by hand."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def draw(count: int = 200, classes: int = 4, seed: int = 0) -> Predictions:
     return Predictions(log_probabilities.astype(np.float32), labels.astype(np.int32))
 
 
-def test_scores_are_scikit_learns():
+def test_scores_equal_those_of_scikit_learn():
     found = draw()
     np.testing.assert_array_equal(found.confusion(), metrics.confusion_matrix(found.labels, found.predicted))
     assert found.accuracy == metrics.accuracy_score(found.labels, found.predicted)
@@ -65,7 +65,7 @@ def test_most_confident_mistakes_come_first():
     assert len(found.confident_mistakes(10_000)) == len(found) - found.correct
 
 
-def test_mean_is_of_probabilities_also_where_they_underflow():
+def test_mean_of_probabilities_is_exact_even_if_they_underflow():
     members = [draw(seed=seed).log_probabilities for seed in range(3)]
     np.testing.assert_allclose(
         np.exp(mean_log_probabilities(members)), np.mean([np.exp(m) for m in members], 0), rtol=1e-5
@@ -73,7 +73,7 @@ def test_mean_is_of_probabilities_also_where_they_underflow():
     assert mean_log_probabilities([np.full((1, 2), -1000, np.float32)] * 2).tolist() == [[-1000, -1000]]
 
 
-def test_saved_and_loaded(tmp_path):
+def test_predictions_are_read_as_they_were_written(tmp_path):
     found = draw()
     write_predictions(found, tmp_path / "predictions.npz", split="test", step=3)
     again, about = read_predictions(tmp_path / "predictions.npz")
