@@ -1,100 +1,105 @@
-"""Hundreds of faults put into real runs: python -m benchmarks.soak [--faults=300] [--inputs=100000] [--seed=0]
+"""Put hundreds of faults into real runs: python -m benchmarks.soak [--faults=300] [--inputs=100000] [--seed=0]
 
-Runs of a tiny network are killed, stopped and damaged at random moments, started again each time, and compared at their
-end with one that nothing happened to: every array, row and result, bit for bit. Readers of what somebody else may have
-written get malformed inputs. Writes benchmarks/results/soak.json; exits with 1 where a fault was not survived.
+Runs of a tiny network are killed, stopped, damaged and misused at random moments, started again each time, and
+compared at their end with a run without faults: every array, row, result and prediction, bit for bit. Readers of
+untrusted files get malformed inputs. Each seed has a line in benchmarks/results/soak.jsonl, which is written after each
+run, so that the soak may be killed. Exits with 1 if a fault was not survived, and keeps the runs to look at.
 """
 
 import argparse
 import json
+import os
 import random
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 from benchmarks import record
-from benchmarks.faults import injection
+from benchmarks.faults.kinds import MISUSES, PAIRS, STOPS, WAYS, Run, check, draw_photos
 
-WORDS = ["--config.train.epochs=60", "--config.train.patience=0"]
-WAYS = {
-    "tfdata": ["--config.data.feed=tfdata"],
-    "device": ["--config.data.feed=device"],
-    "pmap": ["--config.data.feed=device", "--config.parallel=pmap"],
-}
-MOMENTS = {"starting": 6.0, "training": 3.0, "saving": 0.05}  # doing what, and at most how many seconds later
-SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
 MOST = 8  # faults in one run
 
 
-def whole_run(workdir: Path, way: str) -> dict:
-    """Start the run, let it come to its end, and return that."""
-    with injection.start(workdir, *WORDS, *WAYS[way]) as process:
-        _, err = process.communicate()
-    assert process.returncode == 0, err
-    return injection.end(workdir, *WORDS, *WAYS[way])
+class Soak:
+    """What has been injected and survived so far: the line of a seed in the journal."""
+
+    def __init__(self, seed: int):
+        self.journal, self.seed, self.started = record.Journal("soak"), seed, time.monotonic()
+        self.injected: Counter[str] = Counter()
+        self.survived: Counter[str] = Counter()
+        self.runs = self.bit_identical = 0
+        self.failures: list[str] = []
+
+    def add(self, faults: list[str], failures: list[str]) -> None:
+        """Count faults, none of which counts as survived if there are `failures`, and write the line."""
+        self.injected.update(faults)
+        self.survived.update([] if failures else faults)
+        for failure in failures:
+            print(failure, flush=True)
+        self.failures += failures
+        figures = {
+            "runs": self.runs,
+            "bit_identical": self.bit_identical,
+            "checks": check.made,
+            "seconds": round(time.monotonic() - self.started),
+            "failures": self.failures,
+            "faults": {name: [self.survived[name], self.injected[name]] for name in sorted(self.injected)},
+        }
+        self.journal.add({"seed": self.seed}, figures | {"faults_in_all": self.injected.total()})
+
+    def put_faults_into_runs(self, faults: int, folder: Path) -> None:
+        """Inject at least `faults` faults, up to MOST in each run."""
+        rng = random.Random(self.seed)
+        draw_photos(folder / "photos", range(PAIRS))
+        undisturbed: dict[str, dict] = {}
+        while self.injected.total() < faults:
+            way = rng.choice(list(WAYS))
+            undisturbed[way] = undisturbed.get(way) or Run(folder, f"undisturbed_{way}", way).end()
+            run = Run(folder, f"run{self.runs}", way)
+            here, failures = disturb(run, rng)
+            found = attempt(run.end, f"{run.workdir.name} at its end", failures)
+            same = found == undisturbed[way]
+            if found and not same:
+                failures.append(f"{run.workdir.name} ({way}) ends differently after {', '.join(here)}")
+            self.runs, self.bit_identical = self.runs + 1, self.bit_identical + same
+            self.add(here, failures)
+
+    def try_malformed_inputs(self, inputs: int) -> None:
+        """Give so many malformed inputs to the readers of untrusted files, in a process of its own."""
+        command = [sys.executable, "-m", "benchmarks.faults.fuzz", f"--inputs={inputs}", f"--seed={self.seed}"]
+        figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+        failures = [str(failure) for failure in figures["failures"]]
+        self.add([], failures)
+        self.injected["malformed input"] += figures["inputs"]
+        self.survived["malformed input"] += figures["inputs"] - len(failures)
+        self.add([], [])
 
 
-def interrupted(workdir: Path, way: str, rng: random.Random) -> tuple[str, float] | None:
-    """Start the run and interrupt it. Returns how, and after how many seconds it ended; None where it was finished."""
-    name, doing = rng.choice(list(SIGNALS)), rng.choice(list(MOMENTS))
-    wait = rng.uniform(0, MOMENTS[doing])
-    code, seconds = injection.interrupt(workdir, SIGNALS[name], doing, wait, *WORDS, *WAYS[way])
-    return (f"{name} while {doing}", seconds) if code else None
+def disturb(run: Run, rng: random.Random) -> tuple[list[str], list[str]]:
+    """Inject up to MOST faults into a run until it is finished; return them, and what went wrong at once."""
+    here: list[str] = []
+    failures: list[str] = []
+    while len(here) < MOST and not run.is_finished() and not failures:
+        faults = STOPS if rng.random() < 0.4 else MISUSES
+        name = rng.choice(list(faults))
+        began = time.monotonic()
+        if attempt(lambda: faults[name](run, rng), f"{run.workdir.name}: {name}", failures) or failures:  # noqa: B023
+            here.append(name)
+            print(f"{run.workdir.name}: {name}, {time.monotonic() - began:.0f} s", flush=True)
+    return here, failures
 
 
-def damaged(workdir: Path, rng: random.Random) -> str | None:
-    """Damage the newest checkpoint, where there is one before it."""
-    folder = workdir / "checkpoints"
-    steps = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    if len(steps) < 2:
+def attempt(act, what: str, failures: list[str]):
+    """Return what `act` returns; an AssertionError, or a process that hangs, becomes one of `failures` instead."""
+    try:
+        return act()
+    except (AssertionError, subprocess.TimeoutExpired) as error:
+        failures.append(f"{what}: {error}")
         return None
-    path = rng.choice(sorted(path for path in (folder / str(max(steps))).rglob("*") if path.is_file()))
-    content = bytearray(path.read_bytes())
-    if content and rng.random() < 0.5:
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        path.write_bytes(content)
-        return "a bit flipped in the newest checkpoint"
-    path.write_bytes(content[: rng.randrange(len(content) + 1)])
-    return "a file of the newest checkpoint cut off"
-
-
-def soak(faults: int, rng: random.Random) -> tuple[list[dict], dict]:
-    """(a row for each kind of fault, what is said of all) of so many faults."""
-    injected: Counter[str] = Counter()
-    survived: Counter[str] = Counter()
-    longest = 0.0
-    runs = identical = 0
-    with tempfile.TemporaryDirectory() as folder:
-        undisturbed = {way: whole_run(Path(folder) / way, way) for way in WAYS}
-        while injected.total() < faults:
-            way, workdir = rng.choice(list(WAYS)), Path(folder) / f"run{runs}"
-            here: Counter[str] = Counter()
-            while here.total() < MOST and (ended := interrupted(workdir, way, rng)):
-                here[ended[0]] += 1
-                if not ended[0].startswith("SIGKILL"):
-                    longest = max(longest, ended[1])
-                if rng.random() < 0.25 and (damage := damaged(workdir, rng)):
-                    here[damage] += 1
-            same = whole_run(workdir, way) == undisturbed[way]
-            runs, identical = runs + 1, identical + same
-            injected += here
-            survived += here if same else Counter()
-            print(f"run {runs}: {here.total()} faults, {'the same' if same else 'ANOTHER'} end", flush=True)
-    rows = [{"fault": name, "injected": injected[name], "survived": survived[name]} for name in sorted(injected)]
-    return rows, {"runs": runs, "bit_identical": identical, "longest_seconds_to_stop": round(longest, 1)}
-
-
-def malformed(inputs: int, seed: int) -> dict:
-    """The row of so many malformed inputs."""
-    command = [sys.executable, "-m", "benchmarks.faults.fuzz", f"--inputs={inputs}", f"--seed={seed}"]
-    figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
-    for failure in figures["failures"]:
-        print(failure)
-    given = figures["inputs"]
-    return {"fault": "malformed input", "injected": given, "survived": given - len(figures["failures"])}
 
 
 def main() -> int:
@@ -103,13 +108,18 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rows, runs = soak(arguments.faults, random.Random(arguments.seed))
-    rows.append(malformed(arguments.inputs, arguments.seed))
-    print(json.dumps(runs))
-    for row in rows:
-        print(f"{row['survived']:9,} of {row['injected']:9,}  {row['fault']}")
-    print(record.write("soak", [runs, *rows]))
-    return int(any(row["survived"] < row["injected"] for row in rows))
+    soak = Soak(arguments.seed)
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    soak.put_faults_into_runs(arguments.faults, folder)
+    soak.try_malformed_inputs(arguments.inputs)
+    for name in sorted(soak.injected):
+        print(f"{soak.survived[name]:9,} of {soak.injected[name]:9,}  {name}")
+    if soak.failures:
+        print(f"see {folder}")
+    else:
+        shutil.rmtree(folder)
+    return int(bool(soak.failures))
 
 
 if __name__ == "__main__":
