@@ -16,10 +16,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks import record
-from benchmarks.faults.kinds import MISUSES, PAIRS, STOPS, WAYS, Run, check, draw_photos
+from benchmarks.faults.kinds import OTHERS, PAIRS, STOPS, WAYS, Run, check, draw_photos
 
 MOST = 8  # faults in one run
 
@@ -27,8 +30,8 @@ MOST = 8  # faults in one run
 class Soak:
     """What has been injected and survived so far: the line of a seed in the journal."""
 
-    def __init__(self, seed: int):
-        self.journal, self.seed, self.started = record.Journal("soak"), seed, time.monotonic()
+    def __init__(self, journal: record.Journal, seed: int):
+        self.journal, self.seed, self.started = journal, seed, time.monotonic()
         self.injected: Counter[str] = Counter()
         self.survived: Counter[str] = Counter()
         self.runs = self.bit_identical = 0
@@ -84,17 +87,18 @@ def disturb(run: Run, rng: random.Random) -> tuple[list[str], list[str]]:
     here: list[str] = []
     failures: list[str] = []
     while len(here) < MOST and not run.is_finished() and not failures:
-        faults = STOPS if rng.random() < 0.4 else MISUSES
+        faults = STOPS if rng.random() < 0.4 else OTHERS
         name = rng.choice(list(faults))
         began = time.monotonic()
-        if attempt(lambda: faults[name](run, rng), f"{run.workdir.name}: {name}", failures) or failures:  # noqa: B023
+        happened = attempt(partial(faults[name], run, rng), f"{run.workdir.name}: {name}", failures)
+        if happened or failures:
             here.append(name)
             print(f"{run.workdir.name}: {name}, {time.monotonic() - began:.0f} s", flush=True)
     return here, failures
 
 
-def attempt(act, what: str, failures: list[str]):
-    """Return what `act` returns; an AssertionError, or a process that hangs, becomes one of `failures` instead."""
+def attempt(act: Callable[[], Any], what: str, failures: list[str]) -> Any:
+    """Return what `act` returns; an AssertionError or a process that hangs becomes one of `failures`, and None."""
     try:
         return act()
     except (AssertionError, subprocess.TimeoutExpired) as error:
@@ -108,7 +112,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    soak = Soak(arguments.seed)
+    soak = Soak(record.Journal("soak"), arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     soak.put_faults_into_runs(arguments.faults, folder)

@@ -357,7 +357,7 @@ Fault = Callable[[Run, random.Random], bool]
 STOPS: dict[str, Fault] = {
     f"{name} while {doing}": partial(interrupt, signum, doing) for name, signum in SIGNALS.items() for doing in MOMENTS
 }
-MISUSES: dict[str, Fault] = {
+OTHERS: dict[str, Fault] = {
     "a bit flipped in the newest checkpoint": flip_a_bit,
     "a file of the newest checkpoint cut off": cut_off,
     "the newest checkpoint removed": remove_newest,
