@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "tensorflow-cpu", "torch", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "tensorflow-cpu", "torch", "pillow", "numpy")
 CODE = ("resnet_flax", "configs", "benchmarks", ":!benchmarks/results")
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.fidelity import networks, optimizers, relative, schedules
+from benchmarks.fidelity import networks, optimizers, relative, schedules, value_by_value
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import to_torch
 
@@ -70,6 +70,15 @@ def test_nothing_of_the_golden_files_is_left_out():
     assert {name.split("/")[0] for name in golden("networks")} == set(networks.NARROW)
     assert {name.split("/")[0] for name in golden("optimizers")} == {"weights", "gradients", *optimizers.CASES}
     assert {name.split("/")[0] for name in golden("schedules")} == set(schedules.CASES)
+
+
+def test_the_table_counts_every_value_that_differs_and_shows_the_worst():
+    theirs = np.full((4, 5), 250, np.uint8)
+    ours = theirs.copy()
+    ours[1, 2:4] = 251, 7
+    row = value_by_value("blend", ours, theirs)
+    assert [cell.strip() for cell in str(row).split("|")[2:-1]] == ["20", "1.00e-01", "2.43e+02", "0e+00", "NO"]
+    assert value_by_value("same", theirs, theirs).ok
 
 
 @pytest.mark.parametrize(("kernel_init", "gain"), [("torch", 1 / 3), ("he_normal", 2.0)])

@@ -1,27 +1,29 @@
 """Augmentation against torchvision's definitions: every operation, given the same drawn parameters.
 
-torchvision's transforms on PIL images delegate to Pillow, so the oracle here is Pillow itself, called as the
+torchvision's transforms of PIL images delegate to Pillow, so the oracle here is Pillow itself, called as the
 documentation and the formulas of torchvision.transforms.functional say; erasing and normalisation, which torchvision
-defines on tensors, are PyTorch's. A difference is the fraction of values that are off by more than 1/255.
+defines on tensors, and the magnitudes of the automatic policies are PyTorch's. Every uint8 value must be equal.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from benchmarks.fidelity import Row
+from benchmarks.fidelity import Row, value_by_value
 from resnet_flax.data.augment import autoaugment, pixels
 from resnet_flax.data.augment.policy import NORMALIZATIONS
 
-BOUND = 0.005  # of the values, as torchvision's two backends differ among themselves, too
 SIZE = 32
 RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 
 
-# The oracle: one image (H, W, 3) uint8 and the parameters of one image.
+# The oracle: functions of one image (H, W, 3) uint8 and its parameters.
 
 
 def _pillow(function: Callable[[Image.Image], Image.Image], image: np.ndarray) -> np.ndarray:
@@ -49,7 +51,7 @@ def affine(
     image: np.ndarray, angle: float, right: float, down: float, scale: float, shear: float, interpolation: str,
     about: tuple[float, float] | None = None, shear_y: float = 0.0,
 ) -> np.ndarray:  # fmt: skip
-    """The inverse of T(centre + move) R(angle) Shear_y Shear_x Scale T(-centre), as torchvision documents it."""
+    """Transform by the inverse of T(centre + shift) R(angle) Shear_y Shear_x Scale T(-centre), as in torchvision."""
     x, y = (image.shape[1] / 2, image.shape[0] / 2) if about is None else about
 
     def move(by_x: float, by_y: float) -> np.ndarray:
@@ -72,12 +74,12 @@ ENHANCERS = {
 }
 
 
-def adjust(image: np.ndarray, kind: int, factor: float) -> np.ndarray:
-    return _pillow(lambda x: ENHANCERS[int(kind)](x).enhance(float(factor)), image)
+def adjust(image: np.ndarray, factor: float, kind: int) -> np.ndarray:
+    return _pillow(lambda x: ENHANCERS[kind](x).enhance(factor), image)
 
 
 def sharpen(image: np.ndarray, factor: float) -> np.ndarray:
-    return _pillow(lambda x: ImageEnhance.Sharpness(x).enhance(float(factor)), image)
+    return _pillow(lambda x: ImageEnhance.Sharpness(x).enhance(factor), image)
 
 
 def rotate_hue(image: np.ndarray, steps: int) -> np.ndarray:
@@ -90,15 +92,15 @@ def rotate_hue(image: np.ndarray, steps: int) -> np.ndarray:
 
 
 def solarize(image: np.ndarray, threshold: float) -> np.ndarray:
-    return _pillow(lambda x: ImageOps.solarize(x, float(threshold)), image)
+    return _pillow(lambda x: ImageOps.solarize(x, threshold), image)
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
-    return _pillow(lambda x: ImageOps.posterize(x, int(bits)), image)
+    return _pillow(lambda x: ImageOps.posterize(x, bits), image)
 
 
 def operation(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
-    """An operation of AutoAugment and its kin at a signed magnitude, as torchvision applies it."""
+    """Apply an operation of the automatic policies at a signed magnitude, as torchvision does."""
     angle = math.degrees(math.atan(magnitude))
     match name:
         case "ShearX":
@@ -112,11 +114,11 @@ def operation(image: np.ndarray, name: str, magnitude: float) -> np.ndarray:
         case "Rotate":
             return rotate(image, magnitude, "nearest")
         case "Brightness":
-            return adjust(image, pixels.BRIGHTNESS, 1 + magnitude)
+            return adjust(image, 1 + magnitude, pixels.BRIGHTNESS)
         case "Contrast":
-            return adjust(image, pixels.CONTRAST, 1 + magnitude)
+            return adjust(image, 1 + magnitude, pixels.CONTRAST)
         case "Color":
-            return adjust(image, pixels.SATURATION, 1 + magnitude)
+            return adjust(image, 1 + magnitude, pixels.SATURATION)
         case "Sharpness":
             return sharpen(image, 1 + magnitude)
         case "Posterize":
@@ -155,7 +157,7 @@ def standardize(image: np.ndarray, mean: tuple, std: tuple) -> np.ndarray:
 
 
 def pictures(n: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
-    """uint8 (n, size, size, 3): patches, gradients, noise; some pale, some grey, some of few levels, one flat."""
+    """Return uint8 (n, size, size, 3): patches, gradients, noise; some pale, grey, of few levels, and one flat."""
     random = np.random.default_rng(seed)
     ramp = np.linspace(0, 1, size)
     gradient = (
@@ -171,16 +173,27 @@ def pictures(n: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
-def fraction_off(ours: Any, theirs: np.ndarray) -> float:
-    """The fraction of uint8 values that are more than one level apart."""
-    return float(np.mean(np.abs(np.asarray(ours, np.int32) - np.asarray(theirs, np.int32)) > 1))
+class Case(NamedTuple):
+    """An operation on uint8 images: our formula (xp, images, parameters), the oracle of one image, the parameters."""
+
+    what: str
+    ours: Callable[..., Any]
+    oracle: Callable[..., np.ndarray]
+    parameters: list[np.ndarray]  # (n,) each
+
+    def expected(self, images: np.ndarray) -> np.ndarray:
+        """Return the oracle's images; it gets Python numbers, so that it computes in float64."""
+        drawn = zip(*(parameter.tolist() for parameter in self.parameters), strict=True)
+        return np.stack([self.oracle(image, *one) for image, one in zip(images, drawn, strict=True)])
 
 
-def cases(
-    n: int, reach: int = 16, seed: int = 1
-) -> Iterator[tuple[str, Callable[..., Any], Callable[..., np.ndarray], list]]:
-    """(what, our formula of a batch, the oracle of one image, parameters (n,) each) for all on uint8 images; `reach`
-    bounds the moves, in pixels."""
+def ours_rotate(xp: Any, images: Any, angle: Any, interpolation: str) -> Any:
+    """Rotate counter-clockwise, as Pillow does and other than `pixels.affine`."""
+    return pixels.affine(xp, images, -angle, 0 * angle, 0 * angle, 0 * angle + 1, 0 * angle, interpolation)
+
+
+def cases(n: int, reach: int = 16, seed: int = 1) -> Iterator[Case]:
+    """Yield all operations with parameters for `n` images; `reach` bounds the shifts, in pixels."""
     random = np.random.default_rng(seed)
 
     def real(low: float, high: float) -> np.ndarray:
@@ -189,114 +202,143 @@ def cases(
     def whole(low: int, high: int) -> np.ndarray:
         return random.integers(low, high + 1, n).astype(np.int32)
 
-    def ours_rotate(images: np.ndarray, angle: np.ndarray, interpolation: str) -> np.ndarray:
-        return ours_affine(images, -angle, 0 * angle, 0 * angle, 0 * angle + 1, 0 * angle, interpolation)
+    def ours_crop(xp: Any, images: Any, top: Any, left: Any) -> Any:
+        return pixels.shift(xp, images, 4 - top, 4 - left)
 
-    def ours_affine(images: np.ndarray, *parameters: Any) -> np.ndarray:
-        matrix = pixels.affine_matrix(np, images.shape[1:3], *parameters[:-1])
-        return pixels.affine(np, images, matrix, parameters[-1])
+    def ours_adjust(xp: Any, images: Any, factor: Any, kind: int) -> Any:
+        return pixels.adjust(xp, images, np.full(n, kind, np.int32), factor)
 
-    def plain(formula: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda images, *parameters: formula(np, images, *parameters)
+    def ours_posterize(xp: Any, images: Any, bits: Any) -> Any:
+        return pixels.posterize(xp, images, xp.asarray(xp.right_shift(np.int32(256), bits), xp.float32))
 
-    top, left = whole(0, 8), whole(0, 8)
-    yield "crop 4", lambda x, t, r: pixels.shift(np, x, 4 - t, 4 - r), lambda x, t, r: crop(x, 4, t, r), [top, left]
-    yield "flip", plain(pixels.mirror), mirror, [whole(0, 1) > 0]
-    yield "translate, whole pixels", plain(pixels.shift), shift, [whole(-reach, reach), whole(-reach, reach)]
-    for kind in ("nearest", "bilinear"):
+    yield Case("crop 4", ours_crop, lambda x, top, left: crop(x, 4, top, left), [whole(0, 8), whole(0, 8)])
+    yield Case("flip", pixels.mirror, mirror, [whole(0, 1) > 0])
+    yield Case("translate, whole pixels", pixels.shift, shift, [whole(-reach, reach), whole(-reach, reach)])
+    for kind in RESAMPLING:
         for degrees in (10, 15, 180):
-            yield (
+            yield Case(
                 f"rotate {degrees}, {kind}",
-                lambda x, a, kind=kind: ours_rotate(x, a, kind),
-                lambda x, a, kind=kind: rotate(x, float(a), kind),
+                partial(ours_rotate, interpolation=kind),
+                partial(rotate, interpolation=kind),
                 [real(-degrees, degrees)],
             )
-        yield (
+        yield Case(
             f"affine, {kind}",
-            lambda x, *p, kind=kind: ours_affine(x, *p, kind),
-            lambda x, *p, kind=kind: affine(x, *map(float, p), kind),
+            partial(pixels.affine, interpolation=kind),
+            partial(affine, interpolation=kind),
             [real(-30, 30), np.round(real(-6, 6)), np.round(real(-6, 6)), real(0.7, 1.4), real(-20, 20)],
         )
-    for kind, name in enumerate(("brightness", "contrast", "saturation")):
+    for number, name in enumerate(("brightness", "contrast", "saturation")):
         for strength in (0.1, 0.2, 1.0):
-            yield (
+            yield Case(
                 f"color_jitter, {name} {strength}",
-                lambda x, f, kind=kind: pixels.adjust(np, x, np.full(n, kind, np.int32), f),
-                lambda x, f, kind=kind: adjust(x, kind, f),
+                partial(ours_adjust, kind=number),
+                partial(adjust, kind=number),
                 [real(1 - strength, 1 + strength)],
             )
     for hue in (0.1, 0.5):
         steps = (real(-hue, hue) * 255).astype(np.int32)
-        yield f"color_jitter, hue {hue}", plain(pixels.rotate_hue), rotate_hue, [steps]
-    for factor in (0.0, 0.5, 2.0):
-        yield f"sharpness {factor:g}", plain(pixels.sharpen), sharpen, [np.full(n, factor, np.float32)]
-    yield "solarize", plain(pixels.solarize), solarize, [real(0, 256)]
-    bits = whole(1, 8)
-    yield "posterize", lambda x, b: pixels.posterize(np, x, 2.0 ** np.float32(8 - b)), posterize, [bits]
+        yield Case(f"color_jitter, hue {hue}", pixels.rotate_hue, rotate_hue, [steps])
+    for factor in (0.0, 0.5, 1.7, 2.0):
+        yield Case(f"sharpness {factor:g}", pixels.sharpen, sharpen, [np.full(n, factor, np.float32)])
+    yield Case("solarize", pixels.solarize, solarize, [real(0, 256)])
+    yield Case("posterize", ours_posterize, posterize, [whole(1, 8)])
 
 
-def _spaces() -> Iterator[tuple[str, str, list[float]]]:
-    """(policy, operation, signed magnitudes) of all that the automatic policies can draw."""
-    every = sorted({text.split()[0] for pair in autoaugment.CIFAR10 for text in pair.split(", ")})
-    for policy, names, bins, wide in (
-        ("autoaugment", every, 10, False),
-        ("rand_augment", autoaugment.PLAIN, 31, False),
-        ("trivial_augment", autoaugment.PLAIN, 31, True),
-    ):
-        for name in names:
-            strengths = autoaugment.magnitudes(name, bins, (SIZE, SIZE), wide)
-            signs = (-1, 1) if name in autoaugment.SIGNED else (1,)
-            yield policy, name, [float(sign * strength) for sign in signs for strength in np.unique(strengths)]
+# policy -> its operations, the number of bins of their magnitudes, and whether these are TrivialAugment's.
+SPACES = {
+    "autoaugment": (sorted({text.split()[0] for pair in autoaugment.CIFAR10 for text in pair.split(", ")}), 10, False),
+    "rand_augment": (autoaugment.NAMES, 31, False),
+    "trivial_augment": (autoaugment.NAMES, 31, True),
+}
+
+
+def magnitudes(name: str, bins: int, wide: bool) -> np.ndarray:
+    """Return the magnitudes of an operation on images of SIZE, as torchvision computes them: float64 (bins,)."""
+    import torch
+
+    match name:
+        case "ShearX" | "ShearY":
+            values = torch.linspace(0.0, 0.99 if wide else 0.3, bins)
+        case "TranslateX" | "TranslateY":
+            values = torch.linspace(0.0, 32.0 if wide else 150.0 / 331.0 * SIZE, bins)
+        case "Rotate":
+            values = torch.linspace(0.0, 135.0 if wide else 30.0, bins)
+        case "Brightness" | "Color" | "Contrast" | "Sharpness":
+            values = torch.linspace(0.0, 0.99 if wide else 0.9, bins)
+        case "Posterize":
+            values = 8 - (torch.arange(bins) / ((bins - 1) / (6 if wide else 4))).round().int()
+        case "Solarize":
+            values = torch.linspace(255.0, 0.0, bins)
+        case _:
+            values = torch.zeros(bins)
+    return values.double().numpy()
 
 
 def compare() -> Iterator[Row]:
-    """All comparisons on 256 made-up images."""
-    images = pictures(256)
-    for what, ours, oracle, parameters in cases(len(images)):
-        expected = [oracle(image, *drawn) for image, *drawn in zip(images, *parameters, strict=True)]
-        yield Row(what, fraction_off(ours(images, *parameters), np.stack(expected)), BOUND)
-    some = images[:32]
-    for policy, name, strengths in _spaces():
-        worst = 0.0
-        for strength in strengths:
-            table = autoaugment.table([autoaugment.operation(name, strength, (SIZE, SIZE))])
-            ours = autoaugment.apply(np, some, table, np.zeros(len(some), np.int32))
-            worst = max(worst, fraction_off(ours, np.stack([operation(image, name, strength) for image in some])))
-        yield Row(f"{policy}, {name}", worst, BOUND)
-    for what, ours, theirs, bound in _tensors(images):
-        yield Row(what, float(np.abs(ours - theirs).max()), bound)
+    """Compare every operation on synthetic images: the drawn ones on 2,048, those of the policies on 32 a magnitude."""
+    images = np.resize(pictures(256), (2048, SIZE, SIZE, 3))
+    for case in cases(len(images)):
+        ours = jax.jit(partial(case.ours, jnp))(images, *case.parameters)
+        yield value_by_value(case.what, ours, case.expected(images))
+    for policy, (names, bins, wide) in SPACES.items():
+        for name in names:
+            yield _compare_operation(f"{policy}, {name}", images[:32], name, bins, wide)
+    yield from _compare_tensors(images[:256])
 
 
-def _tensors(images: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray, float]]:
-    """(what, ours, the oracle's, bound of the largest difference) for the operations on float32."""
+def _compare_operation(what: str, images: np.ndarray, name: str, bins: int, wide: bool) -> Row:
+    """Compare an operation at every magnitude in both directions."""
+    signs = (-1, 1) if name in autoaugment.SIGNED else (1, 1)
+    theirs = np.stack(
+        [
+            operation(image, name, float(sign * magnitude))
+            for magnitude in magnitudes(name, bins, wide)
+            for sign in signs
+            for image in images
+        ]
+    )
+    size = images.shape[1:3]
+    rows = [row for x in autoaugment.magnitudes(name, bins, size, wide) for row in autoaugment.signed(name, x, size)]
+    apply = jax.jit(lambda images, index: autoaugment.apply(jnp, images, autoaugment.table(rows), index))
+    ours = [apply(images, np.full(len(images), row, np.int32)) for row in range(len(rows))]
+    return value_by_value(what, np.concatenate(ours), theirs)
+
+
+def _compare_tensors(images: np.ndarray) -> Iterator[Row]:
+    """Compare the operations on float32."""
     random = np.random.default_rng(2)
     floats = random.normal(size=images.shape).astype(np.float32)
     ranges = ((-4, 32), (-4, 32), (0, 20), (0, 20))  # top, left, height, width
     boxes = [random.integers(low, high, len(images)).astype(np.int32) for low, high in ranges]
     theirs = np.stack([erase(image, *box, 1.0) for image, *box in zip(floats, *boxes, strict=True)])
-    yield "random_erasing and cutout", pixels.erase(np, floats, *boxes, 1.0), theirs, 0.0
+    ours = jax.jit(lambda floats, *boxes: pixels.erase(jnp, floats, *boxes, 1.0))(floats, *boxes)
+    yield value_by_value("random_erasing and cutout", ours, theirs)
     for name, numbers in NORMALIZATIONS.items():
         theirs = np.stack([standardize(image, *numbers) for image in images])
-        yield f"normalize {name}", pixels.standardize(np, images, *numbers), theirs, 1e-5
+        ours = jax.jit(lambda images, numbers=numbers: pixels.standardize(jnp, images, *numbers))(images)
+        yield value_by_value(f"normalize {name}", ours, theirs, 1e-6)
 
 
 def golden() -> dict[str, np.ndarray]:
-    """Small pictures, the parameters of every case, and what the oracle makes of them.
+    """Return small pictures, the parameters of every case, and the results of the oracle.
 
-    "images"; "CASE/0", "CASE/1", ... and "CASE/expected" for `cases`; "operation NAME MAGNITUDE/expected"; and
-    "normalize NAME/expected".
+    "images"; "CASE/0", "CASE/1", ... and "CASE/expected" for `cases`; "operation NAME MAGNITUDE/expected" for one
+    magnitude of each operation; "magnitudes POLICY NAME" for all; and "normalize NAME/expected".
     """
     images = pictures(4, size=24)
     arrays = {"images": images}
-    for what, _, oracle, parameters in cases(len(images), reach=5):
-        arrays |= {f"{what}/{i}": parameter for i, parameter in enumerate(parameters)}
-        expected = [oracle(image, *drawn) for image, *drawn in zip(images, *parameters, strict=True)]
-        arrays[f"{what}/expected"] = np.stack(expected)
-    for policy, name, strengths in _spaces():
-        if policy == "rand_augment" or name == "Invert":
-            strength = round(strengths[len(strengths) // 3], 3)
-            expected = [operation(image, name, strength) for image in images]
-            arrays[f"operation {name} {strength}/expected"] = np.stack(expected)
+    for case in cases(len(images), reach=5):
+        arrays |= {f"{case.what}/{i}": parameter for i, parameter in enumerate(case.parameters)}
+        arrays[f"{case.what}/expected"] = case.expected(images)
+    for policy, (names, bins, wide) in SPACES.items():
+        for name in names:
+            values = arrays[f"magnitudes {policy} {name}"] = magnitudes(name, bins, wide)
+            if policy == "rand_augment" or name == "Invert":
+                sign = -1 if name in autoaugment.SIGNED else 1
+                magnitude = float(sign * values[bins * 2 // 3])
+                expected = [operation(image, name, magnitude) for image in images]
+                arrays[f"operation {name} {magnitude}/expected"] = np.stack(expected)
     for name, numbers in NORMALIZATIONS.items():
         arrays[f"normalize {name}/expected"] = np.stack([standardize(image, *numbers) for image in images])
     return arrays

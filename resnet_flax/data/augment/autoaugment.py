@@ -1,7 +1,7 @@
-"""Policies that draw operations from a list: AutoAugment, TrivialAugment and RandAugment, as torchvision has them.
+"""Policies that draw operations from a list: AutoAugment, TrivialAugment and RandAugment, as in torchvision.
 
-Every operation that can be drawn, at every strength and with either sign, is a row of a table of parameters. So images
-of a batch that drew different operations go through the same few pixel formulas, and the row says which result holds.
+Every operation that can be drawn, at every magnitude and with either sign, is a row of a table of parameters. So images
+of a batch that drew different operations go through the same few pixel formulas, and the row selects the result.
 """
 
 import math
@@ -14,7 +14,7 @@ from resnet_flax.data.augment.backends import Array, barrier, for_few
 from resnet_flax.data.augment.draws import Draws
 
 IDENTITY, AFFINE, ADJUST, SHARPEN, SOLARIZE, POSTERIZE, AUTOCONTRAST, EQUALIZE = range(8)
-STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the affine matrix that leaves an image as it is
+STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the matrix that leaves an image as it is
 
 
 class Operation(NamedTuple):
@@ -64,17 +64,17 @@ def operation(name: str, magnitude: float, size: tuple[int, int]) -> Operation:
 
 
 def _rotation(degrees: float, size: tuple[int, int]) -> tuple[float, ...]:
-    """Return the matrix of a counter-clockwise rotation about the centre, as Pillow's Image.rotate."""
+    """Return the matrix of a counter-clockwise rotation about the centre."""
     cos, sin, y, x = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)), size[0] / 2, size[1] / 2
     return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
 
 
 def table(rows: list[Operation]) -> Operation:
-    """Stack rows into arrays: formula and kind int32 (N,), matrix float32 (N, 6), amount float32 (N,)."""
+    """Stack rows into arrays: formula and kind int32 (N,), matrix in fixed point int32 (N, 6), amount float32 (N,)."""
     formula, matrix, kind, amount = zip(*rows, strict=True)
     return Operation(
         np.asarray(formula, np.int32),
-        np.asarray(matrix, np.float32),
+        pixels.fixed_point(np, np.asarray(matrix)),
         np.asarray(kind, np.int32),
         np.asarray(amount, np.float32),
     )
@@ -85,7 +85,7 @@ def apply(xp: Any, images: Array, operations: Operation, index: Array) -> Array:
     formula, matrix, kind, amount = (barrier(xp, xp.take(column, index, axis=0)) for column in operations)
     possible = set(operations.formula.tolist())
     results = {
-        AFFINE: lambda: pixels.affine(xp, images, matrix),
+        AFFINE: lambda: pixels.affine_nearest(xp, images, matrix),
         ADJUST: lambda: pixels.adjust(xp, images, kind, amount),
         SHARPEN: lambda: pixels.sharpen(xp, images, amount),
         SOLARIZE: lambda: pixels.solarize(xp, images, amount),
@@ -101,8 +101,8 @@ def apply(xp: Any, images: Array, operations: Operation, index: Array) -> Array:
     return output
 
 
-# AutoAugment (Cubuk et al. 2018, "AutoAugment: Learning Augmentation Policies from Data", table 7): the 25 sub-policies
-# found for CIFAR-10, each two operations with a probability and a magnitude of 0 to 9.
+# The 25 sub-policies of AutoAugment for CIFAR-10 (Cubuk et al. 2018, "AutoAugment: Learning Augmentation Policies from
+# Data", table 7), each two operations with a probability and a magnitude of 0 to 9.
 CIFAR10 = (
     "Invert 0.1 0, Contrast 0.2 6",
     "Rotate 0.7 2, TranslateX 0.3 9",
@@ -131,27 +131,38 @@ CIFAR10 = (
     "TranslateY 0.7 9, AutoContrast 0.9 0",
 )
 SIGNED = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"}
-PLAIN = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+# The 14 operations of TrivialAugment and RandAugment.
+NAMES = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
          "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize")  # fmt: skip
+
+
+def linspace(start: float, end: float, n: int) -> np.ndarray:
+    """Return the values of torch.linspace as it computes them with fused multiply-add (AVX2 and newer): float64 (n,).
+
+    float32, from `start` in the first half and from `end` in the second; `end - step * 15` may be 15.999999.
+    """
+    step = float((np.float32(end) - np.float32(start)) / np.float32(n - 1))
+    place = np.arange(n)
+    values = np.where(place < n // 2, np.float32(start) + step * place, np.float32(end) - step * (n - 1 - place))
+    return values.astype(np.float32).astype(np.float64)
 
 
 def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) -> np.ndarray:
     """Return torchvision's magnitudes 0 .. bins - 1 of an operation: float64 (bins,); `wide` for TrivialAugment's."""
     height, width = size
-    level = np.arange(bins) / (bins - 1)
     match name:
         case "ShearX" | "ShearY":
-            return level * (0.99 if wide else 0.3)
+            return linspace(0, 0.99 if wide else 0.3, bins)
         case "TranslateX" | "TranslateY":
-            return level * (32 if wide else 150 / 331 * (width if name == "TranslateX" else height))
+            return linspace(0, 32 if wide else 150 / 331 * (width if name == "TranslateX" else height), bins)
         case "Rotate":
-            return level * (135 if wide else 30)
+            return linspace(0, 135 if wide else 30, bins)
         case "Brightness" | "Color" | "Contrast" | "Sharpness":
-            return level * (0.99 if wide else 0.9)
+            return linspace(0, 0.99 if wide else 0.9, bins)
         case "Posterize":
-            return 8 - np.round(level * (6 if wide else 4))
+            return 8 - np.round(np.arange(bins) / ((bins - 1) / (6 if wide else 4)))
         case "Solarize":
-            return np.arange(bins)[::-1] * 255 / (bins - 1)  # whole thresholds stay whole
+            return linspace(255, 0, bins)
     return np.zeros(bins)
 
 
@@ -175,11 +186,11 @@ def autoaugment(xp: Any, images: Array, draws: Draws) -> Array:
 
 
 def trivial_augment(xp: Any, images: Array, draws: Draws) -> Array:
-    """Apply one of 14 operations at one of 31 magnitudes (Mueller and Hutter 2021, "TrivialAugment", wide)."""
+    """Apply one of 14 operations at one of 31 magnitudes (Müller and Hutter 2021, "TrivialAugment", wide space)."""
     size = xp.shape(images)[1:3]
     rows = [
         row
-        for name in PLAIN
+        for name in NAMES
         for strength in magnitudes(name, 31, size, wide=True)
         for row in signed(name, strength, size)
     ]
@@ -189,7 +200,7 @@ def trivial_augment(xp: Any, images: Array, draws: Draws) -> Array:
 def rand_augment(xp: Any, images: Array, draws: Draws, n: int, m: int) -> Array:
     """Apply `n` of 14 operations, one after the other, at magnitude `m` of 30 (Cubuk et al. 2019, "RandAugment")."""
     size = xp.shape(images)[1:3]
-    rows = [row for name in PLAIN for row in signed(name, magnitudes(name, 31, size)[m], size)]
+    rows = [row for name in NAMES for row in signed(name, magnitudes(name, 31, size)[m], size)]
     for _ in range(n):
         images = barrier(xp, apply(xp, images, table(rows), draws.integers(len(rows))))
     return images

@@ -5,6 +5,7 @@ written once against the NumPy API; only what that API cannot express, or what o
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -17,6 +18,11 @@ Array = Any  # np.ndarray, jax.Array or tf.Tensor, as `xp` makes them
 def call_compiled(xp: Any, function: Callable[..., Array], *arguments: Array) -> Array:
     """Call `function`, compiled where nobody else compiles it: TensorFlow's graphs do not fuse operations."""
     return function(*arguments) if xp in (np, jnp) else xp.jit(function)(*arguments)
+
+
+def float64(xp: Any) -> AbstractContextManager:
+    """Return a context in which `xp` has float64, which JAX has only on request."""
+    return jax.enable_x64(True) if xp is jnp else nullcontext()
 
 
 def _cond(xp: Any) -> Callable[..., Array] | None:

@@ -2,7 +2,8 @@
 
 An operation is a function (xp, images, draws, arguments) -> images that draws parameters for each image and calls a
 formula of `pixels`; and one line in `OPS`. All follow torchvision.transforms on PIL images: before `normalize` images
-are uint8 and every operation rounds as Pillow does; operations after `normalize` work on float32.
+are uint8, and given the drawn parameters every value is the one that Pillow returns; operations after `normalize` work
+on float32.
 """
 
 import math
@@ -60,8 +61,7 @@ def affine(
     angle = draws.uniform(-degrees, degrees)
     right, down = _moves(xp, images, draws, translate)
     scale, shears = draws.uniform(scale_low, scale_high), draws.uniform(-shear, shear)
-    matrix = pixels.affine_matrix(xp, xp.shape(images)[1:3], angle, right, down, scale, shears)
-    return pixels.affine(xp, images, matrix, interpolation)
+    return pixels.affine(xp, images, angle, right, down, scale, shears, interpolation)
 
 
 def _moves(xp: Any, images: Array, draws: Draws, fraction: float) -> tuple[Array, Array]:
@@ -76,7 +76,7 @@ def color_jitter(
 ) -> Array:
     """Scale brightness, contrast and saturation by factors within 1 +- strength and rotate the hue within +-`hue` of a
     turn, in an order drawn for each image (ColorJitter)."""
-    factors = [_factor(xp, draws, strength) for strength in (brightness, contrast, saturation)]
+    factors = [draws.uniform(max(0, 1 - strength), 1 + strength) for strength in (brightness, contrast, saturation)]
     steps = xp.asarray(draws.uniform(-hue, hue) * 255.0, xp.int32)
     order = draws.permutation(4 if hue else 3)
     for position in range(order.shape[1]):
@@ -88,12 +88,6 @@ def color_jitter(
             adjusted = xp.where(pixels.per_image(xp, kind == 3), turned, adjusted)
         images = barrier(xp, adjusted)
     return images
-
-
-def _factor(xp: Any, draws: Draws, strength: float) -> Array:
-    """Draw factors within 1 +- strength, not below 0: float32 (B,), multiples of 1/4,096, so that their products with
-    levels are exact and no compiler rounds them differently."""
-    return xp.floor(draws.uniform(max(0.0, 1 - strength), 1 + strength) * 4096.0 + 0.5) * (1 / 4096)
 
 
 def sharpness(xp: Any, images: Array, draws: Draws, factor: float, p: float) -> Array:

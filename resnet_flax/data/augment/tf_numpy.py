@@ -6,7 +6,7 @@ imports TensorFlow, so only the host feed imports it.
 
 import tensorflow as tf
 
-uint8, int32, uint32, float32 = tf.uint8, tf.int32, tf.uint32, tf.float32
+uint8, int32, uint32, float32, float64 = tf.uint8, tf.int32, tf.uint32, tf.float32, tf.float64
 
 abs, maximum, minimum, where = tf.abs, tf.maximum, tf.minimum, tf.where
 cos, exp, floor, round, sin, sqrt, tan = tf.cos, tf.exp, tf.floor, tf.round, tf.sin, tf.sqrt, tf.tan

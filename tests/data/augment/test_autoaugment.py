@@ -20,11 +20,32 @@ def golden():
 
 
 OPERATIONS = [key.split("/")[0] for key in golden() if key.startswith("operation ")]
+MAGNITUDES = [key for key in golden() if key.startswith("magnitudes ")]
 
 
 def test_the_golden_file_has_every_operation():
-    drawn = {text.split()[0] for pair in autoaugment.CIFAR10 for text in pair.split(", ")} | set(autoaugment.PLAIN)
+    drawn = {text.split()[0] for pair in autoaugment.CIFAR10 for text in pair.split(", ")} | set(autoaugment.NAMES)
     assert {name.split()[1] for name in OPERATIONS} == drawn
+    assert len(MAGNITUDES) == 13 + 2 * len(autoaugment.NAMES)
+
+
+@pytest.mark.parametrize("key", MAGNITUDES)
+def test_magnitudes_are_torchvisions(key):
+    _, policy, name = key.split()
+    bins, wide = {"autoaugment": (10, False), "rand_augment": (31, False), "trivial_augment": (31, True)}[policy]
+    np.testing.assert_array_equal(autoaugment.magnitudes(name, bins, SIZE, wide), golden()[key])
+
+
+def test_the_sixteenth_translation_of_trivial_augment_is_by_15_pixels():
+    [right, *_] = autoaugment.signed("TranslateX", autoaugment.magnitudes("TranslateX", 31, SIZE, wide=True)[15], SIZE)
+    assert right.matrix == (1.0, 0.0, 15, 0.0, 1.0, 0.0)
+
+
+def test_factors_of_brightness_are_torchvisions_float32():
+    magnitude = autoaugment.magnitudes("Brightness", 10, SIZE)[6]
+    [darker, lighter] = autoaugment.table(autoaugment.signed("Brightness", magnitude, SIZE)).amount
+    assert darker == np.float32(1) - np.float32(0.6) != np.float32(0.4)
+    assert lighter == np.float32(1.6)
 
 
 @pytest.mark.parametrize("key", OPERATIONS)
@@ -36,7 +57,7 @@ def test_an_operation_is_pillows(key):
         [autoaugment.operation(name, float(magnitude), images.shape[1:3]), autoaugment.Operation()]
     )
     ours = autoaugment.apply(np, images, table, np.zeros(len(images), np.int32))
-    assert np.mean(np.abs(ours.astype(int) - arrays[f"{key}/expected"]) > 1) <= 0.005
+    np.testing.assert_array_equal(ours, arrays[f"{key}/expected"])
     assert np.any(ours != images) == (name != "Identity")
 
 
@@ -80,9 +101,10 @@ def test_autoaugment_draws_sub_policies_signs_and_probabilities(monkeypatch):
 def test_autoaugment_has_the_magnitudes_of_its_paper(monkeypatch):
     tables = [operations for operations, _ in drawn_rows(monkeypatch, autoaugment.autoaugment)]
     # Sub-policy 1: Rotate 0.7 2, then TranslateX 0.3 9; sub-policy 3: ShearY 0.5 8; 5: Posterize 0.3 7; 18: Solarize 8.
-    np.testing.assert_allclose(tables[0].matrix[3, [0, 1]], [np.cos(np.pi / 27), -np.sin(np.pi / 27)], rtol=1e-6)
-    assert tables[1].matrix[2:4, 2].tolist() == [14, -14]  # 150 / 331 * 32 = 14.5
-    np.testing.assert_allclose(tables[0].matrix[6:8, 3], [-0.8 / 3, 0.8 / 3], rtol=1e-6)
+    matrices = [operations.matrix / 65536 for operations in tables]
+    np.testing.assert_allclose(matrices[0][3, [0, 1]], [np.cos(np.pi / 27), -np.sin(np.pi / 27)], atol=1e-5)
+    assert matrices[1][2:4, 2].tolist() == [14 + 0.5, -14 + 0.5]  # 150 / 331 * 32 = 14.5, and half a pixel
+    np.testing.assert_allclose(matrices[0][6:8, 3], [-0.8 / 3, 0.8 / 3], atol=1e-5)
     assert tables[1].amount[10] == 2.0 ** (8 - 5)
     np.testing.assert_allclose(tables[1].amount[36], 255 / 9, rtol=1e-6)
 
@@ -98,7 +120,7 @@ def test_rand_augment_draws_n_operations_alike(monkeypatch):
     assert len(applied) == 3
     for operations, index in applied:
         assert stats.chisquare(np.bincount(index // 2, minlength=14)).pvalue > 1e-3
-        assert operations.matrix[2:4, 1].tolist() == [np.float32(-0.3), np.float32(0.3)]
+        assert operations.matrix[2:4, 1].tolist() == [round(-0.3 * 65536), round(0.3 * 65536)]
     assert stats.chi2_contingency(np.histogram2d(applied[0][1] // 2, applied[1][1] // 2, 14)[0]).pvalue > 1e-3
 
 

@@ -1,6 +1,6 @@
 """Policies: their text, the order of their operations, and the same images in every namespace."""
 
-from pathlib import Path
+from importlib import import_module
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,8 @@ from resnet_flax.errors import UserError
 
 # The augmentation of the reports, in their order.
 RECIPES = {
-    "resnet_443": "rotate(10)|color_jitter(0.1,0.1,0.1)|flip|sharpness(2,0.2)|crop(4)"
-    "|normalize(0.4914,0.4822,0.4465,0.247,0.243,0.261)|random_erasing(0.2,0.02,0.1,value=1)",
-    "resnet_2322": "crop(4)|flip|normalize(half)",
-    "preact": "crop(4)|flip|normalize(cifar10)",
-    "resnet18_w42": "rotate(10)|flip|crop(4)|color_jitter(0.2,0.2,0.2,hue=0.1)|translate(0.1)|normalize(cifar10)",
-    "resnet_353": "flip|crop(4)|color_jitter(0.2,0.2,0.2)|autoaugment|rotate(15)|normalize(cifar10)",
+    name: import_module(f"configs.{name}").get_config().data.policy
+    for name in ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_353")
 }
 
 
@@ -61,7 +57,7 @@ def test_flip_mirrors_half_of_the_images(images):
     assert 0.44 < np.mean(mirrored) < 0.56
 
 
-def test_reflection_goes_on_however_far():
+def test_reflection_continues_however_far():
     line = np.arange(5, dtype=np.int32)
     np.testing.assert_array_equal(pixels.mirrored(np, np.arange(-17, 5 + 17), 5), np.pad(line, 17, "reflect"))
 
@@ -75,59 +71,6 @@ def test_alternating_flip_mirrors_each_image_every_other_epoch(images):
     assert 0.44 < np.mean(mirrored[0]) < 0.56
     assert np.all(mirrored[0] != mirrored[1])
     assert np.all(mirrored[0] == mirrored[2]) and np.all(mirrored[1] == mirrored[3])
-
-
-def golden():
-    with np.load(Path(__file__).parents[2] / "golden" / "augmentation.npz") as file:
-        return dict(file)
-
-
-def turn(kind):
-    return lambda x, angle: warp(kind)(x, -angle, 0 * angle, 0 * angle, 0 * angle + 1, 0 * angle)
-
-
-def warp(kind):
-    return lambda x, *drawn: pixels.affine(np, x, pixels.affine_matrix(np, x.shape[1:3], *drawn), kind)
-
-
-def toned(kind):
-    return lambda x, factor: pixels.adjust(np, x, np.full(len(x), kind, np.int32), factor)
-
-
-FORMULAS = {  # by the beginning of the golden file's names
-    "crop 4": lambda x, top, left: pixels.shift(np, x, 4 - top, 4 - left),
-    "flip": lambda *args: pixels.mirror(np, *args),
-    "translate": lambda *args: pixels.shift(np, *args),
-    "rotate 10, nearest": turn("nearest"),
-    "rotate 15, nearest": turn("nearest"),
-    "rotate 180, nearest": turn("nearest"),
-    "rotate 10, bilinear": turn("bilinear"),
-    "rotate 15, bilinear": turn("bilinear"),
-    "rotate 180, bilinear": turn("bilinear"),
-    "affine, nearest": warp("nearest"),
-    "affine, bilinear": warp("bilinear"),
-    "color_jitter, brightness": toned(pixels.BRIGHTNESS),
-    "color_jitter, contrast": toned(pixels.CONTRAST),
-    "color_jitter, saturation": toned(pixels.SATURATION),
-    "color_jitter, hue": lambda *args: pixels.rotate_hue(np, *args),
-    "sharpness": lambda *args: pixels.sharpen(np, *args),
-    "solarize": lambda *args: pixels.solarize(np, *args),
-    "posterize": lambda x, bits: pixels.posterize(np, x, np.float32(2.0) ** (8 - bits)),
-}
-
-
-def test_the_golden_file_has_every_formula():
-    assert {key for key in FORMULAS if any(name.startswith(key) for name in golden())} == set(FORMULAS)
-
-
-@pytest.mark.parametrize("name", FORMULAS)
-def test_pixels_are_those_of_pillow(name):
-    arrays = golden()
-    for key in [key.removesuffix("/expected") for key in arrays if key.startswith(name) and key.endswith("/expected")]:
-        drawn = [arrays[f"{key}/{i}"] for i in range(sum(other.startswith(key + "/") for other in arrays) - 1)]
-        ours = FORMULAS[name](arrays["images"], *drawn).astype(int)
-        assert np.mean(np.abs(ours - arrays[f"{key}/expected"]) > 1) <= 0.005
-        assert np.any(ours != arrays["images"])
 
 
 def test_color_jitter_draws_factors_and_orders(monkeypatch):
@@ -263,13 +206,9 @@ def test_numpy_jax_and_tensorflow_give_the_same_images(images, text):
     results = everywhere(text, images)
     for result in results.values():
         assert result.dtype == np.float32 and result.shape == images.shape
-        # Angles, blends of a bilinear pixel and hues are real numbers: one rounding may go the other way.
-        assert np.mean(np.abs(result - results["numpy"]) > 1e-5) <= (0 if exact(text) else 1e-3)
+        # The pixels are equal; only normalisation is a product and a sum, which a compiler may fuse.
+        np.testing.assert_allclose(result, results["numpy"], rtol=0, atol=1e-6)
     assert np.mean(np.abs(results["numpy"] - Policy(text).normalize(np, images)) > 1e-3) > 0.01
-
-
-def exact(text):
-    return not any(name in text for name in ("rotate", "affine", "hue", "0.2,0.1", "autoaugment", "_augment"))
 
 
 @pytest.mark.parametrize("text", [*RECIPES.values(), "trivial_augment|random_erasing(1)"])
