@@ -13,7 +13,10 @@ from resnet_flax.config import recipe
 
 def get_config(arg: str = ""):
     config, _ = recipe("resnet_353", arg)
-    config.data.policy = "flip|crop(4)|color_jitter(0.2,0.2,0.2)|autoaugment|rotate(15)|normalize(cifar10)"
+    config.data.policy = (
+        "flip|crop(4)|color_jitter(0.2,0.2,0.2)|autoaugment|rotate(15)"
+        "|normalize(0.4914,0.4822,0.4465,0.2471,0.2435,0.2616)"
+    )
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 0.01
     config.optimizer.weight_decay = 1e-3

@@ -21,6 +21,11 @@ RECIPES = {
 }
 
 
+def test_resnet_353_is_normalised_as_in_the_published_code_of_its_report():
+    mean, deviation = Policy(RECIPES["resnet_353"]).normalization
+    assert (mean, deviation) == ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+
+
 @pytest.fixture(scope="module")
 def images():
     """Smooth random colours with edges, so that interpolation, contrast and histograms have something to do."""
