@@ -13,18 +13,20 @@ early stopping within 100 epochs. It does not state:
   which the report is based, nor here; `--config.model.final_norm` adds it: 2,796,714 parameters.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import fast, recipe
 
 LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2, "adagrad": 1e-2}
 
 
 def get_config(arg: str = ""):
-    config, (optimizer, activation) = recipe("preact", arg, tuple(LEARNING_RATES), ("gelu", "relu"))
+    config, (optimizer, activation) = recipe("preact", arg, (*LEARNING_RATES, "fast"), ("gelu", "relu"))
+    config.model.activation = activation
+    if optimizer == "fast":
+        return fast(config)
     if config.data.validation is None:
         config.data.train, config.data.validation = "train[:80%]", "train[80%:]"
         config.train.patience = 10
     config.data.policy = "crop(4)|flip|normalize(cifar10)"
-    config.model.activation = activation
     config.optimizer.name = optimizer
     config.optimizer.learning_rate = LEARNING_RATES[optimizer]
     config.optimizer.eps = 1e-10 if optimizer == "adagrad" else 1e-8  # the defaults of PyTorch

@@ -7,11 +7,13 @@ The report: 93.31 % test accuracy after 65 epochs of SGD. Its code steps OneCycl
 defaults: learning rate from 0.004 (0.01 in the text) to 0.1 and down, momentum from 0.95 to 0.85 and back.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import TRAININGS, fast, recipe
 
 
 def get_config(arg: str = ""):
-    config, _ = recipe("resnet_2322", arg)
+    config, (training,) = recipe("resnet_2322", arg, TRAININGS)
+    if training == "fast":
+        return fast(config)
     config.data.policy = "crop(4)|flip|normalize(half)"
     config.optimizer.learning_rate = 0.1
     config.schedule.name = "onecycle"

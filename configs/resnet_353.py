@@ -8,11 +8,13 @@ is that of the log: 0.004, 0.006, 0.008, 0.01, 0.01 in the first epochs, then a 
 more, and so ends at 0.00025447. The augmentation is that of the published code.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import TRAININGS, fast, recipe
 
 
 def get_config(arg: str = ""):
-    config, _ = recipe("resnet_353", arg)
+    config, (training,) = recipe("resnet_353", arg, TRAININGS)
+    if training == "fast":
+        return fast(config)
     config.data.policy = (
         "flip|crop(4)|color_jitter(0.2,0.2,0.2)|autoaugment|rotate(15)"
         "|normalize(0.4914,0.4822,0.4465,0.2471,0.2435,0.2616)"

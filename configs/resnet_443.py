@@ -7,11 +7,13 @@ The report: 93.41 % test accuracy after 75 epochs of SGD. Its last milestone, 80
 augmentation is that of its published code; the text gives neither the order nor the strengths.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import TRAININGS, fast, recipe
 
 
 def get_config(arg: str = ""):
-    config, _ = recipe("resnet_443", arg)
+    config, (training,) = recipe("resnet_443", arg, TRAININGS)
+    if training == "fast":
+        return fast(config)
     config.data.policy = (
         "rotate(10)|color_jitter(0.1,0.1,0.1)|flip|sharpness(2,0.2)|crop(4)"
         "|normalize(0.4914,0.4822,0.4465,0.247,0.243,0.261)|random_erasing(0.2,0.02,0.1,value=1)"

@@ -13,11 +13,13 @@ training set, shuffled together. It does not state:
 - The strengths of the augmentation: as in configs/resnet18_w42.py.
 """
 
-from resnet_flax.config import recipe
+from resnet_flax.config import TRAININGS, fast, recipe
 
 
 def get_config(arg: str = ""):
-    config, _ = recipe("resnet_large", arg)
+    config, (training,) = recipe("resnet_large", arg, TRAININGS)
+    if training == "fast":
+        return fast(config)
     config.data.policy = "rotate(10)|flip|crop(4)|color_jitter(0.2,0.2,0.2,0.1)|translate(0.1)|normalize(cifar10)"
     config.data.concat_original = True
     config.optimizer.learning_rate = 0.05
