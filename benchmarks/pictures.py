@@ -1,14 +1,13 @@
 """Draw README's picture from a finished run: python -m benchmarks.pictures --workdir=runs/preact
 
 Panels: accuracy of every epoch, confusion matrix, most confident mistakes, and augmented training images, all drawn by
-the functions that draw a run's report. Needs the run's dataset. Writes docs/images/run.png and, with the run's numbers
-and what it was trained on, benchmarks/results/pictures.json, from which benchmarks.readme writes the caption.
+the functions that draw a run's report. Needs the run's dataset. Records the run as benchmarks.runs does, and writes
+docs/images/run.png, which names it, so that benchmarks.readme can write the caption.
 """
 
 import argparse
 import contextlib
 import io
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -18,8 +17,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from benchmarks import recipes, record
+from benchmarks import recipes, record, runs
 from resnet_flax.commands.preview import preview
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
@@ -30,7 +30,7 @@ from resnet_flax.training.restore import read_history
 from resnet_flax.workdir.predictions import Predictions, read_predictions
 from resnet_flax.workdir.results import read_results
 
-PICTURES = recipes.ROOT / "docs" / "images"
+PICTURE = recipes.ROOT / "docs" / "images" / "run.png"
 MISTAKES, PREVIEWED, VERSIONS = 10, 4, 6  # images in the last two panels
 WIDTH, TITLES, DPI = 16, 1.1, 100  # inches, of which a column's two titles take some; pixels per inch
 PANEL = 7.8  # inches, so that text is about equally large in all panels
@@ -83,31 +83,26 @@ def montage(pictures: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def write_picture(figure: Figure, path: Path) -> None:
-    """Write a PNG with a palette, so that it stays small."""
-    file = io.BytesIO()
+def write_palette(figure: Figure, path: Path, **about: str) -> None:
+    """Write a PNG with a palette, so that it stays small, and with texts `about` it."""
+    file, texts = io.BytesIO(), PngInfo()
     figure.savefig(file, facecolor="white")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for name, text in about.items():
+        texts.add_text(name, text)
     image = Image.open(file).convert("RGB")
-    image.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+    image.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=texts)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
-    parser.add_argument("--output", type=Path, default=PICTURES, help="the folder of the picture")
-    parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of pictures.json")
+    parser.add_argument("--output", type=Path, default=PICTURE, help="the picture")
+    parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of all results")
     arguments = parser.parse_args()
-    config = complete(read_config(arguments.workdir))
-    write_picture(montage(panels(config, arguments.workdir)), arguments.output / "run.png")
-    about = {
-        "config": config.to_dict(),
-        "results": read_results(arguments.workdir),
-        "train_examples": len(load_split(config.data, "train")[1]),
-        "history": read_history(config, arguments.workdir),
-    }
-    (arguments.results / "pictures.json").write_text(json.dumps(about, indent=2) + "\n")
-    print(f"{arguments.output / 'run.png'}: python -m benchmarks.readme writes its caption")
+    picture = montage(panels(complete(read_config(arguments.workdir)), arguments.workdir))
+    write_palette(picture, arguments.output, Run=runs.record(arguments.workdir, arguments.results).name)
+    print(f"{arguments.output}: python -m benchmarks.readme writes its caption")
     return 0
 
 

@@ -1,25 +1,38 @@
-"""Write the numbers of README.md and docs/ from benchmarks/results and the recipes: python -m benchmarks.readme
+"""Write the numbers of README.md, docs/ and configs/ from benchmarks/results: python -m benchmarks.readme
 
-They stand between two comments, which name the part; nothing else in the documents is touched.
+In the documents they stand between two comments, which name the part, and in the docstring of a recipe after "This
+project:"; nothing else is touched.
 """
 
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import recipes, reproduce, speed, speed_ablation, startup
+from PIL import Image
+
+from benchmarks import accuracy, recipes, runs, speed, speed_ablation, startup
+from benchmarks.pictures import PICTURE
 from benchmarks.record import RESULTS
+from benchmarks.runs import Recorded
+from benchmarks.tables import span, spread, table
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.workdir.predictions import wilson_interval
 
 ROOT = RESULTS.parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "results.md")
+RECIPE_FILES = tuple(ROOT / "configs" / f"{name}.py" for name in (*recipes.RECIPES, *recipes.SPEED))
 PART = re.compile(r"(<!-- (\w+), written by python -m benchmarks.readme: -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
-ALL_RECIPES = (*recipes.RECIPES, *dict.fromkeys(recipe for recipe, _ in speed.TARGETS.values()))
-UNMEASURED = "not yet measured"
+ALL_RECIPES = (*recipes.RECIPES, *recipes.SPEED)
+# The rows of README: each network as in its report, and with `fast`.
+OVERVIEW = (
+    *(row for name in recipes.RECIPES for row in (recipes.as_reported(name), f"{name}:fast")),
+    *(f"{name}:full" for name in recipes.SPEED),
+)
+DOCSTRING = re.compile(r'^This project: .*?(?=\n\n|\n""")', re.DOTALL | re.MULTILINE)  # of a recipe: its accuracy
 BLOCKS = {"basic": "basic blocks", "preact": "pre-activation blocks", "pool": "pooling blocks"}
 
 
@@ -28,15 +41,6 @@ def lines(name: str, folder: Path = RESULTS) -> list[dict]:
     path = folder / f"{name}.jsonl"
     found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in found if not line["case"].get("changes")]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table without the columns that are empty; those of numbers are aligned to the right."""
-    kept = [column for column in zip(header, *rows, strict=True) if any(column[1:])]
-    numbers = [all(re.match(r"[+-]?\d|$", cell) for cell in column[1:]) for column in kept]
-    rule = "|".join("--:" if number else ":--" for number in numbers)
-    head, *body = [f"| {' | '.join(row)} |" for row in zip(*kept, strict=True)]
-    return "\n".join([head, f"|{rule}|", *body, ""])
 
 
 def by_device(found: list[dict]) -> Iterator[tuple[str, list[dict]]]:
@@ -120,6 +124,25 @@ def profile(found: list[dict]) -> str:
     return table(["share of a step", *head], [*rows, ["milliseconds", *(f"{ms:,.1f}" for ms in whole)]])
 
 
+# Heading, what a reader has to know, and the function that lists recorded runs.
+OF_RUNS = (
+    (
+        "Test accuracy of the recipes",
+        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run.",
+        accuracy.trained,
+    ),
+    (
+        "Runs of changed recipes",
+        "They are no recipe of this project: each command says what it changes.",
+        accuracy.changed,
+    ),
+    (
+        "Runs that are not finished",
+        "Each command resumes its run in the workdir that it has, and trains the same anew in another.",
+        accuracy.unfinished,
+    ),
+)
+
 # Log, heading, what a reader has to know, and the function that makes its table.
 SECTIONS = (
     (
@@ -160,20 +183,52 @@ SECTIONS = (
 
 def measurements(folder: Path) -> str:
     """Every table of docs/results.md, under a heading each."""
-    reproduced = lines("reproduce", folder)
-    parts = [f"### Recipes trained as in their reports\n\n{reproduce.table(reproduced)}"] if reproduced else []
+    found = runs.read(folder)
+    parts = [f"### {title}\n\n{about}\n\n{text}" for title, about, draw in OF_RUNS if (text := draw(found))]
     for name, title, about, draw in SECTIONS:
-        found = [f"On {device}:\n\n{draw(here)}" for device, here in by_device(lines(name, folder))]
-        parts += ["\n".join([f"### {title}\n\n{about}\n", *found])] if found else []
+        tables = [f"On {device}:\n\n{draw(here)}" for device, here in by_device(lines(name, folder))]
+        parts += ["\n".join([f"### {title}\n\n{about}\n", *tables])] if tables else []
     return "\n".join(parts)
 
 
 def overview(folder: Path) -> str:
-    """A row for each recipe: its network, and the test accuracy of its report beside ours."""
-    rows = [
-        [f"[{name}](configs/{name}.py)", *network(name), reported(name), ours(name, folder)] for name in ALL_RECIPES
+    """A row for each recipe, that of its report and `fast`: its network, its report, and what was measured here."""
+    found = runs.read(folder)
+    rows = [row for recipe in OVERVIEW for row in overview_rows(recipe, found, folder)]
+    return table(
+        ["recipe", "network", "parameters", "its report", "this project", "epochs", "training images", "time"], rows
+    )
+
+
+def overview_rows(recipe: str, found: list[Recorded], folder: Path) -> list[list[str]]:
+    """Return a row for each device that a recipe was trained on, or one that says that it was not."""
+    name, _, word = recipe.partition(":")
+    ours = [
+        [
+            f"{group.accuracy()} % (n = {len(group.runs)})",
+            span(group.values("epochs")),
+            span(group.values("train_examples")),
+            f"{group.seconds()} on {group.device}",
+        ]
+        for group in accuracy.groups(found)
+        if group.recipe == recipe
     ]
-    return table(["recipe", "network", "parameters", "its report", "this project"], rows)
+    ours += [[text, "", "", ""] for text in fastest_to_target(name, folder)]
+    link = f"[{name}{':fast' if word == 'fast' else ''}](configs/{name}.py)"
+    architecture = ["the same, 10 epochs of Muon", ""] if word == "fast" else network(name)
+    return [[link, *architecture, reported(recipe), *cells] for cells in ours or [[accuracy.UNMEASURED, "", "", ""]]]
+
+
+def fastest_to_target(name: str, folder: Path) -> list[str]:
+    """Return, for each device, accuracy and seconds of a recipe as benchmarks.speed measured them."""
+    found = [line for line in lines("speed", folder) if line["case"]["recipe"] == name]
+    texts = []
+    for device, here in by_device(found):
+        measured = [line["found"] for line in here]
+        seconds = statistics.mean(one["seconds"] for one in measured)
+        percent = spread([100 * one["accuracy"] for one in measured])
+        texts.append(f"{percent} % in {seconds:.2f} s (n = {len(measured)}, {device.partition(',')[0]})")
+    return texts
 
 
 def settings(folder: Path) -> str:
@@ -192,20 +247,24 @@ def settings(folder: Path) -> str:
 
 
 def caption(folder: Path) -> str:
-    """A sentence about the run of README's picture."""
-    found = json.loads((folder / "pictures.json").read_text())
-    results, config = found["results"], found["config"]
+    """A sentence about the run of README's picture, which names it."""
+    run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
+    results, config = run.results, run.config
     low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
     device = "a CPU" if results["device"].endswith("cpu") else results["device"]
-    trained = (
-        f"{results['epochs']} epochs of {config['optimizer']['name'].upper()} on {found['train_examples']:,} images"
-    )
+    epochs = f"{results['epochs']} epochs of {config.optimizer.name.upper()} on {results['train_examples']:,} images"
     tested = f"{results['test_accuracy']:.2%} of {results['test_examples']:,} test images"
     return (
-        f"*One run of `{config['model']['name']}` on CIFAR-10, with {results['parameters']:,} parameters: {trained}\n"
+        f"*One run of `{config.model.name}` on CIFAR-10, with {results['parameters']:,} parameters: {epochs}\n"
         f"on {device}. It classifies {tested} correctly (95 % interval {low:.2%} to {high:.2%}).\n"
-        "[How it was made](docs/results.md#the-picture-of-the-readme).*\n"
+        f"[How it was made](docs/results.md#the-picture-of-the-readme).*\n"
     )
+
+
+def picture(folder: Path) -> str:
+    """The run of README's picture, and the command that trained it."""
+    run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
+    return f"Its run is {accuracy.link(run)}:\n`{run.command()}`\n"
 
 
 def network(recipe: str) -> tuple[str, str]:
@@ -223,30 +282,14 @@ def network(recipe: str) -> tuple[str, str]:
 
 
 def reported(recipe: str) -> str:
-    """Return the test accuracy that the recipe's report states, "" without a report."""
-    return ", ".join(
-        re.sub(r"^[\d.]+", r"\g<0> %", text) for text in reproduce.REPORTED.get(recipe, "").split(", ") if text
-    )
-
-
-def ours(recipe: str, folder: Path) -> str:
-    """Return our test accuracy on each device, mean and standard deviation over the seeds, or UNMEASURED."""
-    name = "reproduce" if recipe in recipes.RECIPES else "speed"
-    found = [line for line in lines(name, folder) if line["case"]["recipe"] == recipe]
-    cells = []
-    for device, here in by_device(found):
-        for target in sorted({line["case"].get("target", "") for line in here}):
-            runs = [line["found"] for line in here if line["case"].get("target", "") == target]
-            key = "accuracy" if target else "test_accuracy"
-            accuracy = speed.spread([100 * run[key] for run in runs])
-            seconds = f" in {statistics.mean(run['seconds'] for run in runs):.2f} s" if target else ""
-            cells.append(f"{accuracy} %{seconds} (n = {len(runs)}, {device.partition(',')[0]})")
-    return "; ".join(cells) or UNMEASURED
+    """Return the test accuracy that the report of a recipe's network states, "" without a report."""
+    return re.sub(r"^[\d.]+|(?<=, )[\d.]+", r"\g<0> %", accuracy.reported(recipe))
 
 
 PARTS: dict[str, Callable[[Path], str]] = {
     "caption": caption,
     "overview": overview,
+    "picture": picture,
     "recipes": settings,
     "measurements": measurements,
 }
@@ -257,9 +300,17 @@ def updated(text: str, folder: Path = RESULTS) -> str:
     return PART.sub(lambda match: f"{match[1]}\n{PARTS[match[2]](folder)}\n{match[3]}", text)
 
 
+def updated_recipe(path: Path, folder: Path = RESULTS) -> str:
+    """Return the text of a recipe with the accuracies of `folder` in its docstring."""
+    says = textwrap.fill(accuracy.statement(path.stem, runs.read(folder)), 120)
+    return DOCSTRING.sub(lambda _: says, path.read_text())
+
+
 def main() -> None:
     for path in DOCUMENTS:
         path.write_text(updated(path.read_text()))
+    for path in RECIPE_FILES:
+        path.write_text(updated_recipe(path))
 
 
 if __name__ == "__main__":

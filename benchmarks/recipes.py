@@ -8,11 +8,37 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from benchmarks import record
+from resnet_flax import models
+from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, report_error
 from resnet_flax.main import parse
+from resnet_flax.models.layers import layers
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_large", "resnet_353")
+SPEED = ("speed94", "speed95", "speed96")
+PREACT = ("", "relu", "sgd", "sgd,relu", "adagrad", "adagrad,relu")  # the runs of its report
+# Recipe -> the words after the colon with which it is trained.
+VARIANTS = {
+    **dict.fromkeys(RECIPES, ("full", "", "fast")),
+    "preact": (*PREACT, *(f"{words},full".strip(",") for words in PREACT), "fast", "fast,relu"),
+    **dict.fromkeys(SPEED, ("full", "")),
+    "quickstart": ("",),
+}
+
+# The test accuracy in percent that a report states, and the recipe with the words that train as the report did:
+# `preact` chose the epoch on held-out images, the others trained on all 50,000 and took the last epoch.
+REPORTED = {
+    "resnet_443:full": "93.41",
+    "resnet_2322:full": "93.31",
+    "preact": "90.76",
+    "preact:relu": "90.23",
+    "preact:sgd": "88.56",
+    "preact:sgd,relu": "88.32",
+    "resnet18_w42:full": "93.02",
+    "resnet_large:full": "92.73",
+    "resnet_353:full": "91.8, 93.93 in its log",
+}
 
 
 def parser(description: str, recipes: Sequence[str] = RECIPES) -> argparse.ArgumentParser:
@@ -48,11 +74,35 @@ def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]
     return arguments, changes
 
 
-def config(recipe: str, changes: Sequence[str] = (), argument: str = "") -> FrozenConfigDict:
-    """Return the complete config of `recipe` with `changes`. Raises UserError if it is not valid."""
-    file = f"{ROOT / 'configs' / recipe}.py" + (f":{argument}" if argument else "")
-    _, [(config, _)], _ = parse([f"--config={file}", *changes])
+def variants() -> list[str]:
+    """Return all recipes with their words, such as "preact:sgd,relu"."""
+    return [f"{name}:{words}".rstrip(":") for name, some in VARIANTS.items() for words in some]
+
+
+def as_reported(name: str) -> str:
+    """Return the recipe that trains a network as its report did, such as "resnet_443:full"."""
+    return f"{name}:full" if f"{name}:full" in REPORTED else name
+
+
+def file(recipe: str) -> str:
+    """Return what --config names for a recipe such as "preact:sgd,relu"."""
+    name, colon, argument = recipe.partition(":")
+    return f"{ROOT / 'configs' / name}.py{colon}{argument}"
+
+
+def config(recipe: str, changes: Sequence[str] = ()) -> FrozenConfigDict:
+    """Return the complete config of a recipe such as "preact:sgd" with `changes`. UserError if it is not valid."""
+    _, [(config, _)], _ = parse([f"--config={file(recipe)}", *changes])
     return config
+
+
+def training_flops(config: FrozenConfigDict) -> int:
+    """Return the FLOPs of training on one image: three times those of its forward pass.
+
+    The backward pass computes two convolutions of the same size for each of the forward pass, one for the gradient of
+    its input and one for that of its kernel. Only convolutions and dense layers count, a multiply-add as two.
+    """
+    return 3 * sum(layer.flops for layer in layers(models.build(config), image_shape(config.data)))
 
 
 def random_images(folder: Path, examples: int) -> list[str]:

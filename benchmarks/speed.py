@@ -22,17 +22,13 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from benchmarks import recipes, record
+from benchmarks.tables import spread
 from resnet_flax.commands.evaluate import ensemble, flip
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
-# Percent -> the recipe that is meant to reach it, and changes to that recipe.
-TARGETS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "94": ("speed94", ()),
-    "95": ("speed96", ("--config.train.epochs=16",)),
-    "96": ("speed96", ()),
-}
+TARGETS = {"94": "speed94", "95": "speed95", "96": "speed96"}  # percent -> the recipe that is meant to reach it
 SMALL = (
     "--config.model.widths=(8,16,32)",
     "--config.data.train=train[:5000]",
@@ -92,12 +88,6 @@ def table(lines: Sequence[dict]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in body)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return the mean and, for several values, the standard deviation of the sample."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
-
-
 def main() -> None:
     parser = recipes.parser(__doc__, ())
     parser.add_argument("--targets", type=recipes.words, default=tuple(TARGETS), help="percent, separated by commas")
@@ -106,9 +96,9 @@ def main() -> None:
     arguments, given = recipes.read(parser)
     journal = record.Journal("speed_small" if arguments.small else "speed", arguments.output, arguments.again)
     for seed, target in itertools.product(range(arguments.seeds), arguments.targets):
-        recipe, own = TARGETS[target]
-        words = [*own, *(SMALL if arguments.small else ()), *given, f"--config.seed={seed}"]
-        config = recipes.config(recipe, words, "full")
+        recipe = TARGETS[target]
+        words = [*(SMALL if arguments.small else ()), *given, f"--config.seed={seed}"]
+        config = recipes.config(f"{recipe}:full", words)
         case = {
             "target": target,
             "recipe": recipe,

@@ -2,6 +2,7 @@ r"""Report 003: one basic block per stage of 64/128/256/512 channels, 4,903,242 
 
 python -m resnet_flax.main --config=configs/resnet_large.py        (trains on 45,000, selects the epoch on 5,000)
 python -m resnet_flax.main --config=configs/resnet_large.py:full   (trains on all 50,000, last epoch)
+python -m resnet_flax.main --config=configs/resnet_large.py:fast   (10 epochs of Muon on all 50,000, last epoch)
 python -m resnet_flax.main sweep --config=configs/resnet_large.py optimizer.learning_rate=0.01,0.05,0.1 \
     optimizer.momentum=0.8,0.9,0.95                                (a grid search, as in the report)
 
@@ -11,6 +12,8 @@ training set, shuffled together. It does not state:
   2015) scaled to batch 64, with momentum 0.9.
 - The schedule and the weight decay: a cosine to 0 and 5e-4 are usual with that learning rate on CIFAR-10.
 - The strengths of the augmentation: as in configs/resnet18_w42.py.
+
+This project: not yet measured.
 """
 
 from resnet_flax.config import TRAININGS, fast, recipe

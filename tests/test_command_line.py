@@ -23,6 +23,7 @@ RECIPES = (
     "resnet_large",
     "resnet_353",
     "speed94",
+    "speed95",
     "speed96",
 )
 

@@ -101,9 +101,9 @@ TRAININGS = ("report", "fast")  # of a network: as in its report, or `fast`
 def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDict, tuple[str, ...]]:
     """Return the config from which a recipe for `network` on CIFAR-10 starts, and the words chosen in `arg`.
 
-    `arg` is the ARG of --config=FILE:ARG: words separated by commas. "full" trains on all examples without validation,
-    and so does "fast". Each of `choices` is a tuple of words of which `arg` may contain one; without it, the first is chosen. Raises
-    UserError for any other word.
+    `arg` is the ARG of --config=FILE:ARG: words separated by commas. "full" and "fast" train on all examples without
+    validation. Each of `choices` is a tuple of words of which `arg` may contain one; without it, the first is chosen.
+    Raises UserError for any other word.
     """
     words = [word for word in arg.split(",") if word]
     known = {word: index for index, options in enumerate(choices) for word in options} | {"full": len(choices)}

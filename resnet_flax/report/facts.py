@@ -29,14 +29,14 @@ def interval_text(results: Mapping) -> str:
 
 def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:
     """Return when, where and how fast a run was trained, as far as results.json says so."""
-    seconds, speed = number(results, "seconds"), number(results, "images_per_second")
+    seconds, speed = number(results, "training_seconds"), number(results, "images_per_second")
     facts = {
         "seed": str(config.seed),
         "date": word(results, "date"),
         "device": word(results, "device"),
         "training time": duration(seconds) if 0 <= seconds < math.inf else "",
         "images per second": f"{speed:,.0f}" if 0 < speed < math.inf else "",
-        "commit": word(results, "commit"),
+        "commit": word(results, "code"),
         "jax": word(results, "jax"),
         "python": word(results, "python"),
     }

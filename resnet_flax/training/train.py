@@ -292,6 +292,7 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
         **{f"last_{name}": value for name, value in last.items() if name.startswith("train_")},
         "seed": loop.run.config.seed,
         "parameters": loop.run.parameters,
+        "train_examples": len(loop.run.data.train),
         "training_seconds": loop.seconds(),
         "images_per_second": round(statistics.median(loop.speeds), 1) if loop.speeds else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,12 +1,12 @@
-"""Recipes are trained as their reports say, each once, and the table tells a short run from a reproduction."""
+"""Recipes are trained as their reports say, each once, and the tables tell a short run from a reproduction."""
 
-import json
+import itertools
 import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import recipes, reproduce
+from benchmarks import recipes, reproduce, runs
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def data(tmp_path):
 def test_a_run_is_done_once_and_goes_on_after_a_stop(data, monkeypatch, capsys):
     tiny = ["--config.model.blocks=(1,)", "--config.model.widths=(4,)", "--config.data.policy=normalize(half)"]
     tiny += ["--config.train.batch_size=8", "--config.data.feed=device", f"--config.data.dir={data}"]
-    words = ["--recipes=resnet_443", "--epochs=1", "--train-examples=32", f"--workdir={data / 'runs'}", *tiny]
+    words = ["--recipes=resnet_443", "--epochs=1", "--train-examples=32", f"--workdir={data / 'workdirs'}", *tiny]
     monkeypatch.setattr(sys, "argv", ["reproduce", *words, f"--output={data}"])
     real, commands = reproduce.train, []
 
@@ -33,37 +33,46 @@ def test_a_run_is_done_once_and_goes_on_after_a_stop(data, monkeypatch, capsys):
     assert [reproduce.main() for _ in range(3)] == [143, 0, 0]
     assert len(commands) == 2 and commands[0] == commands[1]
     assert f"--config={recipes.ROOT}/configs/resnet_443.py:full" in commands[0]
-    [line] = [json.loads(line) for line in (data / "reproduce.jsonl").read_text().splitlines()]
-    assert line["case"]["train_examples"] == 32
-    assert 0 <= line["found"]["test_accuracy"] <= 1 and line["found"]["epochs"] == 1
-    assert not any("data.dir" in word or "data.feed" in word for word in line["case"]["changes"])
-    table = (data / "reproduce.md").read_text()
-    assert "| resnet_443, not a reproduction: train.epochs=1 schedule.milestones=() schedule.name=constant " in table
-    assert table in capsys.readouterr().out
+    [run] = runs.read(data)
+    assert run.recipe == "resnet_443:full" and "--config.train.epochs=1" in run.changes
+    assert run.results["train_examples"] == run.images == 32 and run.results["epochs"] == 1
+    assert not any("data.dir" in word or "data.feed" in word for word in run.changes) and run.config.data.dir == ""
+    printed = capsys.readouterr().out
+    assert f"- [{run.path.name}]" in printed and "--config.train.epochs=1" in printed
 
 
-def test_table_of_seeds():
-    def line(seed: int, accuracy: float) -> dict:
-        case = {"recipe": "preact", "seed": seed, "batch": 32, "train_examples": 40_000, "changes": []}
-        found = {"test_accuracy": accuracy, "parameters": 2_796_202, "epochs": 40 + seed, "seconds_per_epoch": 1.5}
-        return {"case": case, "found": found, "made": {"device": "1 x somewhat"}}
+def test_recipes_are_named_with_their_words():
+    assert reproduce.chosen("preact:sgd+relu") == "preact:sgd,relu"
+    assert [reproduce.chosen(name) for name in ("preact", "resnet_353")] == ["preact", "resnet_353:full"]
+    assert recipes.config(reproduce.chosen("preact:sgd+relu")).model.activation == "relu"
 
-    table = reproduce.table([line(0, 0.905), line(1, 0.915)])
-    assert table.startswith("On 1 x somewhat:\n")
-    assert "| preact | 90.76 | 91.00 ± 0.71 (n = 2) | 2,796,202 | 40,000 | 40 to 41 | 32 | 1.50 |" in table
-    assert "| 90.50 (n = 1) |" in reproduce.table([line(0, 0.905)])
+
+def test_the_default_is_everything_in_the_order_of_its_cost():
+    assert len(set(reproduce.DEFAULT)) == 15
+    chosen = [reproduce.chosen(name) for name in reproduce.DEFAULT]
+    assert {recipe for recipe in recipes.REPORTED if ":" not in recipe or recipe.endswith(":full")} < set(chosen)
+    assert {f"{name}:fast" for name in recipes.RECIPES} | {f"{name}:full" for name in recipes.SPEED} < set(chosen)
+    configs = [recipes.config(recipe) for recipe in chosen]
+    epochs = [config.train.epochs * (2 if config.data.concat_original else 1) for config in configs]
+    flops = [recipes.training_flops(config) * count for config, count in zip(configs, epochs, strict=True)]
+    assert all(one <= 1.01 * other for one, other in itertools.pairwise(flops))
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 10])
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_schedules_are_squeezed_into_fewer_epochs(recipe, epochs):
-    config = recipes.config(recipe, reproduce.squeeze(recipe, epochs), reproduce.argument(recipe))
+    recipe = reproduce.chosen(recipe)
+    config = recipes.config(recipe, reproduce.squeeze(recipe, epochs))
     assert config.train.epochs == epochs
     assert (config.data.validation == "") == (recipe != "preact")
 
 
-def test_reported_accuracies_are_those_of_the_readme():
+def test_reported_accuracies_are_those_of_the_readme_and_of_the_docstrings():
     text = (recipes.ROOT / "README.md").read_text()
-    for recipe, reported in reproduce.REPORTED.items():
-        row = next(line for line in text.splitlines() if line.startswith(f"| [{recipe}]"))
-        assert all(f"{number} %" in row for number in reported.removesuffix(" in its log").split(", "))
+    for recipe, reported in recipes.REPORTED.items():
+        name, numbers = recipe.partition(":")[0], reported.removesuffix(" in its log").split(", ")
+        docstring = (recipes.ROOT / "configs" / f"{name}.py").read_text()
+        assert all(f"{number} %" in docstring for number in numbers)
+        if recipe == recipes.as_reported(name):
+            row = next(line for line in text.splitlines() if line.startswith(f"| [{name}]"))
+            assert all(f"{number} %" in row for number in numbers)

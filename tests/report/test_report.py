@@ -166,10 +166,10 @@ def test_it_says_when_where_and_how_fast_a_run_was_trained(small_runs, tmp_path)
     workdir = copy(small_runs[0], tmp_path / "run", finished=True)
     path = workdir / "report" / "results.json"
     told = {
-        "seconds": 3723.4,
+        "training_seconds": 3723.4,
         "images_per_second": 1234.5,
         "date": "2026-11-21",
-        "commit": "5ed9e26",
+        "code": "5ed9e26",
         "device": "2 x <b>",
     }
     path.write_text(json.dumps(json.loads(path.read_text()) | told))
@@ -189,7 +189,7 @@ def test_it_says_when_where_and_how_fast_a_run_was_trained(small_runs, tmp_path)
 @pytest.mark.parametrize("value", [None, [], {}, "x" * 10**6, -1, 1e300, float("nan"), True, "\x1b[2J"])
 def test_strange_facts_in_results_are_left_out_or_shown_harmless(value, small_runs):
     config = complete(read_config(small_runs[0]))
-    strange = dict.fromkeys(("seconds", "images_per_second", "date", "commit", "device", "jax", "python"), value)
+    strange = dict.fromkeys(("training_seconds", "images_per_second", "date", "code", "device", "jax"), value)
     found = facts.run_facts(config, strange)
     assert all(text.isprintable() and len(text) <= 100 for text in found.values())
 

@@ -1,0 +1,110 @@
+"""The test accuracy of recorded runs, in the words and tables of the documents."""
+
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks import recipes, runs
+from benchmarks.runs import Recorded
+from benchmarks.tables import minutes, span, spread, table
+
+UNMEASURED = "not yet measured"
+HEADER = (
+    "recipe", "its report, %", "test accuracy, %", "n", "epochs", "training images", "time of a run", "device", "commit"
+)  # fmt: skip
+
+
+class Group(NamedTuple):
+    """Finished runs that differ only in their seeds."""
+
+    recipe: str
+    device: str
+    runs: list[Recorded]
+
+    def values(self, name: str) -> list:
+        return [run.results[name] for run in self.runs if run.results.get(name) is not None]
+
+    def accuracy(self) -> str:
+        return spread([100 * value for value in self.values("test_accuracy")])
+
+    def seconds(self) -> str:
+        found = self.values("training_seconds")
+        return minutes(statistics.mean(found)) if found else ""
+
+
+def groups(found: Sequence[Recorded]) -> list[Group]:
+    """Return the finished runs of unchanged recipes, grouped, in the order of recipes.variants."""
+    together: dict[tuple[str, str], list[Recorded]] = {}
+    for run in found:
+        if "test_accuracy" in run.results and not run.changes:
+            together.setdefault((run.recipe, run.results["device"]), []).append(run)
+    order = recipes.variants()
+    return [Group(*key, together[key]) for key in sorted(together, key=lambda key: (order.index(key[0]), key[1]))]
+
+
+def reported(recipe: str) -> str:
+    """Return the accuracy that the report of a recipe's network states, "" without a report."""
+    name = recipe.partition(":")[0]
+    return recipes.REPORTED.get(recipe) or recipes.REPORTED.get(recipes.as_reported(name), "")
+
+
+def trained(found: Sequence[Recorded]) -> str:
+    """A row for each recipe and device: mean and deviation over the seeds, beside its report."""
+    rows = [
+        [
+            group.recipe,
+            reported(group.recipe),
+            group.accuracy(),
+            f"{len(group.runs)}",
+            span(group.values("epochs")),
+            span(group.values("train_examples")),
+            group.seconds(),
+            group.device,
+            ", ".join(sorted(set(group.values("code")))),
+        ]
+        for group in groups(found)
+    ]
+    return table(HEADER, rows) if rows else ""
+
+
+def changed(found: Sequence[Recorded]) -> str:
+    """A line for each finished run whose config is that of no recipe."""
+    return "".join(changed_line(run) for run in found if "test_accuracy" in run.results and run.changes)
+
+
+def changed_line(run: Recorded) -> str:
+    results = run.results
+    tested = f"{results['test_accuracy']:.2%} of {results['test_examples']:,} test images"
+    time = f" in {minutes(results['training_seconds'])}" if "training_seconds" in results else ""
+    plural = "s" if results["epochs"] > 1 else ""
+    epochs = f"{results['epochs']} epoch{plural} on {results['train_examples']:,} images"
+    made = f"on {results['device']}, commit {results['code']}"
+    return f"- {link(run)}: {tested} after {epochs}{time} {made}.\n  `{run.command()}`\n"
+
+
+def unfinished(found: Sequence[Recorded]) -> str:
+    """A line for each run in progress: how far it is, and the command that trains on."""
+    return "".join(unfinished_line(run) for run in found if not run.results)
+
+
+def unfinished_line(run: Recorded) -> str:
+    last = run.history[-1]
+    scores = [f"training accuracy {last['train_accuracy']:.2%}"]
+    scores += [f"validation accuracy {last['val_accuracy']:.2%}"] if "val_accuracy" in last else []
+    epoch = f"epoch {last['epoch']:.0f} of {run.config.train.epochs}"
+    return f"- {link(run)}: {epoch}, {', '.join(scores)}.\n  `{run.command()}`\n"
+
+
+def link(run: Recorded) -> str:
+    """Return a link from docs/ to the folder of a run."""
+    return f"[{run.path.name}](../benchmarks/results/{runs.RUNS}/{run.path.name})"
+
+
+def statement(name: str, found: Sequence[Recorded]) -> str:
+    """Return what the docstring of configs/NAME.py says about the accuracy that this project has measured."""
+    measured = [
+        f"{group.recipe} {group.accuracy()} % (n = {len(group.runs)}, {group.device})"
+        for group in groups(found)
+        if group.recipe.partition(":")[0] == name
+    ]
+    return f"This project: {'; '.join(measured) or UNMEASURED}."

@@ -1,0 +1,165 @@
+"""Record runs, finished or in progress, as results of the project: python -m benchmarks.runs WORKDIR...
+
+Each run becomes a folder benchmarks/results/runs/NAME with its config.json, metrics.csv and, once it is finished,
+results.json. The documents take every accuracy from these folders. NAME is the recipe, its variant and the seed, such
+as preact-fast-seed0, and the accelerator if it was trained on one. A run whose config is that of no recipe is called
+after the nearest one, "changed" and a digest of what differs.
+
+Runs of older versions do not say of which commit they are: the environment variable COMMIT names it.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from benchmarks import recipes
+from benchmarks.record import RESULTS
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import flatten
+from resnet_flax.config.stored import config_to_json, read_config
+from resnet_flax.data.datasets.load import load_split
+from resnet_flax.errors import UserError
+from resnet_flax.files import atomic_write, read_json
+from resnet_flax.training.restore import read_history
+from resnet_flax.workdir.history import EpochRow, write_history
+from resnet_flax.workdir.results import check_results, read_results
+
+RUNS = "runs"  # the folder of all runs within the results
+# Fields that do not change what is trained.
+SAME_TRAINING = ("seed", "data.dir", "data.feed", "parallel", "train.checkpoint_every")
+
+
+class Recorded(NamedTuple):
+    """A run in the results: its folder, the recipe that it is, such as "preact:fast", and changes of that recipe."""
+
+    path: Path
+    recipe: str
+    changes: tuple[str, ...]  # --config.FIELD=VALUE
+    config: FrozenConfigDict
+    history: list[EpochRow]
+    results: dict  # {} of a run in progress
+
+    @property
+    def images(self) -> int:
+        """How many images it has trained on, counted again in each epoch."""
+        return int(self.history[-1]["step"]) * self.config.train.batch_size
+
+    def command(self) -> str:
+        """Return the command that trains the same."""
+        seed = [f"--config.seed={self.config.seed}"] if self.config.seed else []
+        words = [f"--config=configs/{self.recipe.replace(':', '.py:')}", *self.changes, *seed]
+        return shlex.join(["python", "-m", "resnet_flax.main", *words])
+
+
+def training(config: FrozenConfigDict) -> dict:
+    """Return the fields of a complete config that determine what is trained, but for the seed."""
+    return {field: value for field, value in flatten(config.to_dict()).items() if field not in SAME_TRAINING}
+
+
+@cache
+def trainings() -> dict[str, dict]:
+    """Return what each recipe trains."""
+    return {recipe: training(recipes.config(recipe)) for recipe in recipes.variants()}
+
+
+def identify(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
+    """Return the recipe that a complete config is, or the nearest, and as --config.FIELD=VALUE what it changes."""
+    mine = training(config)
+    differing = {recipe: [field for field in mine if mine[field] != its[field]] for recipe, its in trainings().items()}
+    nearest = min(differing, key=lambda recipe: len(differing[recipe]))
+    return nearest, tuple(f"--config.{field}={mine[field]}" for field in differing[nearest])
+
+
+def name_of(config: FrozenConfigDict, device: str = "") -> str:
+    """Return the name of the run of a complete config, on an accelerator such as "1 x NVIDIA H200" if it is one."""
+    recipe, changes = identify(config)
+    digest = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:6]
+    accelerator = "" if device.endswith("cpu") else re.sub(r"\W+", "-", device.removeprefix("1 x ").lower())
+    parts = [recipe, f"changed-{digest}" if changes else "", f"seed{config.seed}", accelerator]
+    return re.sub("[:,]", "-", "-".join(filter(None, parts)))
+
+
+def record(workdir: Path, results: Path = RESULTS) -> Path:
+    """Write what there is of the run in `workdir` to its folder in `results`, and return that folder.
+
+    Raises UserError if no epoch is finished, and for a run in progress that would replace a finished one.
+    """
+    config = complete(read_config(workdir))
+    outcome, history = read_results(workdir), read_history(config, workdir)
+    if outcome:
+        outcome = completed(outcome, config, workdir, history)
+    in_progress = results / RUNS / name_of(config)
+    path = results / RUNS / name_of(config, outcome.get("device", ""))
+    if not outcome and (path / "results.json").exists():
+        raise UserError(f"{workdir} is in progress, and {path} is a finished run of the same: it is kept")
+    if not (in_progress / "results.json").exists():
+        shutil.rmtree(in_progress, ignore_errors=True)
+    path.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path / "config.json") as file:
+        file.write(config_to_json(without_place(config)))
+    counts = [{"epoch": int(row["epoch"]), "step": int(row["step"])} for row in history]
+    write_history([row | count for row, count in zip(history, counts, strict=True)], path / "metrics.csv")
+    if outcome:
+        with atomic_write(path / "results.json") as file:
+            file.write(json.dumps(outcome, indent=2) + "\n")
+    return path
+
+
+def without_place(config: FrozenConfigDict) -> FrozenConfigDict:
+    """Return a config that does not say where the data were."""
+    copy = ConfigDict(config)
+    copy.data.dir = ""
+    return FrozenConfigDict(copy)
+
+
+def completed(outcome: dict, config: FrozenConfigDict, workdir: Path, history: list[EpochRow]) -> dict:
+    """Return results with what older versions did not write, the seconds by the pace of the run.
+
+    The commit is that of the environment, if that names one.
+    """
+    finished = datetime.fromtimestamp((workdir / "report" / "results.json").stat().st_mtime, UTC)
+    older = {"seed": config.seed, "date": finished.isoformat(timespec="seconds"), "code": "unknown"}
+    if outcome.get("images_per_second"):
+        images = history[-1]["step"] * config.train.batch_size
+        older["training_seconds"] = round(images / outcome["images_per_second"])
+    if "train_examples" not in outcome:
+        older["train_examples"] = len(load_split(config.data, "train")[1])
+    return older | outcome | ({"code": os.environ["COMMIT"]} if "COMMIT" in os.environ else {})
+
+
+def read(results: Path = RESULTS) -> list[Recorded]:
+    """Return all runs that are recorded in `results`, in the order of their names."""
+    return [read_one(path.parent) for path in sorted((results / RUNS).glob("*/config.json"))]
+
+
+def read_one(path: Path) -> Recorded:
+    """Return the run that is recorded in a folder."""
+    config = FrozenConfigDict(read_config(path))
+    outcome = path / "results.json"
+    results = check_results(read_json(outcome)) if outcome.exists() else {}
+    return Recorded(path, *identify(config), config, read_history(config, path), results)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="the folder of all results")
+    arguments = parser.parse_args()
+    for workdir in arguments.workdirs:
+        print(record(workdir, arguments.output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(recipes.run(main))

@@ -1,0 +1,36 @@
+"""What a release contains can be checked, read, and used without this project."""
+
+import hashlib
+import sys
+
+import pytest
+from safetensors.numpy import load_file
+
+from benchmarks import release
+from resnet_flax.errors import UserError
+from resnet_flax.workdir.results import read_results
+
+
+def test_a_release_has_the_weights_of_every_run_their_accuracy_and_checksums(small_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["release", *map(str, small_runs), f"--output={tmp_path / 'weights'}"])
+    assert release.main() == 0
+    table = (tmp_path / "weights" / "README.md").read_text()
+    weights = sorted((tmp_path / "weights").glob("*.safetensors"))
+    for path, workdir in zip(weights, small_runs, strict=True):
+        results = read_results(workdir)
+        tensors = load_file(path)
+        assert sum(array.size for name, array in tensors.items() if "running" not in name) >= results["parameters"]
+        assert path.with_suffix(".json").exists()
+        row = next(line for line in table.splitlines() if line.startswith(f"| {path.stem} | quickstart, changed | "))
+        assert f"| {results['test_accuracy']:.2%} | 360 | 4 |" in row and row.endswith("| Apache-2.0 |")
+    sums = dict(line.split("  ")[::-1] for line in (tmp_path / "weights" / "SHA256SUMS").read_text().splitlines())
+    assert len(sums) == 5
+    for name, digest in sums.items():
+        assert hashlib.sha256((tmp_path / "weights" / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_run_that_is_not_finished_is_not_released(small_runs, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_bytes((small_runs[0] / "config.json").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["release", str(tmp_path), f"--output={tmp_path / 'weights'}"])
+    with pytest.raises(UserError, match="is not finished or has no test split"):
+        release.main()
