@@ -29,9 +29,9 @@ from resnet_flax.main import main as train
 DEFAULT = (
     "speed94:full",
     "preact:fast",
-    "speed95:full",
     "resnet18_w42:fast",
     "resnet_large:fast",
+    "speed95:full",
     "resnet_2322:fast",
     "resnet_443:fast",
     "resnet_353:fast",

@@ -22,7 +22,9 @@ def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, 
     runs = [shutil.copytree(run, tmp_path / run.name) for run in small_runs]
     set_fields(runs[1] / "config.json", "optimizer", learning_rate=0.07)
     for run, commit in zip(runs, ("5ed9e26", "31af014"), strict=True):
-        set_fields(run / "report" / "results.json", date="2026-11-21", code=commit, images_per_second=99)
+        set_fields(
+            run / "report" / "results.json", date="2026-11-21", code=commit, training_seconds=60, images_per_second=99
+        )
     assert main(["report", *map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
     _, _, table = (tmp_path / "both" / "comparison.txt").read_text().partition("\n\n")
     header, *lines = [line.split() for line in table.splitlines()]
