@@ -90,6 +90,11 @@ def of_runs(results: Path) -> Iterator[Point]:
             yield Point(f"{run.recipe} changed", HERE, flops, 100 * run.results["test_accuracy"])
 
 
+def listed(drawn: list[Point]) -> str:
+    """Return a line for each point, which the picture keeps, so that a test can tell whether it is of today's runs."""
+    return "\n".join(f"{point.label}: {point.percent:.2f} %, {point.flops:.3g} FLOPs" for point in drawn)
+
+
 def draw(drawn: list[Point]) -> Figure:
     """Return the figure, with a label at every point."""
     figure = Figure(figsize=(9, 5.4), dpi=110, layout="constrained")
@@ -142,7 +147,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=PICTURE, help="the picture")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of all results")
     arguments = parser.parse_args()
-    write_palette(draw(points(arguments.results)), arguments.output)
+    drawn = points(arguments.results)
+    write_palette(draw(drawn), arguments.output, Points=listed(drawn))
     print(arguments.output)
     return 0
 

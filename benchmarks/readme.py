@@ -133,7 +133,7 @@ OF_RUNS = (
     ),
     (
         "Runs of changed recipes",
-        "They are no recipe of this project: each command says what it changes.",
+        "Their settings are those of no recipe: each command shows what it changes.",
         accuracy.changed,
     ),
     (

@@ -51,6 +51,17 @@ def test_arguments_of_preact(argument):
     assert config.model.activation == ("relu" if "relu" in argument else "gelu")
 
 
+def test_fast_is_one_training_on_all_images_for_every_network_of_a_report():
+    configs = []
+    for recipe in RECIPES[:6]:
+        _, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/{recipe}.py:fast"])
+        assert workdir == Path("runs") / f"{recipe}-fast" and config.model.name == recipe
+        configs.append({section: config[section] for section in ("data", "optimizer", "schedule", "train")})
+    assert all(config == configs[0] for config in configs)
+    assert (configs[0]["data"].train, configs[0]["data"].validation) == ("train", "")
+    assert (configs[0]["train"].epochs, configs[0]["optimizer"].name) == (10, "muon")
+
+
 def test_recipes_hold_out_what_the_design_says():
     for recipe in RECIPES:
         _, [(config, workdir)], _ = parse([f"--config={ROOT}/configs/{recipe}.py"])

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 from matplotlib.text import Annotation
+from PIL import Image
 
 from benchmarks import flops, recipes
 
@@ -43,3 +44,8 @@ def test_flops_of_a_report_count_every_image():
     assert found["resnet_443"] == pytest.approx(4.79e9 * 75 * 50_000, rel=0.001)
     assert found["preact, up to 100 epochs"] == pytest.approx(0.836e9 * 100 * 40_000, rel=0.001)
     assert found["resnet18_w42"] == pytest.approx(1.4376e9 * 80 * 100_000, rel=0.001)
+
+
+def test_the_picture_is_of_the_recorded_runs():
+    text = Image.open(flops.PICTURE).text["Points"]
+    assert text == flops.listed(flops.points()), "python -m benchmarks.flops draws it"

@@ -22,6 +22,7 @@ from resnet_flax.report.files import Files
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import read_history
 from resnet_flax.workdir import predictions
+from resnet_flax.workdir.results import read_results
 
 PICTURES = ["loss", "accuracy", "learning_rate", "epochs", "summary", "confusion", "reliability", "mistakes"]
 
@@ -186,6 +187,12 @@ def test_it_says_when_where_and_how_fast_a_run_was_trained(small_runs, tmp_path)
         assert f"<tr><th>{name}</th><td>{value}</td></tr>" in page
 
 
+def test_every_fact_that_training_writes_is_told(small_runs):
+    told = facts.run_facts(complete(read_config(small_runs[0])), read_results(small_runs[0]))
+    names = ["seed", "date", "device", "training time", "images per second", "commit", "jax", "python"]
+    assert list(told) == names
+
+
 @pytest.mark.parametrize("value", [None, [], {}, "x" * 10**6, -1, 1e300, float("nan"), True, "\x1b[2J"])
 def test_strange_facts_in_results_are_left_out_or_shown_harmless(value, small_runs):
     config = complete(read_config(small_runs[0]))
@@ -225,6 +232,7 @@ RECIPE = """
 import json
 from pathlib import Path
 from resnet_flax.config.stored import read_config
+from resnet_flax.workdir.results import read_results
 
 def get_config():
     return read_config(Path({path!r}).parent)
