@@ -232,7 +232,6 @@ RECIPE = """
 import json
 from pathlib import Path
 from resnet_flax.config.stored import read_config
-from resnet_flax.workdir.results import read_results
 
 def get_config():
     return read_config(Path({path!r}).parent)
