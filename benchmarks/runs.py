@@ -52,7 +52,7 @@ class Recorded(NamedTuple):
 
     @property
     def images(self) -> int:
-        """How many images it has trained on, counted again in each epoch."""
+        """Return the number of images that it has trained on, counted again in each epoch."""
         return int(self.history[-1]["step"]) * self.config.train.batch_size
 
     def command(self) -> str:

@@ -28,7 +28,7 @@ MOST = 8  # faults in one run
 
 
 class Soak:
-    """What has been injected and survived so far: the line of a seed in the journal."""
+    """The faults injected and survived so far: the line of a seed in the journal."""
 
     def __init__(self, journal: record.Journal, seed: int):
         self.journal, self.seed, self.started = journal, seed, time.monotonic()

@@ -137,7 +137,7 @@ def test_the_extensions_are_one_of_each_kind():
 
 
 def anchors(path: Path) -> set[str]:
-    """What GitHub calls the headings of a document."""
+    """Return the anchors that GitHub gives the headings of a document."""
     headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""What PyTorch once computed (golden/*.npz, made by python -m benchmarks.fidelity --write) comes out here."""
+"""The results are those of PyTorch in golden/*.npz, which python -m benchmarks.fidelity --write has made."""
 
 from functools import cache
 from pathlib import Path

@@ -28,7 +28,7 @@ from resnet_flax.workdir.identity import identity
 
 @dataclass
 class Run:
-    """What a config describes; `identity` is what a checkpoint records of it."""
+    """The parts of a run, built from its config; `identity` is what a checkpoint records of it."""
 
     config: FrozenConfigDict
     identity: dict[str, Any]

@@ -99,7 +99,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
 
 
 class Proposal(NamedTuple):
-    """What a process wants done after a dispatch; all do the maximum of what any of them wants."""
+    """A process's wishes for the time after a dispatch; all processes do the maximum of what any of them wishes."""
 
     signum: int  # the signal that asks to stop, 0 for none
     steps: int  # of the next dispatch

@@ -1,4 +1,4 @@
-"""What a run is: its config and its data. It may resume with no other, as that would be another run."""
+"""The identity of a run: its config and its data. With others it would be another run, so it resumes with no others."""
 
 import json
 from pathlib import Path

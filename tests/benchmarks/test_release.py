@@ -1,4 +1,4 @@
-"""What a release contains can be checked, read, and used without this project."""
+"""A release can be checked, read, and used without this project."""
 
 import hashlib
 import sys

@@ -64,7 +64,7 @@ HARMLESS = ("no metadata",)  # Orbax can do without it
 
 @pytest.fixture
 def blank():
-    """What the checkpoints of the run are restored into."""
+    """Return the tree into which checkpoints of the run are restored."""
     _, [(config, _)], _ = parse(SMALL)
     return checkpoint_template(config)
 

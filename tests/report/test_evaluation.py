@@ -1,4 +1,4 @@
-"""What a report says about the predictions on a split."""
+"""A report's sections about the predictions on a split."""
 
 import re
 

@@ -33,7 +33,7 @@ def predictions_of(labels: np.ndarray, predicted: np.ndarray, confidence: float,
 
 
 def test_a_class_is_drawn_as_it_is_called():
-    """What Matplotlib would take for a formula, leave out of a legend or shrink everything else for."""
+    """Also names that Matplotlib would take for a formula, leave out of a legend or shrink everything else for."""
     found = predictions_of(np.arange(10), np.zeros(10, int), 0.5)
     matrix = figures.confusion_matrix(found, NAMES)
     mistakes = figures.mistakes(found, np.zeros((10, 32, 32, 3), np.uint8), NAMES)

@@ -1,4 +1,4 @@
-"""What a sweep varies: how its fields are written, and which it refuses."""
+"""The space of a sweep: how its fields are written, and which are refused."""
 
 from pathlib import Path
 

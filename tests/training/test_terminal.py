@@ -1,4 +1,4 @@
-"""What a run does to its terminal, and what it does when the terminal or the reader of its output is gone."""
+"""A run leaves its terminal tidy, and survives the loss of its terminal or of the reader of its output."""
 
 import contextlib
 import os

@@ -35,7 +35,7 @@ def images():
 
 
 def chance(n, epoch=0):
-    """What a policy asks for beside images: the keys and the turns of `n` examples."""
+    """Return the keys and the turns of `n` examples, which a policy takes beside their images."""
     return draws.keys(np, 0, epoch, np.arange(n)), draws.turns(np, 0, epoch, np.arange(n))
 
 
