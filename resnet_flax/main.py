@@ -7,6 +7,7 @@ at any other time, and which the help does not need.
 import os
 import signal
 import sys
+import threading
 
 
 def main(argv: list[str]) -> int:
@@ -48,6 +49,7 @@ def run_command(argv: list[str]) -> None:
     function = getattr(import_module(f"resnet_flax.commands.{name}"), name)
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there may be something to clean up
+        sys.unraisablehook = repeat_lost_ctrl_c
     function(jobs, **options) if VERBS[verb].words == "workdirs" else function(*jobs[0], **options)
 
 
@@ -69,6 +71,15 @@ def versions() -> str:
 def end_at_once(signum: int, frame: object) -> None:
     """End the process on Ctrl-C: of an exception, a module that is being imported may make any other, or nothing."""
     os._exit(128 + signum)
+
+
+def repeat_lost_ctrl_c(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Send Ctrl-C again if it came within a callback or a destructor, whose errors Python prints and drops."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        return sys.__unraisablehook__(unraisable)
+    again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def use_utf8() -> None:

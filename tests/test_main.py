@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import weakref
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from resnet_flax import __version__
-from resnet_flax.main import main
+from resnet_flax.main import main, repeat_lost_ctrl_c
 from resnet_flax.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +80,19 @@ def test_ctrl_c_that_an_import_turns_into_another_error_is_still_one(monkeypatch
     monkeypatch.setattr("resnet_flax.main.run_command", interrupted)
     assert main([]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_in_a_callback_is_not_lost(monkeypatch, capsys):
+    def interrupted(reference):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", repeat_lost_ctrl_c)
+    referred = {1}
+    reference = weakref.ref(referred, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        del referred
+        time.sleep(60)
+    assert reference() is None and capsys.readouterr().err == ""
 
 
 def test_an_ignored_ctrl_c_stays_ignored():
