@@ -2,20 +2,18 @@
 
 import ast
 import difflib
-import importlib.machinery
-import traceback
-import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from resnet_flax.config.checks import TYPES, complete, raise_errors
 from resnet_flax.config.defaults import field_types, flatten
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
+from resnet_flax.config.recipes import default_run_name, load_recipe
 from resnet_flax.config.stored import read_config
-from resnet_flax.errors import UserError, lookup, nearest
+from resnet_flax.errors import UserError, lookup
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.verbs import VERBS, Flag
 from resnet_flax.workdir.folder import Job
@@ -36,6 +34,10 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     argv = canonical(argv)
     name, *words = [word for word in argv if not word.startswith("--")] or ["train"]
     verb = lookup("verb", name, VERBS)
+    if verb.standalone:
+        if len(argv) > 1:
+            raise UserError(f"{name} takes no flags and no arguments: what is {short_repr(argv[argv[0] == name])}?")
+        return name, [], {}
     if words and not verb.words:
         raise UserError(f"{name} takes flags only: what is {short_repr(words[0])}?")
     check_flags(name, argv)
@@ -62,7 +64,7 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
     if not texts and not recipe:
         if VERBS[verb].trained:
             raise UserError("which run? Give --workdir=PATH")
-        raise UserError("which recipe? Give --config=FILE, such as --config=configs/quickstart.py")
+        raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the verb list shows all")
     return [read_workdir(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
 
 
@@ -159,40 +161,6 @@ def is_utf8(text: str) -> bool:
 def flag_values(argv: Sequence[str], flag: str) -> list[str]:
     """Return every value that a canonical command line has for a flag."""
     return [word.removeprefix(f"{flag}=") for word in argv if word.startswith(f"{flag}=")]
-
-
-def default_run_name(recipe: str) -> str:
-    """Return the default name of a run of FILE:ARGUMENT."""
-    file, _, argument = recipe.partition(":")
-    return Path(file).stem + (f"-{argument}" if argument else "")
-
-
-def load_recipe(recipe: str) -> ConfigDict:
-    """Return the config that get_config(ARGUMENT) returns in FILE, for a `recipe` FILE or FILE:ARGUMENT.
-
-    Raises UserError if there is no such file, and with the line of the file in which something went wrong.
-    """
-    file, colon, argument = recipe.partition(":")
-    path = Path(file)
-    if not path.is_file():
-        names = [str(other) for other in path.parent.glob("*.py")] or [str(p) for p in Path("configs").glob("*.py")]
-        raise UserError(f"there is no config file {short_repr(file)}: {nearest(file, names)}")
-    loader = importlib.machinery.SourceFileLoader("recipe", file)
-    module = types.ModuleType(loader.name)
-    module.__file__ = file
-    try:
-        loader.exec_module(module)
-        config = module.get_config(*[argument] if colon else [])
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines or [0])[-1]
-        place = f"{file}, line {line}" if line else file
-        raise UserError(f"{place}: {type(error).__name__}: {escape_line(error, 300)}") from None
-    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
-        raise UserError(f"{file}: get_config must return a ConfigDict, not {short_repr(config)}")
-    return config
 
 
 def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict) -> Values:

@@ -42,8 +42,13 @@ def read_text(path: Path) -> str:
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises ValueError if it is not valid JSON."""
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """Return what a JSON text stands for. Raises ValueError if it is not valid JSON."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from typing import NoReturn
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +51,10 @@ def run_command(argv: list[str]) -> None:
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there may be something to clean up
         sys.unraisablehook = repeat_lost_ctrl_c
-    function(jobs, **options) if VERBS[verb].words == "workdirs" else function(*jobs[0], **options)
+    if VERBS[verb].words == "workdirs":
+        function(jobs, **options)
+    else:
+        function(*(jobs[0] if jobs else ()), **options)
 
 
 def parse(argv: list[str]) -> tuple[str, list, dict]:
@@ -96,7 +100,8 @@ def open_standard_streams() -> None:
     sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
 
 
-if __name__ == "__main__":
+def console() -> NoReturn:
+    """Run this process's command and exit: the program `resnet-flax`, and `python -m resnet_flax.main`."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as under nohup
         signal.signal(signal.SIGINT, end_at_once)
     use_utf8()
@@ -105,3 +110,7 @@ if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)  # Python takes a moment to end, too
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    console()

@@ -22,7 +22,8 @@ class Verb(NamedTuple):
     The function is called with a config, a workdir and the verb's own flags. If its `words`, those after the verb on
     the command line, are "workdirs", it gets a list of jobs instead of config and workdir; if they are "files" or
     "fields", it gets them as one more argument, and with fields also `recipe`, the flags that set the config. A verb
-    for a `trained` network uses the config in the workdir, never a recipe.
+    for a `trained` network uses the config in the workdir, never a recipe. A `standalone` verb has no flags and no
+    arguments.
     """
 
     summary: str
@@ -31,6 +32,7 @@ class Verb(NamedTuple):
     details: str = ""
     words: str = ""
     trained: bool = False
+    standalone: bool = False
 
 
 CHECKPOINT = Flag("best", "WHICH", "the checkpoint: best (by validation), newest, or the number of its step")
@@ -38,17 +40,18 @@ CHECKPOINT = Flag("best", "WHICH", "the checkpoint: best (by validation), newest
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a network, or resume its run, and write a report (the default verb)",
-        "--config=configs/preact.py --config.train.epochs=20 --workdir=runs/short",
+        "--config=preact --config.train.epochs=20 --workdir=runs/short",
         {"seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean")},
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
     ),
+    "list": Verb("list the recipes, the networks, and the runs below ./runs", "list", standalone=True),
     "summary": Verb(
         "print layers, parameters, memory and data of a config, and a run's checkpoints",
-        "summary --config=configs/resnet_353.py",
+        "summary --config=resnet_353",
     ),
     "preview": Verb(
         "draw augmented training images",
-        "preview --config=configs/resnet_353.py --versions=4",
+        "preview --config=resnet_353 --versions=4",
         {
             "images": Flag(8, "N", "the number of images"),
             "versions": Flag(8, "N", "the number of augmented versions of each"),
@@ -57,7 +60,7 @@ VERBS: dict[str, Verb] = {
     ),
     "sweep": Verb(
         "train with several values of some fields, and rank the runs by validation",
-        "sweep --config=configs/preact.py optimizer.learning_rate=1e-3,3e-3 optimizer.b1=0.8,0.9",
+        "sweep --config=preact optimizer.learning_rate=1e-3,3e-3 optimizer.b1=0.8,0.9",
         {
             "method": Flag("grid", "METHOD", "grid, random, or tpe (tree-structured Parzen estimator)"),
             "trials": Flag(0, "N", "the number of trials of random or tpe"),
@@ -109,7 +112,7 @@ VERBS: dict[str, Verb] = {
     ),
     "import-torch": Verb(
         "start a run from PyTorch weights",
-        "import-torch --config=configs/resnet_443.py --file=weights.safetensors --workdir=runs/tuned",
+        "import-torch --config=resnet_443 --file=weights.safetensors --workdir=runs/tuned",
         {
             "file": Flag("", "PATH", "a .safetensors file, or a state_dict in a .pt, .pth or .bin file"),
             "key": Flag("", "NAME", "which state_dict of a file that holds several, such as ema"),
@@ -120,7 +123,8 @@ VERBS: dict[str, Verb] = {
 WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ..."}
 
 COMMON = {
-    "--config=FILE[:ARGUMENT]": "a recipe, such as configs/preact.py (:full trains on all examples)",
+    "--config=RECIPE[:ARGUMENT]": "a recipe, such as preact or a file such as configs/mine.py (:full trains on all "
+    "examples); the verb list shows all",
     "--config.FIELD=VALUE": "set a field of the recipe, such as --config.train.epochs=20; the fields are described in "
     "resnet_flax/config/defaults.py",
     "--workdir=PATH": "the folder of the run (default: runs/NAME[-ARGUMENT]); it holds its config, so for a run that "
@@ -138,13 +142,14 @@ def help_text(verb: str | None) -> str:
         verbs = {name: verb.summary for name, verb in VERBS.items()}
         usage, about = "[VERB] [FLAG ...]", "Train residual networks on small images."
         own = {"--help, --version": "print this help, that of a verb (VERB --help), or the version"}
-        parts, example = [section("verbs", verbs), section("flags", COMMON | own)], "--config=configs/quickstart.py"
+        parts, example = [section("verbs", verbs), section("flags", COMMON | own)], "--config=quickstart"
     else:
-        summary, example, flags, details, words, trained = VERBS[verb]
-        usage = " ".join(word for word in (verb, WORDS.get(words), "[FLAG ...]") if word)
+        summary, example, flags, details, words, trained, standalone = VERBS[verb]
+        usage = " ".join(word for word in (verb, WORDS.get(words), "" if standalone else "[FLAG ...]") if word)
         about = " ".join([f"{summary[0].upper()}{summary[1:]}.", details]).strip()
         own = {flag_usage(name, flag): flag_help(flag) for name, flag in flags.items()}
-        parts = [section("flags", own | (COMMON_TRAINED if trained else COMMON))]
+        common = COMMON_TRAINED if trained else COMMON
+        parts = [] if standalone else [section("flags", own | common)]
     text = textwrap.fill(about, HELP_WIDTH)
     return "\n\n".join([f"usage: {PROGRAM} {usage}", text, *parts, f"example\n  {PROGRAM} {example}"])
 

@@ -73,6 +73,11 @@ def test_recipes_hold_out_what_the_design_says():
 MISTAKES = [
     ([], "which recipe"),
     (["--config=configs/preakt.py"], "there is no config file 'configs/preakt.py': did you mean 'configs/preact.py'"),
+    (["--config=preakt"], "there is no recipe 'preakt': did you mean 'preact'?"),
+    (["--config=nowhere/preakt.py"], "there is no config file 'nowhere/preakt.py': did you mean 'configs/preact.py'?"),
+    (["--config=preact:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
+    (["list", QUICKSTART], "list takes no flags and no arguments: what is '--config="),
+    (["list", "runs"], "list takes no flags and no arguments: what is 'runs'?"),
     ([f"--config={ROOT}/configs/preact.py:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
     ([f"--config={ROOT}/configs/preact.py:sgd,adam"], "config argument 'sgd,adam' names two alternatives"),
     (["trian", QUICKSTART], "unknown verb 'trian': did you mean 'train'"),

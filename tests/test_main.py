@@ -177,6 +177,7 @@ def test_a_missing_device_is_one_line_from_every_verb(small_runs, tmp_path):
     assert main(["export", f"--workdir={run}", f"--output={weights}"]) == 0
     commands = {
         "train": [*TINY, f"--workdir={tmp_path}/train"],
+        "list": [],
         "summary": TINY,
         "sweep": [*TINY, f"--workdir={tmp_path}/sweep", "optimizer.learning_rate=0.1,0.2"],
         "report": [str(run)],

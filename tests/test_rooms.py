@@ -19,7 +19,7 @@ FLOORS = (
     ("report",),
     ("studies",),
     ("commands",),
-    ("main",),
+    ("api", "main"),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

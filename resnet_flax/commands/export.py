@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
@@ -97,7 +98,9 @@ class Format(NamedTuple):
 
 EXPORT_FORMATS = {
     "safetensors": Format(
-        "weights.safetensors", (".safetensors",), lambda _, state: encode_safetensors(to_torch(state.variables))
+        "weights.safetensors",
+        (".safetensors",),
+        lambda config, state: encode_safetensors(to_torch(state.variables), {CONFIG_KEY: config_to_json(config)}),
     ),
     "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),
     "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),

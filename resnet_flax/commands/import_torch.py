@@ -8,10 +8,9 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import resolve_normalization
 from resnet_flax.errors import UserError
-from resnet_flax.models.torch_weights import from_torch
 from resnet_flax.models.weight_files import read_weights
 from resnet_flax.text import print_line
-from resnet_flax.training.restore import checkpoint_template, optimizer_template
+from resnet_flax.training.restore import checkpoint_template, fit_weights, optimizer_template
 from resnet_flax.training.step import TrainState
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 from resnet_flax.workdir.folder import check_config, lock_workdir
@@ -25,13 +24,8 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = 
     path = Path(file)
     if not path.is_file():
         raise UserError(f"there is no file {file!r}" if file else "which weights? Give --file=PATH")
+    variables = fit_weights(config, read_weights(path, key), path)
     tree = checkpoint_template(config)
-    like = {"params": tree["state"].params, "batch_stats": tree["state"].batch_stats}
-    tensors = read_weights(path, key)
-    try:
-        variables = from_torch(tensors, like)
-    except UserError as misfit:
-        raise UserError(f"{file} does not fit config.model {config.model.name!r}: {misfit}") from None
     with lock_workdir(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         check_config(workdir, resolve_normalization(config))
         if checkpoints.steps():

@@ -66,7 +66,7 @@ def activation_bytes(model: ResNet, shape: tuple[int, int, int]) -> int:
 
     XLA may recompute or fuse some of it; a test keeps this within a factor of 1.5 of what XLA allocates on a CPU.
     """
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = models.variable_shapes(model, shape)
 
     def backward(variables, images, labels):
         def loss(params):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -170,6 +170,16 @@ def type_errors(values: dict[str, Any]) -> Iterator[str]:
         fits = isinstance(value, (kind, int) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
         if not fits and not (optional and value is None):
             yield f"config.{field} must be {TYPES[kind]}, not {short_repr(value)}"
+
+
+def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Set fields by their dotted names; a list becomes a tuple.
+
+    Raises UserError with a line for each unknown field and each value of the wrong type.
+    """
+    fields = {field: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
+    raise_errors(type_errors(fields))
+    config.update_from_flattened_dict(fields)
 
 
 def value_errors(config: ConfigDict) -> Iterator[str]:

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import raise_errors, type_errors
+from resnet_flax.config.checks import set_fields
 from resnet_flax.config.defaults import flatten, get_config
 from resnet_flax.errors import Damaged, UserError, nearest, reason
-from resnet_flax.files import read_json
+from resnet_flax.files import parse_json, read_json
+from resnet_flax.models.weight_files import read_metadata
 from resnet_flax.text import escape_line, short_repr
+
+CONFIG_KEY = "config"  # in the metadata of a .safetensors
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -21,20 +25,41 @@ def read_config(workdir: Path) -> ConfigDict:
     if not path.is_file():
         runs = [str(other.parent) for other in workdir.parent.glob("*/config.json")]
         raise UserError(f"{escape_line(workdir)} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else ""))
-    config = get_config()
     try:
-        stored = read_json(path)
+        return config_of(read_json(path), path)
     except ValueError as error:
         repair = "the command that started the run recreates it"
         raise Damaged(f"{path} is damaged ({reason(error)}): {repair}") from None
+
+
+def read_weights_config(file: Path) -> ConfigDict:
+    """Return the config of a file with weights: the one in its metadata, or that of the run in its folder.
+
+    Raises UserError if there is neither, or this version cannot read it; Damaged if it is not valid JSON.
+    """
+    text = read_metadata(file).get(CONFIG_KEY)
+    if text is not None:
+        try:
+            return config_of(parse_json(text), file)
+        except ValueError as error:
+            raise Damaged(f"{file} has damaged metadata ({reason(error)}): export it again") from None
+    if not (file.parent / "config.json").is_file():
+        raise UserError(f"{file} does not say what network it is for: put the config.json of its run beside it")
+    return read_config(file.parent)
+
+
+def config_of(stored: Any, place: Path) -> ConfigDict:
+    """Return the config with the fields that were `stored` as JSON in the file `place`, the others with their defaults.
+
+    Raises UserError if this version cannot read it.
+    """
+    config = get_config()
     try:
         if not isinstance(stored, dict):
             raise UserError(f"it holds {short_repr(stored)} instead of fields")
-        values = {field: tuple(v) if isinstance(v, list) else v for field, v in flatten(stored).items()}
-        raise_errors(type_errors(values))
-        config.update_from_flattened_dict(values)
+        set_fields(config, flatten(stored))
     except (UserError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} is not a config that this version can read: {error}") from None
+        raise UserError(f"{place} is not a config that this version can read: {error}") from None
     return config
 
 

@@ -56,8 +56,10 @@ def compute_dtype(setting: str) -> jnp.dtype:
 def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
     """Return the module that `model` of a complete config describes, with one output per class in `data.classes`.
 
-    BatchNorm averages over the mapped axis `axis_name`, if there is one.
+    BatchNorm averages over the mapped axis `axis_name`, if there is one. `resnet_flax.create` builds a network by name.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"build takes a complete config, not {config!r}: resnet_flax.create builds a network by name")
     model = config.model
     return ResNet(
         **{field: model[field] for field in ARCHITECTURE},
@@ -78,10 +80,15 @@ def statistics(module: ResNet, images: np.ndarray, normalize: Callable[[jax.Arra
     return {"stem_whitening": {"kernel": whitening.directions(images, normalize)}}
 
 
+def variable_shapes(module: ResNet, image_shape: tuple[int, int, int]) -> dict:
+    """Return the params and batch_stats of `module` as shapes and dtypes, for images (height, width, 3)."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(partial(module.init, train=False), jax.random.key(0), images)
+
+
 def count_parameters(module: ResNet, image_shape: tuple[int, int, int]) -> int:
     """Return the number of trainable parameters of `module`, from shapes alone."""
-    variables = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), jnp.zeros((1, *image_shape)))
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(module, image_shape)["params"]))
 
 
 def count_within_budget(module: ResNet, model: ConfigDict, image_shape: tuple[int, int, int]) -> int:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import variance_scaling
 
+from resnet_flax.errors import UserError
 from resnet_flax.models.blocks import BLOCKS, PreActBlock
 from resnet_flax.models.convolution import convolution
 from resnet_flax.models.norm import BatchNorm
@@ -61,8 +62,10 @@ class ResNet(nn.Module):
     instead of the convolution, that of the first stage does so, too. Convolutions have no bias and explicit padding
     (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
 
-    Input: (batch, height, width, 3) float. Output: logits, (batch, num_classes) float32.
-    Collections: `params` and `batch_stats`. Training needs a "dropout" key if a dropout rate is not 0.
+    Input: (batch, height, width, 3), normalised, of a float dtype (UserError for another). Output: logits,
+    (batch, num_classes) float32.
+    Collections: `params` and `batch_stats`; `intermediates`, if it is mutable, gets the pooled `features` before the
+    last layer, (batch, channels) float32. Training needs a "dropout" key if a dropout rate is not 0.
     """
 
     blocks: Sequence[int]  # number of blocks of each stage
@@ -86,6 +89,8 @@ class ResNet(nn.Module):
         block = partial(BLOCKS[self.block], conv=conv, norm=norm, activation=activation, dropout=self.block_dropout)
         preact = BLOCKS[self.block] is PreActBlock  # such blocks activate their own input
 
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise UserError(f"a network takes normalised images of a float dtype, not {x.dtype}: normalize them first")
         x = x.astype(self.dtype)
         if self.stem == "whitening":
             x = activation(Whitening(name="stem_whitening")(x))
@@ -102,4 +107,5 @@ class ResNet(nn.Module):
         if preact and self.final_norm:
             x = activation(norm(name="final_norm")(x, train))
         x = x.astype(jnp.float32).mean((1, 2))
+        self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, name="head", kernel_init=init, bias_init=torch_bias_init(x.shape[-1]))(x)

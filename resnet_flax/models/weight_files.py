@@ -39,6 +39,14 @@ def read_safetensors(file: Path, key: str) -> Tensors:
     return choose(file, {STATE_DICT: tensors}, key)
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors that read_weights could read; {} for any other file."""
+    if file.suffix.lower() != ".safetensors":
+        return {}
+    with safetensors.safe_open(file, "numpy") as opened:
+        return opened.metadata() or {}
+
+
 def read_torch(file: Path, key: str) -> Tensors:
     try:
         import torch
@@ -94,9 +102,9 @@ def choose(file: Path, found: dict[str, dict], key: str) -> dict:
 READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_torch, ".bin": read_torch}
 
 
-def encode_safetensors(tensors: Tensors) -> bytes:
+def encode_safetensors(tensors: Tensors, metadata: dict[str, str]) -> bytes:
     """Return the content of a .safetensors."""
-    return safetensors.numpy.save(tensors)
+    return safetensors.numpy.save(tensors, metadata)
 
 
 def encode_torch(tensors: Tensors) -> bytes:

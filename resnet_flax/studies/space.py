@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.command_line import flag_values, load_recipe, read_flags
+from resnet_flax.command_line import flag_values, read_flags
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import field_types, flatten
+from resnet_flax.config.recipes import load_recipe
 from resnet_flax.errors import UserError
 
 Settings = dict[str, str]  # field -> its value, as one would type it

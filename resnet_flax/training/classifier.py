@@ -11,6 +11,8 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.load import image_shape
+from resnet_flax.errors import UserError
 from resnet_flax.parallel.devices import PARALLEL, local_rows
 from resnet_flax.training.step import TrainState, eval_step
 from resnet_flax.workdir.predictions import Predictions
@@ -27,21 +29,29 @@ def never_stop(done: int) -> bool:
 
 
 class Classifier:
-    """The network of a complete `config` on all devices, `batch_size` images at a time."""
+    """The network of a complete `config` on all devices, `batch_size` images at a time.
 
-    def __init__(self, config: FrozenConfigDict, batch_size: int = EVALUATION_BATCH):
+    `step` says what it computes: log-probabilities (n, classes) float32, or with `feature_step` features.
+    """
+
+    def __init__(self, config: FrozenConfigDict, batch_size: int = EVALUATION_BATCH, step: Callable = eval_step):
         self.parallel = PARALLEL[config.parallel]()
         axis_name = self.parallel.axis_name
         model = models.build(config, axis_name)
         normalize = partial(Policy(config.data.policy).normalize, jnp)
-        step = partial(eval_step, model=model, normalize=normalize, axis_name=axis_name)
+        step = partial(step, model=model, normalize=normalize, axis_name=axis_name)
+        self.image_shape = image_shape(config.data)
         self.step = self.parallel.compile(step, sharded=(1,))
         self.steps = self.parallel.compile(partial(map_batches, step), sharded=(1,))
         self.held: tuple[np.ndarray, dict] | None = None  # images, and the same on the devices
         self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
 
     def __call__(self, state: TrainState, images: np.ndarray, after_batch: AfterBatch = never_stop) -> np.ndarray:
-        """Return log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, fewer if stopped early."""
+        """Return log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, fewer if stopped early.
+
+        Raises UserError for images of another shape or dtype than those of training.
+        """
+        check_images(images, self.image_shape)
         outputs: list[jax.Array] = []
         for batch in self._batches(images):
             outputs.append(self.step(state.variables, batch))
@@ -63,6 +73,7 @@ class Classifier:
 
     def at_once(self, state: TrainState, images: np.ndarray) -> np.ndarray:
         """Return what a call returns, computed in one dispatch. The devices keep the images for the next time."""
+        check_images(images, self.image_shape)
         if self.held is None or self.held[0] is not images:
             batches = np.stack([local_rows(rows) for rows in self._padded(images)])
             self.held = images, self.parallel.shard({"image": batches}, axis=1)
@@ -73,10 +84,22 @@ class Classifier:
         return (self.parallel.shard({"image": local_rows(rows)}) for rows in self._padded(images))
 
     def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the images in order, the last batch padded with black ones."""
-        for start in range(0, len(images), self.rows):
+        """Yield the images in order, the last batch padded with black ones; one batch for no image."""
+        for start in range(0, max(len(images), 1), self.rows):
             rows = images[start : start + self.rows]
             yield np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])
+
+
+def check_images(images: np.ndarray | jax.Array, shape: tuple[int, int, int]) -> None:
+    """Raise UserError unless `images` are (n, *shape) uint8."""
+    if images.shape[1:] == shape and images.dtype == np.uint8:
+        return
+    height, width, channels = shape
+    hint = ": put a single image into a batch with images[None]" if images.shape == shape else ""
+    raise UserError(
+        f"images must be uint8 (0 to 255) of shape (n, {height}, {width}, {channels}), "
+        f"not {images.dtype} of shape {images.shape}{hint}"
+    )
 
 
 def map_batches(step: Callable, variables, batches: dict[str, jax.Array]) -> jax.Array:

@@ -12,6 +12,7 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import Damaged, UserError, nearest, reason
+from resnet_flax.models.torch_weights import Tensors, Variables, from_torch
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.text import print_line
@@ -60,6 +61,18 @@ def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "be
             if steps == before:
                 raise UserError(f"{problem}: {INSTEAD}") from None
             time.sleep(DELETION_SECONDS)
+
+
+def fit_weights(config: FrozenConfigDict, tensors: Tensors, file: Path) -> Variables:
+    """Return the params and batch_stats of the network of `config` from the `tensors` of a file.
+
+    Raises UserError if they are those of another network.
+    """
+    like = models.variable_shapes(models.build(config), image_shape(config.data))
+    try:
+        return from_torch(tensors, like)
+    except UserError as misfit:
+        raise UserError(f"{file} does not fit config.model {config.model.name!r}: {misfit}") from None
 
 
 def find_checkpoint(checkpoints: Checkpoints, steps: list[int], which: str, monitor: str, like: dict) -> Checkpoint:

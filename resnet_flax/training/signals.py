@@ -25,7 +25,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = self.noted = 0
-        self._may_end_at_once = jax.process_count() == 1  # one of several processes cannot leave alone
+        # One of several processes cannot leave alone, and an interactive one, such as a notebook's, holds other work.
+        self._may_end_at_once = jax.process_count() == 1 and not hasattr(sys, "ps1")
 
     def __enter__(self) -> "StopRequest":
         signals = [signal.SIGTERM, signal.SIGINT]

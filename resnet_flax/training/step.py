@@ -157,8 +157,25 @@ def eval_step(
     Images are uint8; `normalize` maps them to what the network was trained on. Under a mapped axis `axis_name` every
     device gets the rows of all.
     """
+    chex.assert_type(batch["image"], jnp.uint8)
     logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
-    log_probabilities = jax.nn.log_softmax(logits)
-    if axis_name is not None:
-        log_probabilities = jax.lax.all_gather(log_probabilities, axis_name, tiled=True)
-    return log_probabilities
+    return all_rows(jax.nn.log_softmax(logits), axis_name)
+
+
+def feature_step(
+    variables: chex.ArrayTree,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalize: Callable[[jax.Array], jax.Array],
+    axis_name: str | None = None,
+) -> jax.Array:
+    """Return the pooled features before the last layer, (batch, channels) float32; the arguments are eval_step's."""
+    chex.assert_type(batch["image"], jnp.uint8)
+    _, sown = model.apply(variables, normalize(batch["image"]), train=False, mutable=["intermediates"])
+    return all_rows(sown["intermediates"]["features"][0], axis_name)
+
+
+def all_rows(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return the rows of all devices, given those of this one under a mapped axis `axis_name`, or of all without it."""
+    return rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)

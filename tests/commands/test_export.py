@@ -35,7 +35,7 @@ assert not {{"resnet_flax", "flax", "optax", "orbax", "tensorflow", "ml_collecti
 
 def answers_elsewhere(folder: Path) -> dict[str, np.ndarray]:
     """Return the answers of README's code, in a process of its own, to images.npy by network.npz."""
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (code,) = re.findall(r"```python\n(import jax\.export.*?)```", README.read_text(), re.DOTALL)
     script = ELSEWHERE.format(readme=code.replace("runs/preact/", ""))
     subprocess.run([sys.executable, "-I", "-W", "error", "-c", script], cwd=folder, check=True)
     with np.load(folder / "answers.npz") as arrays:

@@ -2,9 +2,12 @@
 
 import re
 import shlex
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from resnet_flax.config import recipes
 from resnet_flax.main import main
 from tests.documents import (
     MAIN,
@@ -33,6 +36,7 @@ RUN = [ROOT / "README.md", ROOT / "docs" / "own_images.md", ROOT / "docs" / "ext
 def test_commands_run_in_their_order_on_what_earlier_ones_left(path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     furnish(tmp_path)
+    monkeypatch.setattr(recipes, "RECIPE_FOLDER", tmp_path / "configs")
     write_documented_recipes(path, tiny=True)
     printed = ""
     with documented_code(path):
@@ -44,9 +48,29 @@ def test_commands_run_in_their_order_on_what_earlier_ones_left(path, tmp_path, m
                 assert code == 0, (command, captured.err)
                 printed += captured.out
     lines = {without_numbers(line) for line in printed.splitlines()}
+    run_python(path)
     for block in blocks(path):
         if block.language == "text":
             assert {without_numbers(line) for line in block.text.splitlines()} <= lines
+
+
+def run_python(path: Path) -> dict:
+    """Run the Python code of a document that belongs to no file, in its order, and return what it has defined."""
+    space: dict = {"images": np.zeros((2, 32, 32, 3), np.uint8)}
+    for block in blocks(path):
+        if block.language == "python" and not block.text.startswith("# "):
+            exec(block.text, space)
+    return space
+
+
+def test_the_code_about_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    monkeypatch.setattr(recipes, "RECIPE_FOLDER", tmp_path / "configs")
+    space = run_python(ROOT / "docs" / "python.md")
+    assert space["logits"].shape == (4, 100) and space["gradients"].shape == (8, 32, 32, 3)
+    assert space["net"].results["epochs"] == 5
+    assert capsys.readouterr().out.endswith("unknown model 'resnet_433': did you mean 'resnet_443'?\n")
 
 
 def words_of_main(command: list[str]) -> list[str] | None:

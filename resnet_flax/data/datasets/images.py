@@ -90,15 +90,15 @@ class Images:
         elif ending == ".npz":
             arrays = images_in_npz(file)
         else:
-            yield NamedImage(str(file), file.stem, self._fit(str(file), *open_image(file, self.size)))
+            yield NamedImage(str(file), file.stem, self.fit(str(file), *open_image(file, self.size)))
             return
         for index, array in enumerate(arrays):
             id = str(index) if ids is None else ids[index]
             name = f"{file}[{id}]"
             image = Image.fromarray(array)
-            yield NamedImage(name, id, self._fit(name, image, image.size))
+            yield NamedImage(name, id, self.fit(name, image, image.size))
 
-    def _fit(self, name: str, image: Image.Image, original: tuple[int, int]) -> np.ndarray:
+    def fit(self, name: str, image: Image.Image, original: tuple[int, int]) -> np.ndarray:
         """Return the pixels of an image as RGB of `size`; `original` is the (width, height) that it has in its file."""
         height, width = self.size
         if original != (width, height) or image.mode != "RGB" or image.has_transparency_data:

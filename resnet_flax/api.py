@@ -1,0 +1,207 @@
+"""The Python API, `import resnet_flax as rf`: networks by name, trained networks, and training. See docs/python.md."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import FrozenConfigDict
+from PIL import Image, ImageOps
+
+from resnet_flax import models
+from resnet_flax.command_line import read_workdir
+from resnet_flax.commands.export import EXPORT_FORMATS
+from resnet_flax.commands.train import train as train_and_report
+from resnet_flax.config.checks import complete, set_fields
+from resnet_flax.config.defaults import field_types, get_config
+from resnet_flax.config.recipes import default_run_name, load_recipe, recipe_names
+from resnet_flax.config.stored import read_config, read_weights_config
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.images import Images, list_image_files
+from resnet_flax.data.datasets.load import image_shape, load_split
+from resnet_flax.errors import UserError
+from resnet_flax.models.resnet import ResNet
+from resnet_flax.models.weight_files import read_weights
+from resnet_flax.text import escape_line, short_repr
+from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, check_images
+from resnet_flax.training.restore import fit_weights, restore_checkpoint
+from resnet_flax.training.step import TrainState, eval_step, feature_step
+from resnet_flax.workdir.checkpoints import steps_in
+from resnet_flax.workdir.predictions import Predictions
+from resnet_flax.workdir.results import read_results
+
+SMALL_BATCHES = (1, 32)  # for fewer images than EVALUATION_BATCH; each size that is used is compiled once
+
+PathLike = str | os.PathLike
+ImageLike = PathLike | Image.Image
+
+
+class Network:
+    """A trained network, as `load` and `train` return it.
+
+    Attributes:
+        model: the Flax module; `model.apply(variables, normalize(images), train=False)` returns logits.
+        variables: its `params` and `batch_stats`, those averaged over training if the run keeps an average.
+        classes: the names of the classes, in the order of the labels.
+        config: the complete config of its run.
+        results: what a finished run says of itself, such as `test_accuracy`; {} for an unfinished one and for weights.
+
+    "Images" below are a uint8 array (n, H, W, 3) of values 0 to 255 whose H and W are those of training; or a path or a
+    PIL image, or a list of them. Paths name image files, folders of them, .npy, .npz and pickles. Images from paths and
+    PIL images are resized and converted to RGB as by the verb `predict`; an array never is. All functions of images
+    raise UserError for an array of another shape or dtype, and for a file that cannot be read.
+    """
+
+    def __init__(self, config: FrozenConfigDict, variables: Mapping[str, Any], results: Mapping[str, Any]):
+        self.model: ResNet = models.build(config)
+        self.variables = variables
+        self.classes: tuple[str, ...] = tuple(config.data.classes)
+        self.config = config
+        self.results = results
+        self._state = TrainState.start(variables["params"], variables["batch_stats"], optax.identity(), averaged=False)
+        self._classifier = cache(partial(Classifier, config))
+
+    def predict(self, images: np.ndarray | ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Return the probability of each class, (n, classes) float32, for n images."""
+        return np.exp(self._compute(eval_step, images))
+
+    def features(self, images: np.ndarray | ImageLike | Sequence[ImageLike]) -> np.ndarray:
+        """Return the pooled features before the last layer, (n, channels) float32, for n images."""
+        return self._compute(feature_step, images)
+
+    def evaluate(self, split: str = "test") -> Predictions:
+        """Return the predictions for a split: its `accuracy`, from 0 to 1, `loss` in nats, `probabilities`, `labels`.
+
+        `split` is "test", "validation", "train", or a part of a split such as "train[:500]". Raises UserError if the
+        dataset is not there, or has no such split.
+        """
+        _, examples = load_split(self.config.data, split)
+        return self._classifier(batch_size(len(examples)), eval_step).evaluate(self._state, examples)
+
+    def normalize(self, images: np.ndarray | jax.Array) -> jax.Array:
+        """Return uint8 images (n, H, W, 3) as `model` takes them: float32, normalised as in training."""
+        pixels = jnp.asarray(images)
+        check_images(pixels, image_shape(self.config.data))
+        return Policy(self.config.data.policy).normalize(jnp, pixels)
+
+    def _compute(self, step: Any, images: Any) -> np.ndarray:
+        pixels = read_images(images, image_shape(self.config.data))
+        return self._classifier(batch_size(len(pixels)), step)(self._state, pixels)
+
+    def __repr__(self) -> str:
+        return f"<Network {self.config.model.name}, {len(self.classes)} classes>"
+
+
+def list_networks() -> list[str]:
+    """Return the names that `create` takes."""
+    return list(models.NETWORKS)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that `train` takes."""
+    return recipe_names()
+
+
+def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
+    """Return a network, untrained: a Flax Linen module with one output for each class.
+
+    `fields` override parts of it: blocks, widths, block, stem, activation, stem_dropout, block_dropout, final_norm,
+    kernel_init and compute_dtype, as under `model` in config/defaults.py. Its `init` and `apply` take normalised float
+    images (n, H, W, 3) and `train`, and `apply` returns logits (n, num_classes) float32. Raises UserError for an
+    unknown name, an unknown field or a wrong value.
+    """
+    if type(num_classes) is not int or num_classes < 1:
+        raise UserError(f"num_classes must be a positive whole number, not {short_repr(num_classes)}")
+    config = get_config()
+    set_fields(config, {"model.name": name} | {f"model.{field}": value for field, value in fields.items()})
+    model = models.build(complete(config)).clone(num_classes=num_classes)
+    if config.model.max_params:
+        models.count_within_budget(model, config.model, image_shape(config.data))
+    return model
+
+
+def load(path: PathLike, checkpoint: str = "best") -> Network:
+    """Return the network of a run, or of weights that the verb `export` wrote.
+
+    `path` is a workdir, of which `checkpoint` is used: "best" on validation (the newest if nothing is held out),
+    "newest", or the number of its step. Or it is a weights file, or the folder of a weights.safetensors. A .safetensors
+    of `export` says what network it is for; other files need the config.json of their run beside them. Raises UserError
+    if there is none of these, or it is damaged.
+    """
+    folder = Path(path)
+    weights = folder / EXPORT_FORMATS["safetensors"].default
+    if folder.is_file():
+        return load_weights(folder)
+    if weights.is_file() and not steps_in(folder / "checkpoints"):
+        return load_weights(weights)
+    config = complete(read_config(folder))
+    state = restore_checkpoint(config, folder, checkpoint).tree["state"]
+    return Network(config, state.variables, read_results(folder))
+
+
+def load_weights(file: Path) -> Network:
+    if file.suffix.lower() in EXPORT_FORMATS["stablehlo"].endings:
+        raise UserError(f"{file} holds a program, not weights: call it with jax.export, or export safetensors")
+    tensors = read_weights(file)
+    config = complete(read_weights_config(file))
+    return Network(config, fit_weights(config, tensors, file), {})
+
+
+def train(recipe: str, fields: Mapping[str, Any] | None = None, *, workdir: PathLike = "", **keywords: Any) -> Network:
+    """Train a recipe and write its report, as the verb `train` does, and return the network of its best epoch.
+
+    `recipe` is a name of `list_recipes` or the path of a file, either with :ARGUMENT. Keywords set the fields of its
+    config by the last part of their names, such as `epochs=5`; `fields` sets them by whole names, such as
+    {"optimizer.name": "sgd"}, where the last part is not enough. `workdir` is runs/NAME or runs/NAME-ARGUMENT by
+    default. The same call resumes a run that was stopped, and returns the network of one that is finished.
+
+    Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
+    Interrupted after Ctrl-C, when the run is saved. Call it in the main thread: others get no signals.
+    """
+    config = load_recipe(recipe)
+    set_fields(config, {full_name(name): value for name, value in keywords.items()} | dict(fields or {}))
+    folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}")
+    train_and_report(complete(config), folder, seeds="")
+    return load(folder)
+
+
+def full_name(keyword: str) -> str:
+    """Return the only field whose name ends in `keyword`; `keyword` itself, which is no field, if that is not one."""
+    found = [field for field in field_types() if field.rpartition(".")[2] == keyword]
+    return found[0] if len(found) == 1 else keyword
+
+
+def batch_size(count: int) -> int:
+    """Return the batch in which `count` images are computed."""
+    return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
+
+
+def read_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return images as an array (n, *shape) uint8, see Network."""
+    several = [images] if isinstance(images, ImageLike) else images
+    if isinstance(several, Sequence) and any(isinstance(one, ImageLike) for one in several):
+        return np.stack([pixels for one in several for pixels in read_one(one, shape[:2])])
+    try:
+        array = np.asarray(images)
+    except ValueError:
+        raise UserError("the arrays in a list of images must have the same shape") from None
+    check_images(array, shape)
+    return array
+
+
+def read_one(image: Any, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield the images that a path names, or a PIL image, as arrays (height, width, 3) uint8 of `size`."""
+    if isinstance(image, Image.Image):
+        yield Images([], size).fit("", ImageOps.exif_transpose(image), image.size)
+        return
+    if not isinstance(image, PathLike):
+        raise UserError(f"an image in a list with paths or PIL images must be one of these, not {type(image).__name__}")
+    found = Images(list_image_files([os.fspath(image)]), size)
+    yield from (one.pixels for one in found)
+    for name, why in found.unreadable.items():
+        raise UserError(f"cannot read {escape_line(name)}: {why}")

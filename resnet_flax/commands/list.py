@@ -1,0 +1,77 @@
+"""List what there is: the recipes, the networks, and the runs below ./runs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from resnet_flax import models
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
+from resnet_flax.config.recipes import load_recipe, recipe_names, recipe_summary
+from resnet_flax.config.stored import read_config
+from resnet_flax.data.datasets.load import image_shape
+from resnet_flax.errors import UserError
+from resnet_flax.report.tables import percent, text_table
+from resnet_flax.text import escape_line, print_line
+from resnet_flax.training.restore import read_history
+from resnet_flax.workdir.history import best_row
+from resnet_flax.workdir.results import read_results
+
+RUNS_HEADER = ["run", "network", "epochs", "val accuracy", "test accuracy"]
+
+
+class Line(NamedTuple):
+    """The cells of a row of a table, and what is said behind them."""
+
+    cells: Sequence[str]
+    text: str = ""
+
+
+def list() -> None:
+    """Print recipes and networks with their parameters, and the runs below ./runs with their accuracy."""
+    print_line(table(["recipe", "network", "parameters"], map(recipe_line, recipe_names())))
+    print_line(table(["network", "parameters"], map(network_line, models.NETWORKS)))
+    if workdirs := sorted(path.parent for path in Path("runs").rglob("config.json")):
+        print_line(table(RUNS_HEADER, map(run_line, workdirs)))
+
+
+def table(header: Sequence[str], lines: Iterable[Line]) -> str:
+    cells, texts = zip(*lines, strict=True)
+    rows = text_table(header, cells).splitlines()
+    return "\n".join(f"{row}  {text}".rstrip() for row, text in zip(rows, ["", *texts], strict=True)) + "\n"
+
+
+def recipe_line(name: str) -> Line:
+    config = load_recipe(name)
+    return Line([name, config.model.name, parameters(config)], recipe_summary(name))
+
+
+def network_line(name: str) -> Line:
+    config = get_config()
+    config.model.name = name
+    parts = models.architecture(name)
+    blocks, widths = ("-".join(map(str, parts["blocks"])), "/".join(map(str, parts["widths"])))
+    return Line([name, parameters(config)], f"{parts['block']} blocks {blocks}, {widths} channels")
+
+
+def parameters(config: ConfigDict) -> str:
+    """Return the number of parameters; "-" if it depends on a folder of images that the config does not name."""
+    try:
+        completed = complete(config)
+    except UserError:
+        return "-"
+    return f"{models.count_parameters(models.build(completed), image_shape(completed.data)):,}"
+
+
+def run_line(workdir: Path) -> Line:
+    name = escape_line(workdir)
+    try:
+        config = complete(read_config(workdir))
+        history = read_history(config, workdir)
+    except UserError as problem:
+        return Line([name, *"-" * (len(RUNS_HEADER) - 1)], escape_line(problem))
+    best = best_row(history, config.train.monitor) or {}
+    accuracies = best.get("val_accuracy"), read_results(workdir).get("test_accuracy")
+    return Line([name, config.model.name, str(len(history)), *map(percent, accuracies)])

@@ -1,0 +1,72 @@
+"""Recipes: files with a function get_config(ARGUMENT) that returns a config. Those of the project have names."""
+
+import ast
+import importlib.machinery
+import os
+import traceback
+import types
+from pathlib import Path
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from resnet_flax.errors import UserError, nearest
+from resnet_flax.text import escape_line, short_repr
+
+# configs/ is beside the package in a checkout, and within it once it is installed.
+RECIPE_FOLDER = next(path for folder in Path(__file__).parents[1:3] if (path := folder / "configs").is_dir())
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the project's recipes, sorted."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.py"))
+
+
+def recipe_summary(name: str) -> str:
+    """Return the first line of the docstring of one of the project's recipes."""
+    return (ast.get_docstring(ast.parse((RECIPE_FOLDER / f"{name}.py").read_text("utf-8"))) or "").partition("\n")[0]
+
+
+def default_run_name(recipe: str) -> str:
+    """Return the default name of a run of RECIPE:ARGUMENT: NAME or NAME-ARGUMENT."""
+    file, _, argument = recipe.partition(":")
+    return Path(file).stem + (f"-{argument}" if argument else "")
+
+
+def find_recipe(text: str) -> str:
+    """Return the file of a recipe that is given by its name or its path. Raises UserError if there is none."""
+    is_path = text.endswith(".py") or os.sep in text
+    if not is_path and text in recipe_names():
+        return str(RECIPE_FOLDER / f"{text}.py")
+    path = Path(text)
+    if path.is_file():
+        return text
+    if not is_path:
+        raise UserError(f"there is no recipe {short_repr(text)}: {nearest(text, recipe_names())}")
+    files = [str(other) for other in path.parent.glob("*.py")] or [str(other) for other in Path("configs").glob("*.py")]
+    hint = nearest(text, files) if files else nearest(path.stem, recipe_names())
+    raise UserError(f"there is no config file {short_repr(text)}: {hint}")
+
+
+def load_recipe(recipe: str) -> ConfigDict:
+    """Return the config that get_config(ARGUMENT) returns, for a `recipe` RECIPE or RECIPE:ARGUMENT, see find_recipe.
+
+    Raises UserError if there is no such recipe, and with the line of its file in which something went wrong.
+    """
+    text, colon, argument = recipe.partition(":")
+    file = find_recipe(text)
+    loader = importlib.machinery.SourceFileLoader("recipe", file)
+    module = types.ModuleType(loader.name)
+    module.__file__ = file
+    try:
+        loader.exec_module(module)
+        config = module.get_config(*[argument] if colon else [])
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [0])[-1]
+        place = f"{file}, line {line}" if line else file
+        raise UserError(f"{place}: {type(error).__name__}: {escape_line(error, 300)}") from None
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+        raise UserError(f"{file}: get_config must return a ConfigDict, not {short_repr(config)}")
+    return config
