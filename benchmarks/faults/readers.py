@@ -16,21 +16,20 @@ from typing import Any
 
 import jax
 import numpy as np
-import safetensors.numpy
 from matplotlib.figure import Figure
 from PIL import Image
 
 from resnet_flax import main, models
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
-from resnet_flax.config.stored import config_to_json, read_config
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets import images, pickles
 from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.data.datasets.splits import parse_split
 from resnet_flax.errors import STORAGE, UserError
 from resnet_flax.models.torch_weights import from_torch, to_torch
-from resnet_flax.models.weight_files import read_weights
+from resnet_flax.models.weight_files import encode_safetensors, read_weights
 from resnet_flax.report import figures
 from resnet_flax.report.compare import comparison_row
 from resnet_flax.report.facts import chosen_row
@@ -432,8 +431,11 @@ def weight_readers(of_file: Callable) -> dict[str, Reader]:
     def read(path: Path) -> Any:
         return from_torch(read_weights(path), like)
 
-    content = safetensors.numpy.save(tensors)
-    readers = {"safetensors": Reader(of_file("a.safetensors", read), [content], SIZES + TEXT)}
+    def read_both(path: Path) -> Any:
+        return read(path), complete(read_weights_config(path))
+
+    content = encode_safetensors(tensors, {CONFIG_KEY: config_to_json(complete(config))})
+    readers = {"safetensors": Reader(of_file("a.safetensors", read_both), [content], SIZES + TEXT)}
     with contextlib.suppress(ImportError):
         import torch
 
