@@ -49,7 +49,7 @@ class Network:
         variables: its `params` and `batch_stats`, those averaged over training if the run keeps an average.
         classes: the names of the classes, in the order of the labels.
         config: the complete config of its run.
-        results: what a finished run says of itself, such as `test_accuracy`; {} for an unfinished one and for weights.
+        results: of the finished run and its best epoch, such as `test_accuracy`; {} before its end, and for weights.
 
     "Images" below are a uint8 array (n, H, W, 3) of values 0 to 255 whose H and W are those of training; or a path or a
     PIL image, or a list of them. Paths name image files, folders of them, .npy, .npz and pickles. Images from paths and
@@ -125,7 +125,7 @@ def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
     return model
 
 
-def load(path: PathLike, checkpoint: str = "best") -> Network:
+def load(path: PathLike, checkpoint: str | int = "best") -> Network:
     """Return the network of a run, or of weights that the verb `export` wrote.
 
     `path` is a workdir, of which `checkpoint` is used: "best" on validation (the newest if nothing is held out),
@@ -140,7 +140,7 @@ def load(path: PathLike, checkpoint: str = "best") -> Network:
     if weights.is_file() and not steps_in(folder / "checkpoints"):
         return load_weights(weights)
     config = complete(read_config(folder))
-    state = restore_checkpoint(config, folder, checkpoint).tree["state"]
+    state = restore_checkpoint(config, folder, str(checkpoint)).tree["state"]
     return Network(config, state.variables, read_results(folder))
 
 

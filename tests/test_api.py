@@ -130,6 +130,11 @@ def test_files_that_cannot_be_read_are_named(net, tmp_path):
         net.predict([IMAGES[0], IMAGES[0, :28]])
 
 
+def test_a_checkpoint_may_be_named_by_its_step(small_runs):
+    step = read_predictions(small_runs[0] / "report" / "predictions.npz")[1]["step"]
+    np.testing.assert_array_equal(rf.load(small_runs[0], step).predict(IMAGES), rf.load(small_runs[0]).predict(IMAGES))
+
+
 def test_an_unknown_split_or_checkpoint_is_refused(net, small_runs):
     with pytest.raises(rf.UserError, match="unknown split 'tset': did you mean 'test'"):
         net.evaluate("tset")

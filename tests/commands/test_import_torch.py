@@ -14,12 +14,12 @@ from resnet_flax.commands.export import export
 from resnet_flax.commands.import_torch import import_torch
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
-from resnet_flax.config.stored import read_config
+from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import from_torch, to_torch
-from resnet_flax.models.weight_files import read_weights
+from resnet_flax.models.weight_files import read_metadata, read_weights
 from resnet_flax.training.restore import checkpoint_template
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
@@ -139,12 +139,13 @@ def test_only_the_first_names_are_listed():
         from_torch({}, ours)
 
 
-def test_safetensors_in_and_out_is_the_same_file(tmp_path):
+def test_safetensors_in_and_out_is_the_same_file_with_the_config_in_it(tmp_path):
     config, file, copy = tiny_config(), tmp_path / "in.safetensors", tmp_path / "deep" / "out.safetensors"
     safetensors.numpy.save_file(fitting(config), file)
     import_torch(config, tmp_path / "run", str(file))
     export(config, tmp_path / "run", "safetensors", str(copy))
-    assert copy.read_bytes() == file.read_bytes()
+    assert safetensors.numpy.save(safetensors.numpy.load_file(copy)) == file.read_bytes()
+    assert read_metadata(copy) == {"config": config_to_json(config)}
     with pytest.raises(UserError, match="holds a run already"):
         import_torch(config, tmp_path / "run", str(file))
 
