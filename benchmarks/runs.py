@@ -21,13 +21,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
 from benchmarks import recipes
 from benchmarks.record import RESULTS
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import flatten
-from resnet_flax.config.stored import config_to_json, read_config
+from resnet_flax.config.stored import config_to_json, read_config, without_place
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write, read_json
@@ -114,13 +114,6 @@ def record(workdir: Path, results: Path = RESULTS) -> Path:
         with atomic_write(path / "results.json") as file:
             file.write(json.dumps(outcome, indent=2) + "\n")
     return path
-
-
-def without_place(config: FrozenConfigDict) -> FrozenConfigDict:
-    """Return a config that does not say where the data were."""
-    copy = ConfigDict(config)
-    copy.data.dir = ""
-    return FrozenConfigDict(copy)
 
 
 def completed(outcome: dict, config: FrozenConfigDict, workdir: Path, history: list[EpochRow]) -> dict:

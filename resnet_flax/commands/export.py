@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
-from resnet_flax.config.stored import CONFIG_KEY, config_to_json
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json, without_place
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
@@ -100,7 +100,9 @@ EXPORT_FORMATS = {
     "safetensors": Format(
         "weights.safetensors",
         (".safetensors",),
-        lambda config, state: encode_safetensors(to_torch(state.variables), {CONFIG_KEY: config_to_json(config)}),
+        lambda config, state: encode_safetensors(
+            to_torch(state.variables), {CONFIG_KEY: config_to_json(without_place(config))}
+        ),
     ),
     "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),
     "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),
