@@ -13,7 +13,8 @@ from benchmarks import recipes, runs
 from benchmarks.tables import table
 from resnet_flax.commands.export import export
 from resnet_flax.config.checks import complete
-from resnet_flax.config.stored import config_to_json, read_config, without_place
+from resnet_flax.config.defaults import changed
+from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.workdir.results import read_results
@@ -48,7 +49,7 @@ def pack(workdir: Path, output: Path) -> list[str]:
     name = runs.name_of(config, results["device"])
     export(config, workdir, "safetensors", str(output / f"{name}.safetensors"))
     with atomic_write(output / f"{name}.json") as file:
-        file.write(config_to_json(without_place(config)))
+        file.write(config_to_json(changed(config, {"data.dir": ""})))
     recipe, changes = runs.identify(config)
     counts = [f"{results[field]:,}" for field in ("parameters", "test_examples", "epochs")]
     row = [name, recipe + (", changed" if changes else ""), counts[0], f"{results['test_accuracy']:.2%}", *counts[1:]]

@@ -26,8 +26,8 @@ from ml_collections import FrozenConfigDict
 from benchmarks import recipes
 from benchmarks.record import RESULTS
 from resnet_flax.config.checks import complete
-from resnet_flax.config.defaults import flatten
-from resnet_flax.config.stored import config_to_json, read_config, without_place
+from resnet_flax.config.defaults import changed, flatten
+from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write, read_json
@@ -107,7 +107,7 @@ def record(workdir: Path, results: Path = RESULTS) -> Path:
         shutil.rmtree(in_progress, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)
     with atomic_write(path / "config.json") as file:
-        file.write(config_to_json(without_place(config)))
+        file.write(config_to_json(changed(config, {"data.dir": ""})))
     counts = [{"epoch": int(row["epoch"]), "step": int(row["step"])} for row in history]
     write_history([row | count for row, count in zip(history, counts, strict=True)], path / "metrics.csv")
     if outcome:

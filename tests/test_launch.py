@@ -155,5 +155,6 @@ def test_slurm_starts_a_process_for_each_gpu():
     assert refused.stderr == "error: --gpus-per-node is 8 and --ntasks-per-node 4: make them equal\n"
 
 
-def test_local_exits_with_the_code_of_the_first_process_that_failed():
+def test_local_exits_with_the_code_of_the_first_process_that_failed(monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *handler: None)  # of this process, for all tests to come
     assert local.main(["2", "--config=nothing.py"]) == 1

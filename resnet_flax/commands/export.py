@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
-from resnet_flax.config.stored import CONFIG_KEY, config_to_json, without_place
+from resnet_flax.config.defaults import changed
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
@@ -101,7 +102,7 @@ EXPORT_FORMATS = {
         "weights.safetensors",
         (".safetensors",),
         lambda config, state: encode_safetensors(
-            to_torch(state.variables), {CONFIG_KEY: config_to_json(without_place(config))}
+            to_torch(state.variables), {CONFIG_KEY: config_to_json(changed(config, {"data.dir": ""}))}
         ),
     ),
     "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),

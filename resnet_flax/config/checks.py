@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.defaults import field_types, flatten, get_config
+from resnet_flax.config.defaults import changed, field_types, flatten, get_config
 from resnet_flax.config.names import unknown_field
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.augment.statistics import channel_statistics
@@ -148,9 +148,8 @@ def resolve_normalization(config: FrozenConfigDict) -> FrozenConfigDict:
     policy = Policy(config.data.policy)
     if policy.normalization:
         return config
-    resolved = ConfigDict(config)
-    resolved.data.policy = policy.normalized_by(*channel_statistics(load_dataset(config.data).train.images))
-    return FrozenConfigDict(resolved)
+    statistics = channel_statistics(load_dataset(config.data).train.images)
+    return changed(config, {"data.policy": policy.normalized_by(*statistics)})
 
 
 def raise_errors(lines: Iterable[str]) -> None:

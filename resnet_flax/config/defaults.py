@@ -1,9 +1,10 @@
 """All fields of a config with their defaults, and what recipes start from."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import placeholder
 
 from resnet_flax.errors import UserError, lookup
@@ -166,6 +167,16 @@ def field_types() -> dict[str, tuple[type, bool]]:
 def type_of(config: ConfigDict, field: str) -> type:
     section, _, name = field.rpartition(".")
     return (config[section] if section else config).get_type(name)
+
+
+def changed(config: FrozenConfigDict, fields: Mapping[str, Any]) -> FrozenConfigDict:
+    """Return `config` with other values of `fields`, named like "data.dir".
+
+    A ConfigDict made of a frozen one shares its fields with the ConfigDict that was frozen; this is a copy.
+    """
+    copy = ConfigDict(config.to_dict())
+    copy.update_from_flattened_dict(dict(fields))
+    return FrozenConfigDict(copy)
 
 
 def flatten(nested: dict, prefix: str = "") -> dict[str, Any]:

@@ -68,13 +68,6 @@ def config_to_json(config: FrozenConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
 
 
-def without_place(config: FrozenConfigDict) -> FrozenConfigDict:
-    """Return a config to publish, which does not say where the data were."""
-    copy = ConfigDict(config)
-    copy.data.dir = ""
-    return FrozenConfigDict(copy)
-
-
 def differences(old: dict, new: dict) -> list[str]:
     """Return "config.FIELD: OLD -> NEW" for every field in which two configs, read from JSON, differ."""
     a, b = flatten(old), flatten(new)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.errors import Interrupted, NotFinite, UserError
 from resnet_flax.parallel.processes import reported_by_first_process, run_on_first_process
@@ -97,9 +98,7 @@ def read_seeds(text: str) -> list[int]:
 
 
 def with_seed(config: FrozenConfigDict, seed: int) -> FrozenConfigDict:
-    changed = ConfigDict(config)
-    changed.seed = seed
-    return complete(changed)
+    return complete(ConfigDict(changed(config, {"seed": seed})))
 
 
 def seed_folder(workdir: Path, seed: int) -> Path:

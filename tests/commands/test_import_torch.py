@@ -10,12 +10,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.commands.export import export
 from resnet_flax.commands.import_torch import import_torch
 from resnet_flax.config.checks import complete
-from resnet_flax.config.defaults import get_config
+from resnet_flax.config.defaults import changed, get_config
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
@@ -143,15 +142,14 @@ def test_only_the_first_names_are_listed():
 
 def test_safetensors_in_and_out_is_the_same_file_with_the_config_in_it(tmp_path):
     config, file, copy = tiny_config(), tmp_path / "in.safetensors", tmp_path / "deep" / "out.safetensors"
-    here = ConfigDict(config)
-    here.data.dir = str(tmp_path)
+    here = changed(config, {"data.dir": str(tmp_path)})
     safetensors.numpy.save_file(fitting(config), file)
-    import_torch(FrozenConfigDict(here), tmp_path / "run", str(file))
-    export(FrozenConfigDict(here), tmp_path / "run", "safetensors", str(copy))
+    import_torch(here, tmp_path / "run", str(file))
+    export(here, tmp_path / "run", "safetensors", str(copy))
     assert safetensors.numpy.save(safetensors.numpy.load_file(copy)) == file.read_bytes()
     assert json.loads(read_metadata(copy)["config"]) == json.loads(config_to_json(config))  # without the data's folder
     with pytest.raises(UserError, match="holds a run already"):
-        import_torch(config, tmp_path / "run", str(file))
+        import_torch(here, tmp_path / "run", str(file))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
