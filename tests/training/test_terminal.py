@@ -114,7 +114,7 @@ def test_hangup_saves_and_stops_a_run_without_a_terminal(tmp_path):
 
 def test_nohup_survives_its_terminal(tmp_path):
     nohup = ("sh", "-c", f'exec nohup "$@" > {tmp_path}/output', "sh")
-    terminal = Terminal(tmp_path / "run", "--config.train.epochs=20", "--config.train.patience=0", before=nohup)
+    terminal = Terminal(tmp_path / "run", "--config.train.epochs=8", "--config.train.patience=0", before=nohup)
     while not (tmp_path / "run" / "metrics.csv").exists():
         terminal.read()
     terminal.close()
@@ -124,7 +124,7 @@ def test_nohup_survives_its_terminal(tmp_path):
 
 def test_run_whose_output_is_no_longer_read_is_trained_to_its_end(tmp_path):
     """As of `python -m resnet_flax.main ... | head -3`."""
-    with start(tmp_path, "--config.train.epochs=20", "--config.train.patience=0") as process:
+    with start(tmp_path, "--config.train.epochs=8", "--config.train.patience=0") as process:
         wait_for_epoch(process)
         process.stdout.close()
         told = process.stderr.read()
