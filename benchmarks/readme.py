@@ -128,7 +128,8 @@ def profile(found: list[dict]) -> str:
 OF_RUNS = (
     (
         "Test accuracy of the recipes",
-        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run.",
+        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run.\n"
+        "CPUs were shared with other work, so times on them are upper bounds.",
         accuracy.trained,
     ),
     (
@@ -257,7 +258,7 @@ def caption(folder: Path) -> str:
     return (
         f"*One run of `{config.model.name}` on CIFAR-10, with {results['parameters']:,} parameters: {epochs}\n"
         f"on {device}. It classifies {tested} correctly (95 % interval {low:.2%} to {high:.2%}).\n"
-        f"[How it was made](docs/results.md#the-picture-of-the-readme).*\n"
+        "[How it was made](docs/results.md#the-picture-of-the-readme).*\n"
     )
 
 

@@ -4,11 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.faults.injection import STEPS, at_step, end, run, send
+from benchmarks.faults.kinds import draw_photos
 from resnet_flax.main import main
 from resnet_flax.workdir.checkpoints import json_checksum
 
@@ -23,20 +22,11 @@ PHOTOS = [
 ]
 
 
-def draw(folder: Path, numbers: range, seed: int = 0) -> None:
-    """Draw a photo of each of two classes for each of `numbers`."""
-    for label, name in enumerate(("cat", "dog")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for number in numbers:
-            pixels = np.random.default_rng((seed, label, number)).integers(0, 128 + 127 * label, (8, 8, 3), np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number}.png")
-
-
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     """(photos, a run on them that was stopped in its second epoch)."""
     folder = tmp_path_factory.mktemp("stopped")
-    draw(folder / "photos", range(30))
+    draw_photos(folder / "photos", range(30))
     with at_step(7, send(15)):
         assert main([*PHOTOS, f"--config.data.dir={folder / 'photos'}", f"--workdir={folder / 'run'}"]) == 143
     return folder / "photos", folder / "run"
@@ -45,7 +35,7 @@ def stopped(tmp_path_factory):
 HELD_OUT = (("validation", 6), ("test", 6))
 CHANGES = {
     "added": (
-        lambda photos: draw(photos, range(30, 40)),
+        lambda photos: draw_photos(photos, range(30, 40)),
         "train had 48 examples and has 64; validation had 6 examples and has 8; test had 6 examples and has 8",
     ),
     "removed": (
@@ -53,7 +43,7 @@ CHANGES = {
         "train had 48 examples and has 46; validation has 6 other images or labels; test has 6 other images or labels",
     ),
     "replaced": (
-        lambda photos: draw(photos, range(7, 8), seed=1),
+        lambda photos: draw_photos(photos, range(7, 8), seed=1),
         "; ".join(f"{role} has {count} other images or labels" for role, count in (("train", 48), *HELD_OUT)),
     ),
 }
@@ -95,7 +85,7 @@ def test_finished_run_is_not_passed_off_as_one_on_other_images(stopped, tmp_path
     assert main(command) == 0
     assert main(command) == 0
     assert "is finished" in capsys.readouterr().out
-    draw(photos, range(30, 40))
+    draw_photos(photos, range(30, 40))
     assert main(command) == 1
     assert "train had 48 examples and has 64" in capsys.readouterr().err
 
