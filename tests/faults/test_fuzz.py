@@ -1,4 +1,4 @@
-"""Untrusted files and text: a value or a line for the user, quickly and in little memory."""
+"""Untrusted files and text: a value or a line for the user, in little memory."""
 
 import json
 import subprocess

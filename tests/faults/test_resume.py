@@ -67,7 +67,7 @@ def test_stopped_while_it_compiles(seconds, tmp_path):
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (143, "")
     assert err == "stopped by SIGTERM; the same command resumes from here\n"
-    assert time.monotonic() - stopped < 2
+    assert time.monotonic() - stopped < 10  # waiting for XLA takes longer
 
 
 STOP_AT_STEP_19 = """

@@ -264,7 +264,7 @@ def test_death_of_a_process_ends_the_others_in_one_line_and_loses_nothing(killed
     _, told = run[1 - killed].communicate(timeout=60)
     assert told == f"error: process {killed} of this run died; the same command resumes from the last checkpoint\n"
     assert run[1 - killed].returncode == processes.PEER_LOST
-    assert time.monotonic() - dead < 10
+    assert time.monotonic() - dead < 40  # JAX itself waits for 100 s
     run[killed].communicate()
     codes, _, told = wait_for(together((command, {}), (command, {})))
     assert codes == [0, 0], told

@@ -70,7 +70,7 @@ def test_missing_dataset_fails_fast_and_says_what_to_do(tmp_path, monkeypatch):
     started = time.perf_counter()
     with pytest.raises(UserError) as raised:
         load_dataset(data_config(name="cifar10"))
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30  # no connection was waited for, which takes minutes
     assert str(tmp_path / "cifar10/3.0.2") in str(raised.value)
     assert "TFDS_DATA_DIR" in str(raised.value)
     assert "\n" not in str(raised.value)
