@@ -54,11 +54,11 @@ def svg(figure: Figure) -> str:
 def rendered(figure: Figure, **options: object) -> bytes:
     """Return a figure as a file. A name in a script that the font lacks is drawn as boxes."""
     file = io.BytesIO()
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-        figure.set_layout_engine(None)  # or every file would be laid out again, twice
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        if engine := figure.get_layout_engine():
+            engine.execute(figure)
+            figure.set_layout_engine(None)  # or every file would be laid out again, twice
         figure.savefig(file, **options)  # type: ignore[arg-type]
     return file.getvalue()
 
