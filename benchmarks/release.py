@@ -1,23 +1,34 @@
 """Pack the weights of finished runs for a release: python -m benchmarks.release WORKDIR... --output=FOLDER
 
+With --pretrained in place of --output, a run that is recorded in benchmarks/results/runs becomes the pretrained network
+of the package that is called after its network, in place of the one before. Its kernels are rounded to float16, and
+then the test split is evaluated again. This needs the dataset.
+
 FOLDER then holds, for each run, its weights as NAME.safetensors and its config as NAME.json, where NAME is that of
 benchmarks.runs; README.md, a table of accuracy and licence; and SHA256SUMS, which `sha256sum --check SHA256SUMS` reads.
 """
 
 import argparse
 import hashlib
+import json
 import sys
 from pathlib import Path
 
 from benchmarks import recipes, runs
+from benchmarks.record import RESULTS
 from benchmarks.tables import table
-from resnet_flax.commands.export import export
+from resnet_flax.api import Network
+from resnet_flax.commands.export import encode_network, export
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
+from resnet_flax.models.torch_weights import half_precision, to_torch
+from resnet_flax.training.restore import fit_weights, restore_checkpoint
+from resnet_flax.workdir.predictions import wilson_interval
 from resnet_flax.workdir.results import read_results
+from resnet_flax.workdir.trained import HUB_WEIGHTS, PRETRAINED_FOLDER, RESULTS_NAME
 
 LICENCE = "Apache-2.0"
 HEADER = (
@@ -56,11 +67,51 @@ def pack(workdir: Path, output: Path) -> list[str]:
     return [*row, f"{config.data.name} {config.data.train}", results.get("code", ""), LICENCE]
 
 
+def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Path = RESULTS) -> Path:
+    """Write the network of a finished run that is recorded in `results` into `folder`, and return its folder there."""
+    config, outcome = complete(read_config(workdir)), read_results(workdir)
+    name = runs.name_of(config, outcome.get("device", ""))
+    recorded = {run.path.name: run for run in runs.read(results) if run.results}
+    if name not in recorded or recorded[name].results["test_accuracy"] != outcome.get("test_accuracy"):
+        raise UserError(f"{workdir} is not the finished run {name} in {results / runs.RUNS}: record it first")
+    run = recorded[name]
+    tensors = half_precision(to_torch(restore_checkpoint(config, workdir).tree["state"].variables))
+    found = Network(config, fit_weights(config, tensors, workdir), {}).evaluate("test")
+    content = encode_network(config, tensors)
+    facts = run.results | {
+        "test_accuracy": found.accuracy,
+        "test_loss": found.loss,
+        "test_examples": len(found),
+        "test_interval": wilson_interval(found.correct, len(found)),
+        "run": name,
+        "run_test_accuracy": outcome["test_accuracy"],
+        "seeds": sum(other.recipe == run.recipe and other.changes == run.changes for other in recorded.values()),
+        "recipe": " ".join([run.recipe, *run.changes]),
+        "command": run.command(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    path = folder / config.model.name
+    path.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path / HUB_WEIGHTS, "wb") as file:
+        file.write(content)
+    with atomic_write(path / "config.json") as file:
+        file.write(config_to_json(changed(config, {"data.dir": ""})))
+    with atomic_write(path / RESULTS_NAME) as file:
+        file.write(json.dumps(facts, indent=2) + "\n")
+    return path
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
-    parser.add_argument("--output", type=Path, required=True, help="the folder of the release")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--output", type=Path, help="the folder of the release")
+    place.add_argument("--pretrained", action="store_true", help="make the runs pretrained networks of the package")
     arguments = parser.parse_args()
+    if arguments.pretrained:
+        for workdir in arguments.workdirs:
+            print(pack_pretrained(workdir))
+        return 0
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
     rows = [pack(workdir, output) for workdir in arguments.workdirs]

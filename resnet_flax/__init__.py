@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resnet_flax.api import Network, create, list_networks, list_recipes, load, train
+    from resnet_flax.api import Network, create, list_networks, list_pretrained, list_recipes, load, train
     from resnet_flax.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Network", "UserError", "create", "list_networks", "list_recipes", "load", "train"]
+__all__ = ["Network", "UserError", "create", "list_networks", "list_pretrained", "list_recipes", "load", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,27 +14,21 @@ from PIL import Image, ImageOps
 
 from resnet_flax import models
 from resnet_flax.command_line import read_workdir
-from resnet_flax.commands.export import EXPORT_FORMATS
 from resnet_flax.commands.train import train as train_and_report
 from resnet_flax.config.checks import complete, set_fields
 from resnet_flax.config.defaults import field_types, get_config
 from resnet_flax.config.recipes import default_run_name, load_recipe, recipe_names
-from resnet_flax.config.stored import read_config, read_weights_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.images import Images, list_image_files
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.models.weight_files import read_weights
 from resnet_flax.text import escape_line, short_repr
-from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, check_images
-from resnet_flax.training.restore import fit_weights, restore_checkpoint
+from resnet_flax.training.classifier import Classifier, batch_size, check_images
+from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step, feature_step
-from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.predictions import Predictions
-from resnet_flax.workdir.results import read_results
-
-SMALL_BATCHES = (1, 32)  # for fewer images than EVALUATION_BATCH; each size that is used is compiled once
+from resnet_flax.workdir.trained import find_trained, pretrained_names, read_trained_config, read_trained_results
 
 PathLike = str | os.PathLike
 ImageLike = PathLike | Image.Image
@@ -107,6 +100,11 @@ def list_recipes() -> list[str]:
     return recipe_names()
 
 
+def list_pretrained() -> list[str]:
+    """Return the names of the trained networks that are part of the package, the most accurate first."""
+    return pretrained_names()
+
+
 def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
     """Return a network, untrained: a Flax Linen module with one output for each class.
 
@@ -125,31 +123,21 @@ def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
     return model
 
 
-def load(path: PathLike, checkpoint: str | int = "best") -> Network:
-    """Return the network of a run, or of weights that the verb `export` wrote.
+def load(name: PathLike, checkpoint: str | int = "best") -> Network:
+    """Return a trained network: a pretrained one, that of a run, or weights that the verb `export` wrote.
 
-    `path` is a workdir, of which `checkpoint` is used: "best" on validation (the newest if nothing is held out),
-    "newest", or the number of its step. Or it is a weights file, or the folder of a weights.safetensors. A .safetensors
-    of `export` says what network it is for; other files need the config.json of their run beside them. Raises UserError
-    if there is none of these, or it is damaged.
+    `name` is a name of `list_pretrained`; or the path of a workdir, of which `checkpoint` is used: "best" on validation
+    (the newest if nothing is held out), "newest", or the number of its step; or a file of weights, or the folder of
+    one. A .safetensors of `export` says what network it is for; other files need the config.json of their run beside
+    them. A Path, and a str with a separator such as "./preact", is always a path; "pretrained:preact" never is.
+
+    Raises UserError if there is none of these, if it is damaged, and for a name that is also that of a network in the
+    current folder.
     """
-    folder = Path(path)
-    weights = folder / EXPORT_FORMATS["safetensors"].default
-    if folder.is_file():
-        return load_weights(folder)
-    if weights.is_file() and not steps_in(folder / "checkpoints"):
-        return load_weights(weights)
-    config = complete(read_config(folder))
-    state = restore_checkpoint(config, folder, str(checkpoint)).tree["state"]
-    return Network(config, state.variables, read_results(folder))
-
-
-def load_weights(file: Path) -> Network:
-    if file.suffix.lower() in EXPORT_FORMATS["stablehlo"].endings:
-        raise UserError(f"{file} holds a program, not weights: call it with jax.export, or export safetensors")
-    tensors = read_weights(file)
-    config = complete(read_weights_config(file))
-    return Network(config, fit_weights(config, tensors, file), {})
+    path = find_trained(name)
+    config = complete(read_trained_config(path))
+    state = restore_checkpoint(config, path, str(checkpoint)).tree["state"]
+    return Network(config, state.variables, read_trained_results(path))
 
 
 def train(recipe: str, fields: Mapping[str, Any] | None = None, *, workdir: PathLike = "", **keywords: Any) -> Network:
@@ -174,11 +162,6 @@ def full_name(keyword: str) -> str:
     """Return the only field whose name ends in `keyword`; `keyword` itself, which is no field, if that is not one."""
     found = [field for field in field_types() if field.rpartition(".")[2] == keyword]
     return found[0] if len(found) == 1 else keyword
-
-
-def batch_size(count: int) -> int:
-    """Return the batch in which `count` images are computed."""
-    return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
 
 
 def read_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:

@@ -12,11 +12,12 @@ from resnet_flax.config.checks import TYPES, complete, raise_errors
 from resnet_flax.config.defaults import field_types, flatten
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
-from resnet_flax.config.stored import read_config
 from resnet_flax.errors import UserError, lookup
+from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.verbs import VERBS, Flag
 from resnet_flax.workdir.folder import Job
+from resnet_flax.workdir.trained import PRETRAINED, find_trained, pretrained_names, read_trained_config
 
 FLAGS: dict[str, Flag] = {name: flag for verb in VERBS.values() for name, flag in verb.flags.items()}
 TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -45,7 +46,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     jobs: list[Job] = []
     options: dict[str, Any] = {}
     for workdir in find_workdirs(name, recipe, argv, words):
-        config = read_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
+        config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         config, options = read_flags(argv, verb.flags, config)
         jobs.append(Job(complete(config), workdir))
     if verb.words in ("files", "fields"):
@@ -56,16 +57,22 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
 
 
 def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[str]) -> list[Path]:
-    """Return the workdirs that a command line names, or else the default one of its recipe."""
+    """Return the workdirs that a command line names, or else the default one of its recipe.
+
+    For a verb on trained networks they may be files of weights, see find_trained, and `predict` has a default.
+    """
     several = VERBS[verb].words == "workdirs"
     texts = [*flag_values(argv, "--workdir"), *(words if several else [])]
     if len(texts) > 1 and not several:
         raise UserError(f"{verb} takes one --workdir, not {len(texts)}")
     if not texts and not recipe:
+        if verb == "predict":
+            return [find_trained(f"{PRETRAINED}{pretrained_names()[0]}")]
         if VERBS[verb].trained:
             raise UserError("which run? Give --workdir=PATH")
         raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the verb list shows all")
-    return [read_workdir(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
+    read = read_trained if VERBS[verb].trained else read_workdir
+    return [read(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
 
 
 def canonical(argv: Sequence[str]) -> list[str]:
@@ -142,12 +149,23 @@ def check_flags(verb: str, argv: Sequence[str]) -> None:
 
 def read_workdir(text: str) -> Path:
     """Return the path of a workdir. Raises UserError for one that cannot be a folder."""
+    check_path(text)
     path = Path(text)
-    if not text or not is_utf8(text):
-        raise UserError(f"--workdir must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
     if path.exists() and not path.is_dir():
         raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another --workdir")
     return path
+
+
+def read_trained(text: str) -> Path:
+    """Return the workdir or the file of weights that `text` names, see find_trained. Raises UserError for others."""
+    check_path(text)
+    path = find_trained(text)
+    return path if path.is_file() and path.suffix.lower() in READERS else read_workdir(text)
+
+
+def check_path(text: str) -> None:
+    if not text or not is_utf8(text):
+        raise UserError(f"--workdir must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
 
 
 def is_utf8(text: str) -> bool:

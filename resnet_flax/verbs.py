@@ -44,7 +44,7 @@ VERBS: dict[str, Verb] = {
         {"seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean")},
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
     ),
-    "list": Verb("list the recipes, the networks, and the runs below ./runs", "list", standalone=True),
+    "list": Verb("list the recipes, the networks, pretrained or not, and the runs in ./runs", "list", standalone=True),
     "summary": Verb(
         "print layers, parameters, memory and data of a config, and a run's checkpoints",
         "summary --config=resnet_353",
@@ -132,7 +132,7 @@ COMMON = {
 }
 COMMON_TRAINED = {
     "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
-    "--workdir=PATH": "the folder of the run",
+    "--workdir=PATH": "the folder of the run, exported weights, or a pretrained network of the verb list",
 }
 
 

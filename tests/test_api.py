@@ -253,6 +253,9 @@ def test_recipes_are_listed_as_the_program_does(capsys, small_runs, monkeypatch,
     assert ["preact", "preact", "2,796,202", "Report", "002:"] in [line[:5] for line in lines]
     (run,) = (line for line in lines if line[:1] == ["runs/seeds/seed0"])
     assert run[1:3] == ["tiny", "4"] and run[4] == f"{rf.load(small_runs[0]).results['test_accuracy']:.2%}"
+    for name in rf.list_pretrained():
+        accuracy = rf.load(name).results["test_accuracy"]
+        assert any(line[:2] == [name, name] and line[3] == f"{accuracy:.2%}" for line in lines)
     (broken,) = (line for line in lines if line[:1] == ["runs/broken"])
     assert broken[1:5] == ["-"] * 4 and "damaged" in broken
 

@@ -7,7 +7,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_flax.config.checks import complete
-from resnet_flax.config.stored import read_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.fingerprint import Examples, examples_of, overlap
@@ -20,6 +19,7 @@ from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.predictions import Predictions, wilson_interval
+from resnet_flax.workdir.trained import display_name, read_trained_config
 
 ScoreRow = tuple[str, Predictions]  # the name of a network, or of several, and its predictions
 
@@ -64,10 +64,10 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     views = {name: lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name}
     classes = jobs[0].config.data.classes
     scores = [score_job(job, split, checkpoint, views) for job in jobs]
-    for job, score in zip(jobs, scores, strict=True):
+    names = [display_name(job.workdir) for job in jobs]
+    for name, job, score in zip(names, jobs, scores, strict=True):
         if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
-            raise UserError(f"{job.workdir} has other classes or images than {jobs[0].workdir}: no ensemble of the two")
-    names = [str(job.workdir) for job in jobs]
+            raise UserError(f"{name} has other classes or images than {names[0]}: no ensemble of the two")
     rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
     name, chosen = rows[-1]
     if views:
@@ -96,7 +96,8 @@ def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> 
     text, examples = load_split(config.data, split)
     found = restore_checkpoint(config, workdir, checkpoint)
     state = found.tree["state"]
-    print_line(f"{workdir}: {text} of {data_name(config.data)}, checkpoint {checkpoint} (step {found.step:,})")
+    which = "" if workdir.is_file() else f", checkpoint {checkpoint} (step {found.step:,})"
+    print_line(f"{display_name(workdir)}: {text} of {data_name(config.data)}{which}")
     recorded = found.run.get("data", {})
     for note in filter(None, [training_note(job, split, recorded.get("train")), *view_notes(job, views)]):
         print_line(f"note: {note}")
@@ -116,12 +117,12 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     `trained` are the training examples as the checkpoint records them. Older checkpoints do not: then the data are
     taken for the same if their name and folder are.
     """
-    now, then = job.config.data, complete(read_config(job.workdir)).data
+    now, then = job.config.data, complete(read_trained_config(job.workdir)).data
     folder = find_arrays(now)
     evaluated = examples_of(now, folder, split)
     same_place = (now.name, now.dir, now.image_size) == (then.name, then.dir, then.image_size)
     there = examples_of(then, folder, "train") if same_place else None
-    training = f"{job.workdir} was trained on {then.train}"
+    training = f"{display_name(job.workdir)} was trained on {then.train}"
     if (known := trained or there) and overlap(evaluated, known):
         return f"{training} of these data, so this says little about new images"
     if there and overlap(evaluated, there):
@@ -131,10 +132,10 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
 
 def view_notes(job: Job, views: dict[str, View]) -> list[str]:
     """Return a warning for each view that the augmentation of the training has not prepared the network for."""
-    policy = Policy(job.config.data.policy)
+    trained, policy = display_name(job.workdir), Policy(job.config.data.policy)
     operations = {step.name for step in (*policy.before, *policy.after)}
     return [
-        f"{job.workdir} was trained without {' or '.join(view.operations)}: --tta={name} may lower its accuracy"
+        f"{trained} was trained without {' or '.join(view.operations)}: --tta={name} may lower its accuracy"
         for name, view in views.items()
         if not operations & set(view.operations)
     ]

@@ -19,11 +19,12 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.files import atomic_write
-from resnet_flax.models.torch_weights import to_torch
+from resnet_flax.models.torch_weights import Tensors, to_torch
 from resnet_flax.models.weight_files import encode_safetensors, encode_torch
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step
+from resnet_flax.workdir.trained import output_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -35,7 +36,7 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) ->
     safetensors. Raises UserError if the two disagree, and if there is no checkpoint.
     """
     chosen = EXPORT_FORMATS[choose_format(format, output)]
-    path = Path(output) if output else workdir / chosen.default
+    path = Path(output) if output else output_folder(workdir) / chosen.default
     checkpoint = restore_checkpoint(config, workdir)
     content = chosen.encode(config, checkpoint.tree["state"])
     try:
@@ -44,7 +45,8 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) ->
             file.write(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    print_line(f"the state of step {checkpoint.step:,} exported to {path}")
+    state = "the weights" if workdir.is_file() else f"the state of step {checkpoint.step:,}"
+    print_line(f"{state} exported to {path}")
 
 
 def choose_format(format: str, output: str) -> str:
@@ -89,6 +91,11 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
 
 
+def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
+    """Return the content of a .safetensors that says what network it is for."""
+    return encode_safetensors(tensors, {CONFIG_KEY: config_to_json(changed(config, {"data.dir": ""}))})
+
+
 class Format(NamedTuple):
     """A format: the default name of its file, the endings that stand for it, and what encodes a trained network."""
 
@@ -101,9 +108,7 @@ EXPORT_FORMATS = {
     "safetensors": Format(
         "weights.safetensors",
         (".safetensors",),
-        lambda config, state: encode_safetensors(
-            to_torch(state.variables), {CONFIG_KEY: config_to_json(changed(config, {"data.dir": ""}))}
-        ),
+        lambda config, state: encode_network(config, to_torch(state.variables)),
     ),
     "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),
     "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),

@@ -1,4 +1,4 @@
-"""List what there is: the recipes, the networks, and the runs below ./runs."""
+"""List what there is: the recipes, the networks, pretrained or not, and the runs below ./runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,8 +18,10 @@ from resnet_flax.text import escape_line, print_line
 from resnet_flax.training.restore import read_history
 from resnet_flax.workdir.history import best_row
 from resnet_flax.workdir.results import read_results
+from resnet_flax.workdir.trained import pretrained_files, read_trained_config, read_trained_results
 
 RUNS_HEADER = ["run", "network", "epochs", "val accuracy", "test accuracy"]
+PRETRAINED_HEADER = ["pretrained", "network", "parameters", "test accuracy"]
 
 
 class Line(NamedTuple):
@@ -30,9 +32,10 @@ class Line(NamedTuple):
 
 
 def list() -> None:
-    """Print recipes and networks with their parameters, and the runs below ./runs with their accuracy."""
+    """Print recipes and networks with their parameters, and pretrained networks and runs with their accuracy."""
     print_line(table(["recipe", "network", "parameters"], map(recipe_line, recipe_names())))
     print_line(table(["network", "parameters"], map(network_line, models.NETWORKS)))
+    print_line(table(PRETRAINED_HEADER, map(pretrained_line, pretrained_files())))
     if workdirs := sorted(path.parent for path in Path("runs").rglob("config.json")):
         print_line(table(RUNS_HEADER, map(run_line, workdirs)))
 
@@ -54,6 +57,13 @@ def network_line(name: str) -> Line:
     parts = models.architecture(name)
     blocks, widths = ("-".join(map(str, parts["blocks"])), "/".join(map(str, parts["widths"])))
     return Line([name, parameters(config)], f"{parts['block']} blocks {blocks}, {widths} channels")
+
+
+def pretrained_line(weights: Path) -> Line:
+    config, results = read_trained_config(weights), read_trained_results(weights)
+    about = f"trained on {config.data.name} as {results['recipe']}"
+    cells = [weights.parent.name, config.model.name, parameters(config), percent(results["test_accuracy"])]
+    return Line(cells, about)
 
 
 def parameters(config: ConfigDict) -> str:

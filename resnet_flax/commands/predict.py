@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -16,9 +17,10 @@ from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.text import print_line
-from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
+from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, batch_size
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState
+from resnet_flax.workdir.trained import display_name, output_folder, read_trained_results
 
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first
 
@@ -36,7 +38,9 @@ def predict(
         raise UserError("which images? Name files, folders, .npy, .npz or a pickle behind 'predict'")
     images = Images(list_image_files(files), image_shape(config.data)[:2])
     state = restore_checkpoint(config, workdir, checkpoint).tree["state"]
-    path = Path(output) if output else workdir / ("submission.csv" if submission else "predictions.csv")
+    if workdir.is_file():
+        print_line(f"network: {describe(workdir)}")
+    path = Path(output) if output else output_folder(workdir) / ("submission.csv" if submission else "predictions.csv")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb") as file:
@@ -57,13 +61,19 @@ def write_csv(file: IO[bytes], config: FrozenConfigDict, state: TrainState, imag
     text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")  # names of files need not be valid text
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["ID", "Labels"] if submission else ["file", "label", "name", "probability"])
-    classifier, count = Classifier(config), 0
+    classifier, count = cache(partial(Classifier, config)), 0
     for batch in batches(images):
-        log_probabilities = classifier(state, np.stack([image.pixels for image in batch]))
+        log_probabilities = classifier(batch_size(len(batch)))(state, np.stack([image.pixels for image in batch]))
         writer.writerows(csv_rows(batch, log_probabilities, config.data.classes, submission))
         count += len(batch)
     text.detach()
     return count
+
+
+def describe(weights: Path) -> str:
+    """Return the name of a network that is given as a file of weights and, if that is known, its accuracy."""
+    accuracy = read_trained_results(weights).get("test_accuracy")
+    return display_name(weights) + (f", test accuracy {accuracy:.2%}" if accuracy else "")
 
 
 def batches(images: Images) -> Iterator[list[NamedImage]]:

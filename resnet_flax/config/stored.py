@@ -8,9 +8,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import set_fields
 from resnet_flax.config.defaults import flatten, get_config
-from resnet_flax.errors import Damaged, UserError, nearest, reason
+from resnet_flax.errors import Damaged, UserError, lookup, nearest, reason
 from resnet_flax.files import parse_json, read_json
-from resnet_flax.models.weight_files import read_metadata
+from resnet_flax.models.weight_files import READERS, read_metadata
 from resnet_flax.text import escape_line, short_repr
 
 CONFIG_KEY = "config"  # in the metadata of a .safetensors
@@ -37,6 +37,7 @@ def read_weights_config(file: Path) -> ConfigDict:
 
     Raises UserError if there is neither, or this version cannot read it; Damaged if it is not valid JSON.
     """
+    lookup("ending of a weights file", file.suffix.lower(), READERS)
     text = read_metadata(file).get(CONFIG_KEY)
     if text is not None:
         try:

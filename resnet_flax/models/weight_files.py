@@ -40,11 +40,14 @@ def read_safetensors(file: Path, key: str) -> Tensors:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Return the metadata of a .safetensors that read_weights could read; {} for any other file."""
+    """Return the metadata of a .safetensors; {} for any other file. Raises UserError if it is damaged."""
     if file.suffix.lower() != ".safetensors":
         return {}
-    with safetensors.safe_open(file, "numpy") as opened:
-        return opened.metadata() or {}
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            return opened.metadata() or {}
+    except Exception as error:
+        raise UserError(f"{file} is not a safetensors file: {reason(error)}") from None
 
 
 def read_torch(file: Path, key: str) -> Tensors:

@@ -7,18 +7,21 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import Damaged, UserError, nearest, reason
 from resnet_flax.models.torch_weights import Tensors, Variables, from_torch
+from resnet_flax.models.weight_files import read_weights
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.text import print_line
-from resnet_flax.training.step import Totals, init_state
+from resnet_flax.training.step import Totals, TrainState, init_state
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, steps_in
 from resnet_flax.workdir.history import EpochRow, best_row, read_csv
+from resnet_flax.workdir.trained import display_name, read_trained_results
 
 DELETION_SECONDS = 0.2  # a run in training deletes a checkpoint in less, and then the steps there are differ
 INSTEAD = "copy it again, or evaluate and predict with --checkpoint=newest"
@@ -42,9 +45,12 @@ def optimizer_template(config: FrozenConfigDict):
 def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "best") -> Checkpoint:
     """Return a checkpoint of `workdir`: the "best" on validation so far, the "newest", or that of a step such as "400".
 
-    The best is the newest if nothing is held out. Changes nothing in the workdir, which may be in training. Raises
-    UserError if there is no such checkpoint, or no intact one.
+    The best is the newest if nothing is held out. Changes nothing in the workdir, which may be in training. Of a file
+    of weights in place of a workdir, returns these as the state before the first step. Raises UserError if there is no
+    such checkpoint, or no intact one.
     """
+    if workdir.is_file():
+        return weights_checkpoint(config, workdir, which)
     folder = workdir / "checkpoints"
     like = checkpoint_template(config)
     steps: list[int] = []
@@ -61,6 +67,16 @@ def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "be
             if steps == before:
                 raise UserError(f"{problem}: {INSTEAD}") from None
             time.sleep(DELETION_SECONDS)
+
+
+def weights_checkpoint(config: FrozenConfigDict, file: Path, which: str = "best") -> Checkpoint:
+    """Return the weights in a file as a checkpoint without an optimizer. Raises UserError if they do not fit."""
+    if which not in ("best", "newest"):
+        raise UserError(f"{display_name(file)} has no checkpoint {which!r}: it is only weights")
+    read_trained_results(file)  # for the checksum
+    variables = fit_weights(config, read_weights(file), file)
+    state = TrainState.start(variables["params"], variables["batch_stats"], optax.identity(), averaged=False)
+    return Checkpoint(0, {"state": state})
 
 
 def fit_weights(config: FrozenConfigDict, tensors: Tensors, file: Path) -> Variables:
@@ -112,6 +128,8 @@ def read_history(config: FrozenConfigDict, workdir: Path) -> list[EpochRow]:
 
     If that file is damaged, return those of the newest checkpoint, which are the same.
     """
+    if workdir.is_file():
+        raise UserError(f"{display_name(workdir)} is only weights: give the workdir of a run")
     path = workdir / "metrics.csv"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path.name} is missing")

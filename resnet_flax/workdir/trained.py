@@ -1,0 +1,115 @@
+"""Trained networks and what names them: a pretrained network, a workdir, an exported folder, or a file of weights.
+
+`find_trained` turns any of these names into a path: the workdir of a run, or the file of weights. Everything below, and
+`training.restore.restore_checkpoint`, takes that path.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import resnet_flax
+from resnet_flax.config.stored import read_config, read_weights_config
+from resnet_flax.errors import Damaged, UserError, nearest, reason
+from resnet_flax.files import read_json
+from resnet_flax.text import escape_line, short_repr
+from resnet_flax.workdir.checkpoints import steps_in
+from resnet_flax.workdir.results import check_results, read_results
+
+PRETRAINED_FOLDER = Path(resnet_flax.__file__).parent / "pretrained"
+PRETRAINED = "pretrained:"  # before a name, says that it is no folder
+# The file of weights in a folder that `export` writes, with --format=hub and by default.
+HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
+RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
+PROGRAM_ENDING = ".npz"  # of a program that `export` writes
+
+
+def pretrained_names() -> list[str]:
+    """Return the names of the networks that are part of the package, the most accurate first: the default."""
+    accuracies = {path.parent.name: read_trained_results(path)["test_accuracy"] for path in pretrained_files()}
+    return sorted(accuracies, key=lambda name: (-accuracies[name], name))
+
+
+def pretrained_files() -> list[Path]:
+    return sorted(PRETRAINED_FOLDER.glob(f"*/{HUB_WEIGHTS}"))
+
+
+def find_trained(name: str | os.PathLike) -> Path:
+    """Return the workdir, or the file of weights, of the trained network that `name` names.
+
+    A str is first of all the name of a pretrained network; `pretrained:NAME` is never anything else, and a path with a
+    separator, such as ./NAME, or a Path is never that. A folder is the workdir of a run, or was exported and holds a
+    file of weights. Raises UserError if `name` is both a pretrained network and a network in the current folder.
+    """
+    if isinstance(name, str) and (found := find_pretrained(name)):
+        return found
+    path = weights_in(Path(name))
+    if path.suffix.lower() == PROGRAM_ENDING and path.is_file():
+        raise UserError(f"{path} holds a program, not weights: call it with jax.export, or export safetensors")
+    return path
+
+
+def find_pretrained(name: str) -> Path | None:
+    """Return the weights of the pretrained network `name`, None if that is a path."""
+    bare = name.removeprefix(PRETRAINED)
+    networks = {path.parent.name: path for path in pretrained_files()}
+    if name.startswith(PRETRAINED) and bare not in networks:
+        raise UserError(f"there is no pretrained network {short_repr(bare)}: {nearest(bare, networks)}")
+    if bare == name and name in networks and holds_network(Path(name)):
+        raise UserError(
+            f"{name} is a pretrained network, and a network in this folder: write {PRETRAINED}{name} or ./{name}"
+        )
+    if not os.path.lexists(name) and os.sep not in name and bare not in networks:
+        runs = [str(path.parent) for path in Path().glob("*/config.json")]
+        raise UserError(f"there is no network {short_repr(name)}: {nearest(name, [*networks, *runs])}")
+    return networks.get(bare)
+
+
+def weights_in(path: Path) -> Path:
+    """Return the file of weights in an exported folder; any other path as it is."""
+    files = [path / name for name in (HUB_WEIGHTS, WEIGHTS) if (path / name).is_file()]
+    return files[0] if files and not steps_in(path / "checkpoints") else path
+
+
+def holds_network(path: Path) -> bool:
+    return path.is_file() or (path / "config.json").is_file() or weights_in(path) != path
+
+
+def read_trained_config(path: Path) -> ConfigDict:
+    """Return the config of a run, or of a file of weights, see find_trained."""
+    return read_weights_config(path) if path.is_file() else read_config(path)
+
+
+def read_trained_results(path: Path) -> dict[str, Any]:
+    """Return the results of a finished run, or those beside the weights of an exported folder; {} if there are none.
+
+    Raises Damaged if the weights are not those that the results are about.
+    """
+    if not path.is_file():
+        return read_results(path)
+    beside = path.with_name(RESULTS_NAME)
+    if path.name != HUB_WEIGHTS or not beside.is_file():
+        return {}
+    try:
+        results = check_results(read_json(beside))
+        recorded = results["sha256"]
+    except (ValueError, KeyError) as error:
+        raise Damaged(f"{beside} is damaged ({reason(error)}): copy the folder again") from None
+    if recorded != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise Damaged(f"{path} does not match its checksum in {RESULTS_NAME}: copy the folder again")
+    return results
+
+
+def display_name(path: Path) -> str:
+    """Return what to call a trained network in a line of output."""
+    if path in pretrained_files():
+        return f"{PRETRAINED}{path.parent.name}"
+    return escape_line(path)
+
+
+def output_folder(path: Path) -> Path:
+    """Return the folder for what a verb writes about a trained network: its workdir, or else the current folder."""
+    return Path() if path.is_file() else path
