@@ -28,14 +28,12 @@ from resnet_flax.errors import UserError
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.weight_files import read_weights
 from resnet_flax.text import escape_line, short_repr
-from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, check_images
+from resnet_flax.training.classifier import Classifier, batch_size, check_images
 from resnet_flax.training.restore import fit_weights, restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step, feature_step
 from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.predictions import Predictions
 from resnet_flax.workdir.results import read_results
-
-SMALL_BATCHES = (1, 32)  # for fewer images than EVALUATION_BATCH; each size that is used is compiled once
 
 PathLike = str | os.PathLike
 ImageLike = PathLike | Image.Image
@@ -174,11 +172,6 @@ def full_name(keyword: str) -> str:
     """Return the only field whose name ends in `keyword`; `keyword` itself, which is no field, if that is not one."""
     found = [field for field in field_types() if field.rpartition(".")[2] == keyword]
     return found[0] if len(found) == 1 else keyword
-
-
-def batch_size(count: int) -> int:
-    """Return the batch in which `count` images are computed."""
-    return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
 
 
 def read_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:

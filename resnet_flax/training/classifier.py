@@ -18,6 +18,7 @@ from resnet_flax.training.step import TrainState, eval_step
 from resnet_flax.workdir.predictions import Predictions
 
 EVALUATION_BATCH = 500
+SMALL_BATCHES = (1, 32)  # for fewer images than EVALUATION_BATCH; each size that is used is compiled once
 ON_DEVICE_BYTES = 2**31  # larger sets of images stay on the host
 
 # Called after each batch with the number of images done; evaluation ends early once it returns True.
@@ -26,6 +27,11 @@ AfterBatch = Callable[[int], bool]
 
 def never_stop(done: int) -> bool:
     return False
+
+
+def batch_size(count: int) -> int:
+    """Return the batch in which `count` images are computed."""
+    return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
 
 
 class Classifier:
