@@ -22,6 +22,12 @@ def escape_line(text: object, longest: int = 0) -> str:
     return safe if not longest or len(whole) <= longest >= len(safe) else safe[: longest - 1] + "\u2026"
 
 
+def end_of_line(text: object, longest: int) -> str:
+    """Return `text` as one printable line of which, if it is longer than `longest` characters, the end is left."""
+    line = escape_line(text)
+    return line if len(line) <= longest else "\u2026" + line[1 - longest :]
+
+
 def escape_lines(text: object) -> str:
     """Return `text` with each of its lines escaped."""
     return "\n".join(map(escape_line, str(text).split("\n")))

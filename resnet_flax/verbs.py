@@ -90,13 +90,17 @@ VERBS: dict[str, Verb] = {
         trained=True,
     ),
     "predict": Verb(
-        "classify your own images, into a CSV file",
-        "predict photos/ cat.jpg images.npy --workdir=runs/preact",
+        "classify your own images, or compute their features",
+        "predict photos/ cat.jpg images.npy --top=3 --workdir=runs/preact",
         {
             "checkpoint": CHECKPOINT,
-            "output": Flag("", "PATH", "the CSV file; by default predictions.csv or submission.csv in the workdir"),
+            "output": Flag("", "PATH", "the file, by default predictions.csv or submission.csv in the workdir"),
+            "top": Flag(1, "K", "the number of most probable classes for each image"),
+            "probabilities": Flag(False, "", "also write the probability of every class"),
             "submission": Flag(False, "", "write the columns ID and Labels, as Kaggle wants them"),
         },
+        "The ending of --output says what is written: .csv or .json for predictions, .png for a contact sheet of the "
+        "first 100 images with their predictions, .npy for features (images, channels) float32.",
         words="files",
         trained=True,
     ),

@@ -1,73 +1,105 @@
-"""Predict the classes of a user's own images, into a CSV file."""
+"""Predict the classes of a user's own images, or compute their features, into a file."""
 
 import csv
 import io
+import json
 import re
-from collections.abc import Iterator
-from functools import cache, partial
-from itertools import islice
+from collections.abc import Callable, Generator, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from resnet_flax.data.datasets.images import Images, NamedImage, list_image_files
+from resnet_flax.data.datasets.images import Images, NamedImage, count_of_images, list_image_files
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
-from resnet_flax.text import print_line
+from resnet_flax.report.tables import MAX_NAME_CHARS, text_table
+from resnet_flax.text import end_of_line, escape_line, print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, batch_size
 from resnet_flax.training.restore import restore_checkpoint
-from resnet_flax.training.step import TrainState
+from resnet_flax.training.step import TrainState, eval_step, feature_step
 from resnet_flax.workdir.trained import display_name, output_folder, read_trained_results
 
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first
+MAX_PRINTED = 10  # images; the predictions of more are only written
+MAX_TILES = 100  # images of a contact sheet
+
+
+class Answer(NamedTuple):
+    """An image and what the network computes for it: (classes,) log-probabilities or (channels,) features, float32."""
+
+    image: NamedImage
+    output: np.ndarray
+
+
+Answers = Generator[Answer, None, None]
+
+
+class Contents(NamedTuple):
+    """What a file says about each image: its `top` most probable classes, perhaps `probabilities` of all `classes`.
+
+    Or, as a `submission` to Kaggle, only an ID and a label.
+    """
+
+    classes: tuple[str, ...]
+    top: int
+    probabilities: bool
+    submission: bool
+
+
+class Prediction(NamedTuple):
+    """A class that an image may be of."""
+
+    label: int
+    name: str
+    probability: float
 
 
 def predict(
-    config: FrozenConfigDict, workdir: Path, files: list[str], checkpoint: str, output: str, submission: bool
+    config: FrozenConfigDict,
+    workdir: Path,
+    files: list[str],
+    checkpoint: str,
+    output: str,
+    top: int,
+    probabilities: bool,
+    submission: bool,
 ) -> None:
-    """Write a line for every image in `files` to `output`, predictions.csv or submission.csv in the workdir by default.
+    """Write predictions for every image in `files` to `output`, predictions.csv or submission.csv in the workdir.
 
-    The columns are file, label (from 0), name and probability; with `submission` they are ID and Labels. A ' is put
-    before text that a spreadsheet would compute as a formula. Raises UserError at the end, after everything else is
-    written, with the files that could not be read; if that is all of them, nothing is written.
+    The ending of `output` is one of WRITERS and says what is written. Raises UserError at the end, after everything
+    else is written, with the files that could not be read; if that is all of them, nothing is written.
     """
     if not files:
         raise UserError("which images? Name files, folders, .npy, .npz or a pickle behind 'predict'")
+    contents = Contents(config.data.classes, top, probabilities, submission)
+    path = Path(output) if output else output_folder(workdir) / ("submission.csv" if submission else "predictions.csv")
+    write = choose_writer(path, contents)
     images = Images(list_image_files(files), image_shape(config.data)[:2])
     state = restore_checkpoint(config, workdir, checkpoint).tree["state"]
     if workdir.is_file():
         print_line(f"network: {describe(workdir)}")
-    path = Path(output) if output else output_folder(workdir) / ("submission.csv" if submission else "predictions.csv")
+    answers = compute(config, state, images, feature_step if write is write_features else eval_step)
+    first = list(islice(answers, MAX_PRINTED + 1))
+    if not first:
+        raise UserError(f"nothing to write: {images.failures()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb") as file:
-            count = write_csv(file, config, state, images, submission)
-            if not count:
-                raise UserError(f"nothing to write: {images.failures()}")
+            written = write(file, chain(first, answers), contents)
+        answers.close()  # and with it the progress bar, if there is more than was written
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     if changes := images.changes():
         print_line(changes)
-    print_line(f"{'1 image' if count == 1 else f'{count:,} images'} in {path}")
+    if len(first) <= MAX_PRINTED and write is not write_features and not submission:
+        print_line(printed_table(first, contents))
+    print_line(f"{written} in {path}")
     if images.unreadable:
         raise UserError(images.failures())
-
-
-def write_csv(file: IO[bytes], config: FrozenConfigDict, state: TrainState, images: Images, submission: bool) -> int:
-    """Write the header and a line for each image as UTF-8, and return how many images there were."""
-    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")  # names of files need not be valid text
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["ID", "Labels"] if submission else ["file", "label", "name", "probability"])
-    classifier, count = cache(partial(Classifier, config)), 0
-    for batch in batches(images):
-        log_probabilities = classifier(batch_size(len(batch)))(state, np.stack([image.pixels for image in batch]))
-        writer.writerows(csv_rows(batch, log_probabilities, config.data.classes, submission))
-        count += len(batch)
-    text.detach()
-    return count
 
 
 def describe(weights: Path) -> str:
@@ -76,23 +108,134 @@ def describe(weights: Path) -> str:
     return display_name(weights) + (f", test accuracy {accuracy:.2%}" if accuracy else "")
 
 
-def batches(images: Images) -> Iterator[list[NamedImage]]:
-    """Yield the images, EVALUATION_BATCH at a time."""
-    remaining = images.with_bar()
+def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterator[Answer], Contents], str]:
+    """Return the function that writes a file such as `path`. Raises UserError if it cannot have these `contents`."""
+    ending, count = path.suffix.lower(), len(contents.classes)
+    if ending not in WRITERS:
+        raise UserError(f"--output={path} must end in one of {', '.join(WRITERS)}, which says what is written")
+    if not 1 <= contents.top <= count:
+        raise UserError(f"--top must be from 1 to {count}, the number of classes, not {contents.top}")
+    if contents.submission and (ending != ".csv" or contents.top > 1 or contents.probabilities):
+        raise UserError("--submission writes only ID and Labels, as .csv: leave out --top and --probabilities")
+    if contents.probabilities and ending not in (".csv", ".json"):
+        raise UserError(f"--probabilities are written to a .csv or .json file, not to {ending}")
+    if ending == ".npy" and contents.top > 1:
+        raise UserError("--top has no meaning for features, which an .npy file holds")
+    return WRITERS[ending]
+
+
+def compute(config: FrozenConfigDict, state: TrainState, images: Images, step: Callable) -> Answers:
+    """Yield the images that can be read, each with what `step` computes."""
+    classifier, remaining = None, images.with_bar()
     while batch := list(islice(remaining, EVALUATION_BATCH)):
-        yield batch
+        classifier = classifier or Classifier(config, batch_size(len(batch)), step)
+        yield from map(Answer, batch, classifier(state, np.stack([image.pixels for image in batch])))
 
 
-def csv_rows(
-    images: list[NamedImage], log_probabilities: np.ndarray, classes: tuple, submission: bool
-) -> Iterator[tuple[str | int, ...]]:
-    """Yield the columns of each image."""
-    for image, row in zip(images, log_probabilities, strict=True):
-        label = int(row.argmax())
-        if submission:
-            yield cell(image.id), label
-        else:
-            yield cell(image.name), label, cell(classes[label]), f"{np.exp(row[label]):.6f}"
+def ranked(answer: Answer, contents: Contents) -> list[Prediction]:
+    """Return the most probable classes of an image; of equally probable ones the lower label comes first."""
+    labels = np.argsort(-answer.output, kind="stable")[: contents.top].tolist()
+    return [Prediction(label, contents.classes[label], rounded(answer.output[label])) for label in labels]
+
+
+def rounded(log_probability: float) -> float:
+    return round(float(np.exp(log_probability)), 6)
+
+
+def write_csv(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+    """Write a line for each image as UTF-8, and return how many there are.
+
+    The columns are file, label (from 0), name and probability, then label2, name2, probability2 and so on, and then
+    p(CLASS) of each class; those of a submission are ID and Labels. A ' is put before text that a spreadsheet would
+    compute as a formula.
+    """
+    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")  # names of files need not be valid text
+    writer, count = csv.writer(text, lineterminator="\n"), 0
+    writer.writerow(csv_header(contents))
+    for answer in answers:
+        writer.writerow(csv_row(answer, contents))
+        count += 1
+    text.detach()
+    return count_of_images(count)
+
+
+def csv_header(contents: Contents) -> list[str]:
+    if contents.submission:
+        return ["ID", "Labels"]
+    ranks = ["", *map(str, range(2, contents.top + 1))]
+    header = ["file", *(f"{column}{rank}" for rank in ranks for column in ("label", "name", "probability"))]
+    return header + [f"p({name})" for name in contents.classes if contents.probabilities]
+
+
+def csv_row(answer: Answer, contents: Contents) -> list[str | int]:
+    best = ranked(answer, contents)
+    if contents.submission:
+        return [cell(answer.image.id), best[0].label]
+    row: list[str | int] = [cell(answer.image.name)]
+    for label, name, probability in best:
+        row += [label, cell(name), f"{probability:.6f}"]
+    return row + [f"{rounded(value):.6f}" for value in answer.output if contents.probabilities]
+
+
+def write_json(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+    """Write a list with an object for each image, a line each, and return how many there are.
+
+    Its keys are file; predictions, each with label, name and probability, the most probable first; and perhaps
+    probabilities, a list in the order of the labels.
+    """
+    count = 0
+    for count, answer in enumerate(answers, 1):
+        entry: dict[str, object] = {
+            "file": answer.image.name,
+            "predictions": [one._asdict() for one in ranked(answer, contents)],
+        }
+        if contents.probabilities:
+            entry["probabilities"] = [rounded(value) for value in answer.output]
+        file.write(b"[\n" if count == 1 else b",\n")
+        file.write(json.dumps(entry).encode())
+    file.write(b"\n]\n")
+    return count_of_images(count)
+
+
+def write_features(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+    """Write the pooled features before the last layer, (images, channels) float32, and return their shape as text."""
+    rows = np.stack([answer.output for answer in answers])
+    np.save(file, rows)
+    return f"features of {count_of_images(len(rows))}, {rows.shape} {rows.dtype},"
+
+
+def write_contact_sheet(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+    """Draw the first MAX_TILES images with their most probable classes, and return how many there are."""
+    from resnet_flax.report import figures, render  # Matplotlib takes a quarter of a second
+
+    drawn = list(islice(answers, MAX_TILES))
+    captions = [
+        [end_of_line(Path(answer.image.name).name, figures.MAX_TILE_CHARS), *predicted_lines(answer, contents)]
+        for answer in drawn
+    ]
+    file.write(render.png(figures.image_tiles([answer.image.pixels for answer in drawn], captions)))
+    return f"{'the first ' if next(answers, None) else ''}{count_of_images(len(drawn))}"
+
+
+# What an ending of --output stands for. Each function writes the answers, of which there is at least one, to a file
+# and returns, for a message, what that holds.
+WRITERS: dict[str, Callable[[IO[bytes], Iterator[Answer], Contents], str]] = {
+    ".csv": write_csv,
+    ".json": write_json,
+    ".npy": write_features,
+    ".png": write_contact_sheet,
+}
+
+
+def predicted_lines(answer: Answer, contents: Contents) -> list[str]:
+    """Return "cat 93.1%" and so on, the most probable class first."""
+    return [f"{escape_line(name, 15)} {probability:.1%}" for _, name, probability in ranked(answer, contents)]
+
+
+def printed_table(answers: list[Answer], contents: Contents) -> str:
+    """Return a table of the predictions for the terminal."""
+    rows = [[end_of_line(answer.image.name, MAX_NAME_CHARS), *predicted_lines(answer, contents)] for answer in answers]
+    return text_table(["file", "prediction", *map(str, range(2, contents.top + 1))], rows)
 
 
 def cell(text: str) -> str:

@@ -1,6 +1,7 @@
 """Every figure of the report of a run; each is a function that returns one."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ from ml_collections import FrozenConfigDict
 from resnet_flax.files import atomic_write
 from resnet_flax.optim import schedules
 from resnet_flax.report.render import BLUE, DPI, GREY, ORANGE, RUN_COLORS, png
-from resnet_flax.text import escape_line
+from resnet_flax.text import end_of_line, escape_line
 from resnet_flax.workdir.predictions import Calibration, ClassScores, Predictions
 
 CHART_SIZE = (5.2, 3.3)  # inches, in which text is legible on a phone
 DARK_INK, LIGHT_INK = "#111111", "#fefefe"  # text on a coloured background, the same on every screen
 MANY_CLASSES = 20  # above this, the cells of a matrix are too small for numbers
-MISTAKE_COLUMNS, MAX_MISTAKES = 5, 25
+TILES_A_ROW, MAX_TILE_CHARS, MAX_MISTAKES = 5, 22, 25
 MAX_LABEL_CHARS = 20  # characters of a class name
 MAX_RUN_CHARS = 40  # characters of a run's name
 MAX_TEXT_ROWS = 1000  # rows of a table drawn as a picture
@@ -79,9 +80,7 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
 
 def run_label(name: str) -> str:
     """Return a run's name for a legend, which leaves out names that begin with _; of a long one the end says most."""
-    label = escape_line(name)
-    if len(label) > MAX_RUN_CHARS:
-        label = "\u2026" + label[1 - MAX_RUN_CHARS :]
+    label = end_of_line(name, MAX_RUN_CHARS)
     return f" {label}" if label.startswith("_") else label
 
 
@@ -166,19 +165,30 @@ def add_class_scores(axes: Axes, scores: ClassScores) -> None:
 def mistakes(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> Figure:
     """The most confident mistakes, each with its true class and the predicted one."""
     worst, names = predictions.confident_mistakes(MAX_MISTAKES), [short_label(name, 15) for name in classes]
-    rows = max(1, -(-len(worst) // MISTAKE_COLUMNS))
-    figure = Figure(figsize=(1.6 * MISTAKE_COLUMNS, 1.95 * rows), dpi=120, layout="constrained")
-    for axes in figure.subplots(rows, MISTAKE_COLUMNS, squeeze=False).flat:
-        axes.set_axis_off()
-    for axes, index in zip(figure.axes, worst, strict=False):
-        axes.imshow(images[index], interpolation="nearest")
-        predicted = predictions.predicted[index]
-        share = predictions.probabilities[index, predicted]
-        axes.set_title(
-            f"{names[predictions.labels[index]]}\nas {names[predicted]}, {share:.1%}", size=8, parse_math=False
-        )
-    if not len(worst):
+    predicted, shares = predictions.predicted[worst], predictions.probabilities[worst].max(1)
+    captions = [
+        [names[predictions.labels[index]], f"as {names[label]}, {share:.1%}"]
+        for index, label, share in zip(worst, predicted, shares, strict=True)
+    ]
+    if not captions:
+        figure = Figure(figsize=(1.6 * TILES_A_ROW, 1.95), dpi=120)
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
+        return figure
+    return image_tiles([images[index] for index in worst], captions)
+
+
+def image_tiles(images: Sequence[np.ndarray], captions: Sequence[Sequence[str]]) -> Figure:
+    """Images (H, W, 3) uint8 in rows of TILES_A_ROW, each below the lines of its caption."""
+    rows = -(-len(images) // TILES_A_ROW)
+    lines = max(map(len, captions))
+    size = (1.6 * TILES_A_ROW, (1.65 + 0.15 * lines) * rows)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    tiles = zip_longest(figure.subplots(rows, TILES_A_ROW, squeeze=False).flat, images, captions)
+    for axes, image, caption in tiles:
+        axes.set_axis_off()
+        if caption:
+            axes.imshow(image, interpolation="nearest")
+            axes.set_title("\n".join(caption), size=8, parse_math=False)
     return figure
 
 

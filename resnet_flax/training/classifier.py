@@ -34,6 +34,11 @@ def never_stop(done: int) -> bool:
     return False
 
 
+def batch_size(count: int) -> int:
+    """Return the batch in which `count` images are computed."""
+    return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
+
+
 class Classifier:
     """The network of a complete `config` on all devices, `batch_size` images at a time.
 

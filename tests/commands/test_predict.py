@@ -1,6 +1,7 @@
 """The predict verb: from anything that holds images to a CSV, with a list of what cannot be read."""
 
 import csv
+import json
 import os
 import pickle
 import re
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import resnet_flax as rf
+from resnet_flax.commands import predict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.data.datasets.arrays import Split
@@ -73,6 +76,60 @@ def test_files_folders_and_arrays_agree(small_runs, tmp_path, capsys):
     assert answers[0] == answers[1] == answers[2] == answers[3]
     assert rows(tmp_path / "photos.csv")[3]["file"] == str(photos / "3.png")
     assert rows(tmp_path / "some.npy.csv")[3]["file"] == f"{tmp_path}/some.npy[3]"
+
+
+def test_the_most_probable_classes_and_all_probabilities_are_columns(small_runs, tmp_path, capsys):
+    np.save(tmp_path / "some.npy", examples(small_runs[0]).images[:3])
+    words = ["predict", str(tmp_path / "some.npy"), f"--workdir={small_runs[0]}"]
+    assert main([*words, "--top=3", "--probabilities", f"--output={tmp_path}/out.csv"]) == 0
+    printed, found = capsys.readouterr().out, rows(tmp_path / "out.csv")
+    ranks = [f"{column}{rank}" for rank in ("", "2", "3") for column in ("label", "name", "probability")]
+    assert list(found[0]) == ["file", *ranks, *(f"p({digit})" for digit in range(10))]
+    for row, probabilities in zip(found, rf.load(small_runs[0]).predict(tmp_path / "some.npy"), strict=True):
+        np.testing.assert_allclose([float(row[f"p({digit})"]) for digit in range(10)], probabilities, atol=1e-6)
+        best = np.argsort(-probabilities)[:3]
+        assert [int(row[f"label{rank}"]) for rank in ("", "2", "3")] == best.tolist()
+        assert [row[f"probability{rank}"] for rank in ("", "2", "3")] == [row[f"p({label})"] for label in best]
+        assert "  ".join(f"{label} {probabilities[label]:.1%}" for label in best) in printed
+
+
+def test_predictions_as_json_are_those_of_the_csv(small_runs, tmp_path):
+    name = os.fsdecode(b"\xff=.png")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / name)
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
+    words = ["predict", str(tmp_path), f"--workdir={small_runs[0]}", "--top=10", "--probabilities"]
+    assert main([*words, f"--output={tmp_path}/out.json"]) == main([*words, f"--output={tmp_path}/out.csv"]) == 0
+    found = json.loads((tmp_path / "out.json").read_text("ascii"))
+    assert [Path(one["file"]).name for one in found] == ["b.png", name]
+    for one, row in zip(found, rows(tmp_path / "out.csv"), strict=True):
+        ranked = [tuple(entry.values()) for entry in one["predictions"]]
+        assert list(one["predictions"][0]) == ["label", "name", "probability"]
+        assert ranked[0] == (int(row["label"]), row["name"], float(row["probability"]))
+        assert sorted(ranked) == [(digit, str(digit), one["probabilities"][digit]) for digit in range(10)]
+        assert [one["probabilities"][digit] for digit in range(10)] == [float(row[f"p({d})"]) for d in range(10)]
+
+
+def test_features_are_those_of_the_network(small_runs, tmp_path, capsys):
+    images = examples(small_runs[0]).images[:3]
+    np.save(tmp_path / "some.npy", images)
+    words = ["predict", str(tmp_path / "some.npy"), f"--workdir={small_runs[0]}"]
+    assert main([*words, f"--output={tmp_path}/features.npy"]) == 0
+    assert f"features of 3 images, (3, 16) float32, in {tmp_path}/features.npy\n" == capsys.readouterr().out
+    features = np.load(tmp_path / "features.npy")
+    np.testing.assert_array_equal(features, rf.load(small_runs[0]).features(images))
+
+
+def test_a_contact_sheet_has_a_tile_for_each_of_the_first_images(small_runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "MAX_TILES", 6)
+    np.save(tmp_path / "some.npy", examples(small_runs[0]).images[:7])
+    words = ["predict", str(tmp_path / "some.npy"), f"--workdir={small_runs[0]}", f"--output={tmp_path}/out.png"]
+    assert main([*words, "--top=3"]) == 0
+    assert capsys.readouterr().out.endswith(f"the first 6 images in {tmp_path}/out.png\n")
+    drawn = (tmp_path / "out.png").read_bytes()
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.format == "PNG" and picture.width == 960
+    assert main([*words, "--top=3"]) == 0
+    assert (tmp_path / "out.png").read_bytes() == drawn
 
 
 def huge_png() -> bytes:
@@ -239,6 +296,14 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         (["nowhere"], "there is no file or folder 'nowhere'"),
         (["."], "there are no images in ."),
         (["--checkpoint=99"], "which images?"),
+        ([".", "--top=0"], "--top must be from 1 to 10, the number of classes, not 0"),
+        ([".", "--top=11"], "--top must be from 1 to 10, the number of classes, not 11"),
+        ([".", "--top=all"], "--top must be a whole number, not 'all'"),
+        ([".", "--output=out.jpg"], "--output=out.jpg must end in one of .csv, .json, .npy, .png"),
+        ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
+        ([".", "--submission", "--output=out.json"], "--submission writes only ID and Labels, as .csv"),
+        ([".", "--probabilities", "--output=out.png"], "--probabilities are written to a .csv or .json file"),
+        ([".", "--top=2", "--output=out.npy"], "--top has no meaning for features"),
     ],
 )
 def test_mistakes(small_runs, tmp_path, monkeypatch, words, message, capsys):

@@ -67,7 +67,7 @@ class Images:
         if not self.changed:
             return ""
         (name, was), (height, width) = next(iter(self.changed.items())), self.size
-        count = "1 image" if len(self.changed) == 1 else f"{len(self.changed):,} images"
+        count = count_of_images(len(self.changed))
         line = f"{count} made {width} x {height}, RGB; the first, {escape_line(name)}, was {was}"
         return line + (f"; {self.transparent:,} with transparency put on white" if self.transparent else "")
 
@@ -108,6 +108,10 @@ class Images:
                 self.transparent += np.asarray(image)[..., 3].min() < 255
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return np.asarray(image)
+
+
+def count_of_images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 def list_image_files(words: list[str]) -> list[Path]:
