@@ -28,7 +28,7 @@ def shrunk(get_config):
             config.data.dir = "arrays"
         config.data.train_examples = 64
         config.data.policy = "normalize(auto)"
-        config.model.blocks, config.model.widths = (1, 1), (4, 8)
+        config.model.blocks, config.model.widths = (1,), (4,)
         config.schedule.per, config.schedule.milestones, config.schedule.warmup = "step", (1,), 1
         config.train.epochs, config.train.batch_size = 2, 16
         return config

@@ -25,11 +25,6 @@ ON_DEVICE_BYTES = 2**31  # larger sets of images stay on the host
 AfterBatch = Callable[[int], bool]
 
 
-def batch_size(count: int) -> int:
-    """Return the batch in which `count` images are computed."""
-    return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
-
-
 def never_stop(done: int) -> bool:
     return False
 
