@@ -10,7 +10,6 @@ benchmarks.runs; README.md, a table of accuracy and licence; and SHA256SUMS, whi
 
 import argparse
 import hashlib
-import json
 import sys
 from pathlib import Path
 
@@ -18,17 +17,18 @@ from benchmarks import recipes, runs
 from benchmarks.record import RESULTS
 from benchmarks.tables import table
 from resnet_flax.api import Network
-from resnet_flax.commands.export import encode_network, export
+from resnet_flax.commands.export import export
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.models.torch_weights import half_precision, to_torch
+from resnet_flax.report.card import model_card
 from resnet_flax.training.restore import fit_weights, restore_checkpoint
-from resnet_flax.workdir.predictions import wilson_interval
+from resnet_flax.workdir.predictions import SplitPredictions, wilson_interval
 from resnet_flax.workdir.results import read_results
-from resnet_flax.workdir.trained import HUB_WEIGHTS, PRETRAINED_FOLDER, RESULTS_NAME
+from resnet_flax.workdir.trained import PRETRAINED_FOLDER, encode_network, exported_files, write_folder
 
 LICENCE = "Apache-2.0"
 HEADER = (
@@ -77,27 +77,23 @@ def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Pa
     run = recorded[name]
     tensors = half_precision(to_torch(restore_checkpoint(config, workdir).tree["state"].variables))
     found = Network(config, fit_weights(config, tensors, workdir), {}).evaluate("test")
-    content = encode_network(config, tensors)
     facts = run.results | {
         "test_accuracy": found.accuracy,
         "test_loss": found.loss,
         "test_examples": len(found),
-        "test_interval": wilson_interval(found.correct, len(found)),
+        "test_interval": [round(bound, 5) for bound in wilson_interval(found.correct, len(found))],
         "run": name,
         "run_test_accuracy": outcome["test_accuracy"],
         "seeds": sum(other.recipe == run.recipe and other.changes == run.changes for other in recorded.values()),
         "recipe": " ".join([run.recipe, *run.changes]),
         "command": run.command(),
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "weights": "kernels rounded to float16, the rest float32",
     }
+    files = exported_files(config, encode_network(config, tensors), facts)
+    evaluated = SplitPredictions(found, "test", config.data.test, 0)
+    card = model_card(config, facts, evaluated, files, LICENCE)
     path = folder / config.model.name
-    path.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path / HUB_WEIGHTS, "wb") as file:
-        file.write(content)
-    with atomic_write(path / "config.json") as file:
-        file.write(config_to_json(changed(config, {"data.dir": ""})))
-    with atomic_write(path / RESULTS_NAME) as file:
-        file.write(json.dumps(facts, indent=2) + "\n")
+    write_folder(path, files | {"README.md": card.encode()})
     return path
 
 

@@ -26,7 +26,8 @@ from ml_collections import FrozenConfigDict
 from benchmarks import recipes
 from benchmarks.record import RESULTS
 from resnet_flax.config.checks import complete
-from resnet_flax.config.defaults import changed, flatten
+from resnet_flax.config.defaults import changed
+from resnet_flax.config.identify import training_fields
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.errors import UserError
@@ -36,8 +37,6 @@ from resnet_flax.workdir.history import EpochRow, write_history
 from resnet_flax.workdir.results import check_results, read_results
 
 RUNS = "runs"  # the folder of all runs within the results
-# Fields that do not change what is trained.
-SAME_TRAINING = ("seed", "data.dir", "data.feed", "parallel", "train.checkpoint_every")
 
 
 class Recorded(NamedTuple):
@@ -62,20 +61,15 @@ class Recorded(NamedTuple):
         return shlex.join(["python", "-m", "resnet_flax.main", *words])
 
 
-def training(config: FrozenConfigDict) -> dict:
-    """Return the fields of a complete config that determine what is trained, but for the seed."""
-    return {field: value for field, value in flatten(config.to_dict()).items() if field not in SAME_TRAINING}
-
-
 @cache
 def trainings() -> dict[str, dict]:
     """Return what each recipe trains."""
-    return {recipe: training(recipes.config(recipe)) for recipe in recipes.variants()}
+    return {recipe: training_fields(recipes.config(recipe)) for recipe in recipes.variants()}
 
 
 def identify(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
     """Return the recipe that a complete config is, or the nearest, and as --config.FIELD=VALUE what it changes."""
-    mine = training(config)
+    mine = training_fields(config)
     differing = {recipe: [field for field in mine if mine[field] != its[field]] for recipe, its in trainings().items()}
     nearest = min(differing, key=lambda recipe: len(differing[recipe]))
     return nearest, tuple(f"--config.{field}={mine[field]}" for field in differing[nearest])

@@ -105,11 +105,17 @@ VERBS: dict[str, Verb] = {
         trained=True,
     ),
     "export": Verb(
-        "write the trained weights, or a program that needs only jax",
+        "write the trained weights, with a model card too, or a program that needs only jax",
         "export --workdir=runs/preact --format=torch",
         {
-            "format": Flag("", "FORMAT", "safetensors (the default) or torch for weights, stablehlo for a program"),
+            "format": Flag(
+                "",
+                "FORMAT",
+                "safetensors (the default) or torch for weights, stablehlo for a program, hub for a "
+                "folder with a model card",
+            ),
             "output": Flag("", "PATH", "the file, whose ending may stand for the format; by default in the workdir"),
+            "push": Flag("", "OWNER/NAME", "also upload the folder of --format=hub to the Hugging Face Hub"),
         },
         "Uses the best checkpoint by validation, or the newest of a run without a validation split.",
         trained=True,

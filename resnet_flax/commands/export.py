@@ -13,40 +13,48 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
-from resnet_flax.config.defaults import changed
-from resnet_flax.config.stored import CONFIG_KEY, config_to_json
+from resnet_flax.config.identify import nearest_recipe, training_command
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
-from resnet_flax.files import atomic_write
-from resnet_flax.models.torch_weights import Tensors, to_torch
-from resnet_flax.models.weight_files import encode_safetensors, encode_torch
+from resnet_flax.models.torch_weights import to_torch
+from resnet_flax.models.weight_files import encode_torch
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step
-from resnet_flax.workdir.trained import output_folder
+from resnet_flax.workdir import hub
+from resnet_flax.workdir.results import read_results
+from resnet_flax.workdir.trained import display_name, encode_network, exported_files, output_folder, write_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export(config: FrozenConfigDict, workdir: Path, format: str, output: str) -> None:
+def export(config: FrozenConfigDict, workdir: Path, format: str, output: str, push: str = "") -> None:
     """Write the network of the best checkpoint of `workdir`, or of the newest if nothing is held out.
 
-    `output` is the file, in the workdir by default, and `format` one of EXPORT_FORMATS, by default as the file ends, or
-    safetensors. Raises UserError if the two disagree, and if there is no checkpoint.
+    `output` is the file or folder, in the workdir by default, and `format` one of EXPORT_FORMATS, by default as the
+    file ends, or safetensors. With `push`, a repository OWNER/NAME of the Hugging Face Hub, the format is hub, and the
+    folder is uploaded. Raises UserError if the flags disagree, if there is no checkpoint, and if the upload fails.
     """
-    chosen = EXPORT_FORMATS[choose_format(format, output)]
+    if push:
+        hub.check_repository(push)
+        if format not in ("", "hub"):
+            raise UserError(f"--push uploads what --format=hub writes, not --format={format}: leave one of them out")
+    chosen = EXPORT_FORMATS[choose_format("hub" if push else format, output)]
     path = Path(output) if output else output_folder(workdir) / chosen.default
     checkpoint = restore_checkpoint(config, workdir)
-    content = chosen.encode(config, checkpoint.tree["state"])
+    files = chosen.encode(config, checkpoint.tree["state"], workdir)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, "wb") as file:
-            file.write(content)
+        if isinstance(files, dict):
+            write_folder(path, files)
+        else:
+            write_folder(path.parent, {path.name: files})
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     state = "the weights" if workdir.is_file() else f"the state of step {checkpoint.step:,}"
     print_line(f"{state} exported to {path}")
+    if push and isinstance(files, dict):
+        print_line(f"uploaded to {hub.upload(path, push, list(files))}")
 
 
 def choose_format(format: str, output: str) -> str:
@@ -64,7 +72,23 @@ def choose_format(format: str, output: str) -> str:
     return format
 
 
-def stablehlo_archive(config: FrozenConfigDict, state: TrainState) -> bytes:
+def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dict[str, bytes]:
+    """Return the files of a folder for the Hugging Face Hub by their names, for a finished run, see report.card."""
+    from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
+    from resnet_flax.report.report import predictions_to_report
+
+    results = {} if workdir.is_file() else read_results(workdir)
+    if not results:
+        raise UserError(f"{display_name(workdir)} is not a finished run, which a model card needs: train it to the end")
+    recipe, changes = nearest_recipe(config)
+    results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(config)}
+    results |= {"seeds": 1, "weights": "float32"}
+    files = exported_files(config, encode_network(config, to_torch(state.variables)), results)
+    card = model_card(config, results, predictions_to_report(config, workdir, finished=True), files)
+    return files | {"README.md": card.encode()}
+
+
+def stablehlo_archive(config: FrozenConfigDict, state: TrainState, workdir: Path) -> bytes:
     """Return a NumPy archive of `stablehlo`, the bytes that jax.export.deserialize reads, and `classes`, the names.
 
     The program takes images (n, H, W, 3) uint8 of the size that the network was trained on, for any n, and returns
@@ -91,25 +115,27 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
 
 
-def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
-    """Return the content of a .safetensors that says what network it is for."""
-    return encode_safetensors(tensors, {CONFIG_KEY: config_to_json(changed(config, {"data.dir": ""}))})
-
-
 class Format(NamedTuple):
-    """A format: the default name of its file, the endings that stand for it, and what encodes a trained network."""
+    """A format: the default name of its file or folder, the endings that stand for it, and what encodes a network.
+
+    That takes the config and the state of the network and the workdir of its run, and returns the content of the file,
+    or that of each file in the folder.
+    """
 
     default: str
     endings: tuple[str, ...]
-    encode: Callable[[FrozenConfigDict, TrainState], bytes]
+    encode: Callable[[FrozenConfigDict, TrainState, Path], bytes | dict[str, bytes]]
 
 
 EXPORT_FORMATS = {
     "safetensors": Format(
         "weights.safetensors",
         (".safetensors",),
-        lambda config, state: encode_network(config, to_torch(state.variables)),
+        lambda config, state, _: encode_network(config, to_torch(state.variables)),
     ),
-    "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),
+    "torch": Format(
+        "weights.pt", (".pt", ".pth", ".bin"), lambda _, state, workdir: encode_torch(to_torch(state.variables))
+    ),
     "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),
+    "hub": Format("hub", (), hub_files),
 }

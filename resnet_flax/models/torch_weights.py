@@ -69,7 +69,8 @@ def half_precision(tensors: Tensors) -> Tensors:
 
     Raises UserError if a kernel has a value that is too large for float16.
     """
-    rounded = {name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    with np.errstate(over="ignore"):
+        rounded = {name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
     if large := [name for name, tensor in rounded.items() if not np.isfinite(tensor).all()]:
         raise UserError(f"too large for float16: {listed(large)}")
     return rounded

@@ -21,7 +21,7 @@ from resnet_flax.text import print_line
 from resnet_flax.training.step import Totals, TrainState, init_state
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, steps_in
 from resnet_flax.workdir.history import EpochRow, best_row, read_csv
-from resnet_flax.workdir.trained import display_name, read_trained_results
+from resnet_flax.workdir.trained import display_name
 
 DELETION_SECONDS = 0.2  # a run in training deletes a checkpoint in less, and then the steps there are differ
 INSTEAD = "copy it again, or evaluate and predict with --checkpoint=newest"
@@ -73,7 +73,6 @@ def weights_checkpoint(config: FrozenConfigDict, file: Path, which: str = "best"
     """Return the weights in a file as a checkpoint without an optimizer. Raises UserError if they do not fit."""
     if which not in ("best", "newest"):
         raise UserError(f"{display_name(file)} has no checkpoint {which!r}: it is only weights")
-    read_trained_results(file)  # for the checksum
     variables = fit_weights(config, read_weights(file), file)
     state = TrainState.start(variables["params"], variables["batch_stats"], optax.identity(), averaged=False)
     return Checkpoint(0, {"state": state})

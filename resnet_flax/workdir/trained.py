@@ -5,17 +5,22 @@
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import resnet_flax
-from resnet_flax.config.stored import read_config, read_weights_config
+from resnet_flax.config.defaults import changed
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config
 from resnet_flax.errors import Damaged, UserError, nearest, reason
-from resnet_flax.files import read_json
+from resnet_flax.files import atomic_write, read_json
+from resnet_flax.models.torch_weights import Tensors
+from resnet_flax.models.weight_files import encode_safetensors
 from resnet_flax.text import escape_line, short_repr
+from resnet_flax.workdir import hub
 from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.results import check_results, read_results
 
@@ -41,15 +46,24 @@ def find_trained(name: str | os.PathLike) -> Path:
     """Return the workdir, or the file of weights, of the trained network that `name` names.
 
     A str is first of all the name of a pretrained network; `pretrained:NAME` is never anything else, and a path with a
-    separator, such as ./NAME, or a Path is never that. A folder is the workdir of a run, or was exported and holds a
-    file of weights. Raises UserError if `name` is both a pretrained network and a network in the current folder.
+    separator, such as ./NAME, or a Path is never that. `hf:OWNER/NAME` is downloaded, see hub.download. A folder is the
+    workdir of a run, or was exported and holds a file of weights. Raises UserError if `name` is both a pretrained
+    network and a network in the current folder, and Damaged for weights that do not match a checksum beside them.
     """
-    if isinstance(name, str) and (found := find_pretrained(name)):
-        return found
-    path = weights_in(Path(name))
+    path = weights_in(place_of(name))
     if path.suffix.lower() == PROGRAM_ENDING and path.is_file():
         raise UserError(f"{path} holds a program, not weights: call it with jax.export, or export safetensors")
+    if path.is_file():
+        read_trained_results(path)  # and compare its checksum, before anything else is read
     return path
+
+
+def place_of(name: str | os.PathLike) -> Path:
+    """Return the file or folder that `name` names, downloaded if need be."""
+    if isinstance(name, str) and name.startswith(hub.PREFIX):
+        return hub.download(name.removeprefix(hub.PREFIX), (HUB_WEIGHTS, RESULTS_NAME))
+    found = find_pretrained(name) if isinstance(name, str) else None
+    return found or Path(name)
 
 
 def find_pretrained(name: str) -> Path | None:
@@ -98,7 +112,9 @@ def read_trained_results(path: Path) -> dict[str, Any]:
         recorded = results["sha256"]
     except (ValueError, KeyError) as error:
         raise Damaged(f"{beside} is damaged ({reason(error)}): copy the folder again") from None
-    if recorded != hashlib.sha256(path.read_bytes()).hexdigest():
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if recorded != digest:
         raise Damaged(f"{path} does not match its checksum in {RESULTS_NAME}: copy the folder again")
     return results
 
@@ -107,7 +123,32 @@ def display_name(path: Path) -> str:
     """Return what to call a trained network in a line of output."""
     if path in pretrained_files():
         return f"{PRETRAINED}{path.parent.name}"
-    return escape_line(path)
+    repository = hub.repository_of(path)
+    return f"{hub.PREFIX}{repository}" if repository else escape_line(path)
+
+
+def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
+    """Return the content of a .safetensors that says what network it is for."""
+    return encode_safetensors(tensors, {CONFIG_KEY: portable_json(config)})
+
+
+def portable_json(config: FrozenConfigDict) -> str:
+    """Return a config as JSON without the folder of its data, which is nobody else's."""
+    return config_to_json(changed(config, {"data.dir": ""}))
+
+
+def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> dict[str, bytes]:
+    """Return the content of the files of an exported folder, but for its model card, by their names."""
+    about = results | {"sha256": hashlib.sha256(weights).hexdigest()}
+    texts = {"config.json": portable_json(config), RESULTS_NAME: json.dumps(about, indent=2) + "\n"}
+    return {HUB_WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()}
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with atomic_write(folder / name, "wb") as file:
+            file.write(content)
 
 
 def output_folder(path: Path) -> Path:

@@ -3,11 +3,14 @@
 import hashlib
 import sys
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from benchmarks import release
+import resnet_flax as rf
+from benchmarks import release, runs
 from resnet_flax.errors import UserError
+from resnet_flax.models.torch_weights import half_precision
 from resnet_flax.workdir.results import read_results
 
 
@@ -34,3 +37,23 @@ def test_a_run_that_is_not_finished_is_not_released(small_runs, tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["release", str(tmp_path), f"--output={tmp_path / 'weights'}"])
     with pytest.raises(UserError, match="is not finished or has no test split"):
         release.main()
+
+
+def test_a_recorded_run_becomes_a_pretrained_network_in_half_precision(small_runs, tmp_path):
+    with pytest.raises(UserError, match=r"is not the finished run quickstart-changed-.* record it first"):
+        release.pack_pretrained(small_runs[0], tmp_path / "pretrained", tmp_path)
+    runs.record(small_runs[0], tmp_path)
+    folder = release.pack_pretrained(small_runs[0], tmp_path / "pretrained", tmp_path)
+    net, run = rf.load(folder), rf.load(small_runs[0])
+    assert folder.name == "tiny" and net.config == run.config
+    assert net.results["run_test_accuracy"] == run.results["test_accuracy"] and net.results["seeds"] == 1
+    assert net.results["test_accuracy"] == net.evaluate("test").accuracy
+    kernels = [tensor for tensor in load_file(folder / "model.safetensors").values() if tensor.ndim > 1]
+    assert kernels and all(tensor.dtype == np.float16 for tensor in kernels)
+    card = (folder / "README.md").read_text()
+    assert 'license: "apache-2.0"' in card and f"| test accuracy | {net.results['test_accuracy']:.2%} |" in card
+
+
+def test_weights_too_large_for_half_precision_are_refused():
+    with pytest.raises(UserError, match=r"too large for float16: linear\.weight$"):
+        half_precision({"linear.weight": np.full((2, 2), 1e5, np.float32), "linear.bias": np.full(2, 1e5, np.float32)})

@@ -34,7 +34,7 @@ def made(folder: Path, recipe: str, accuracy: float | None = None, device: str =
 @pytest.mark.parametrize("recipe", recipes.variants())
 def test_a_config_is_the_recipe_that_it_came_from(recipe):
     config = recipes.config(recipe, ["--config.seed=3", "--config.data.feed=tfdata", "--config.data.dir=/data"])
-    assert runs.training(recipes.config(runs.identify(config)[0])) == runs.training(config)
+    assert runs.training_fields(recipes.config(runs.identify(config)[0])) == runs.training_fields(config)
     assert runs.identify(config)[1] == ()
     assert runs.name_of(config).endswith("-seed3") and "changed" not in runs.name_of(config)
 
@@ -50,7 +50,7 @@ def test_a_changed_recipe_is_called_changed_and_its_command_trains_the_same():
     recipe, changed = runs.identify(config)
     assert recipe == "preact:fast" and sorted(changed) == sorted(changes[:2])
     assert runs.name_of(config).startswith("preact-fast-changed-") and runs.name_of(config).endswith("-seed2")
-    assert runs.training(recipes.config(recipe, changed)) == runs.training(config)
+    assert runs.training_fields(recipes.config(recipe, changed)) == runs.training_fields(config)
 
 
 def test_recorded_is_what_a_finished_run_has_and_nothing_else(small_runs, tmp_path, monkeypatch, capsys):

@@ -39,6 +39,17 @@ def test_a_pretrained_network_is_the_recorded_run_that_it_says(weights):
     np.testing.assert_allclose(results["test_interval"], wilson_interval(correct, results["test_examples"]), atol=1e-5)
 
 
+@pytest.mark.parametrize("weights", pretrained_files(), ids=lambda path: path.parent.name)
+def test_the_card_of_a_pretrained_network_has_its_accuracy_and_checksums(weights):
+    card, results = (
+        (weights.parent / "README.md").read_text(),
+        json.loads((weights.parent / "results.json").read_text()),
+    )
+    assert f"| test accuracy | {results['test_accuracy']:.2%} |" in card and f"| commit | {results['code']} |" in card
+    for name in ("model.safetensors", "config.json", "results.json"):
+        assert hashlib.sha256((weights.parent / name).read_bytes()).hexdigest() in card
+
+
 def test_the_pretrained_networks_are_part_of_the_package_and_small():
     assert NAMES and sum(path.stat().st_size for path in pretrained_files()) < MAX_PACKAGE_BYTES
     for weights in pretrained_files():

@@ -1,0 +1,168 @@
+"""The model card of an exported network: Markdown with the front matter that the Hugging Face Hub reads."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import FrozenConfigDict
+
+from resnet_flax import models
+from resnet_flax.data.datasets.load import image_shape
+from resnet_flax.report.evaluation import confusions
+from resnet_flax.report.facts import interval_text, run_facts
+from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent
+from resnet_flax.text import escape_line
+from resnet_flax.workdir.predictions import Predictions, SplitPredictions
+
+# Datasets by our names, and by those of the Hub.
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
+MARKUP = re.compile(r"([\\`*_\[\]|<>#&$])")
+MAX_CELL_CHARS = 200
+
+Rows = Sequence[Sequence[object]]
+
+
+def model_card(
+    config: FrozenConfigDict,
+    results: Mapping[str, Any],
+    evaluated: SplitPredictions | None,
+    files: Mapping[str, bytes],
+    licence: str = "",
+) -> str:
+    """Return the card of a network: how it was trained, how good it is, where it fails, and the checksums of `files`.
+
+    `results` are those that the exported folder has; `licence` is an SPDX identifier, "" if nobody has chosen one.
+    """
+    sections = [
+        front_matter(config, results, licence),
+        introduction(config),
+        section("Training", table(("", ""), training_rows(config, results))),
+        section("Accuracy", accuracy(config, results)),
+        *(prediction_sections(evaluated, config.data.classes) if evaluated else ()),
+        section("Limits", limits(config)),
+        section("Licence", licence_text(licence)),
+        section("Files", table(("file", "bytes", "SHA-256"), file_rows(files))),
+    ]
+    return "\n".join(sections)
+
+
+def front_matter(config: FrozenConfigDict, results: Mapping[str, Any], licence: str) -> str:
+    """Return the metadata that the Hub reads, as YAML. JSON is YAML, and nothing in a JSON string ends it early."""
+    dataset = HUB_DATASETS.get(config.data.name)
+    fields: dict[str, Any] = {"license": licence.lower()} if licence else {}
+    fields |= {"library_name": "resnet_flax", "pipeline_tag": "image-classification", "tags": ["resnet", "jax", "flax"]}
+    fields |= {"datasets": [dataset]} if dataset else {}
+    if "test_accuracy" in results:
+        task = {"type": "image-classification"}
+        data = {"name": config.data.name, "type": dataset or config.data.name, "split": "test"}
+        found = {"task": task, "dataset": data, "metrics": [{"type": "accuracy", "value": results["test_accuracy"]}]}
+        fields |= {"metrics": ["accuracy"], "model-index": [{"name": config.model.name, "results": [found]}]}
+    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---", ""])
+
+
+def introduction(config: FrozenConfigDict) -> str:
+    size, classes = config.data.image_size, len(config.data.classes)
+    parameters = models.count_parameters(models.build(config), image_shape(config.data))
+    return f"""# {plain(config.model.name)}
+
+A residual network with {parameters:,} parameters for {size} x {size} colour images of {classes} classes:
+{", ".join(map(plain, config.data.classes[:20]))}{", ..." if classes > 20 else "."}
+
+```python
+import resnet_flax as rf
+
+net = rf.load("FOLDER")  # with model.safetensors; or hf:OWNER/NAME
+net.classes[net.predict("photo.jpg")[0].argmax()]
+```
+
+Loading executes nothing from these files.
+"""
+
+
+def training_rows(config: FrozenConfigDict, results: Mapping[str, Any]) -> Rows:
+    examples, epochs = results.get("train_examples"), results.get("epochs", config.train.epochs)
+    return [
+        ("recipe", results["recipe"]),
+        ("command", results["command"]),
+        ("data", f"{config.data.name}, {config.data.train}" + (f", {examples:,} images" if examples else "")),
+        ("augmentation", config.data.policy),
+        ("epochs", f"{epochs}; these are the weights of epoch {results['chosen_epoch']:.0f}"),
+        *run_facts(config, results).items(),
+    ]
+
+
+def accuracy(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
+    """Return the accuracy on the test split, and what its interval is about."""
+    if "test_accuracy" not in results:
+        return "The run had no test split.\n"
+    chosen = config.data.validation or "no held-out images: it is the last one"
+    seeds = results["seeds"]
+    facts = [
+        ("test accuracy", percent(results["test_accuracy"])),
+        ("95 % interval", interval_text(results)),
+        ("test loss", f"{decimal(results['test_loss'])} nats"),
+        ("test images", f"{results['test_examples']:,}"),
+        ("epoch chosen on", chosen),
+        ("weights", results["weights"]),
+        ("seeds trained", f"{seeds}"),
+    ]
+    return f"""{table(("", ""), facts)}
+The interval is Wilson's, for the choice of the test images. It does not cover the spread between seeds: these are the
+weights of seed {config.seed}{", the only one that was trained" if seeds == 1 else ""}.
+"""
+
+
+def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> list[str]:
+    """Return what the predictions on the test split say, or those on the validation split if there is no test."""
+    found, about = evaluated.found, f"On the {evaluated.role} split, {len(evaluated.found):,} images.\n\n"
+    confused = table(("true \u2192 predicted", "images", "of the class"), confusions(found, classes))
+    return [
+        section("Most frequent confusions", about + confused),
+        section("Classes", about + table(CLASS_HEADER, class_rows(found, classes))),
+        section("Calibration", about + table(("", ""), calibration_rows(found))),
+    ]
+
+
+def calibration_rows(found: Predictions) -> Rows:
+    calibration = found.calibration()
+    return [
+        ("mean confidence", percent(float(found.probabilities.max(1).mean(dtype=float)))),
+        ("accuracy", percent(found.accuracy)),
+        ("expected calibration error", f"{percent(calibration.error)}, in {len(calibration.counts)} bins"),
+    ]
+
+
+def limits(config: FrozenConfigDict) -> str:
+    size = config.data.image_size
+    return f"""- It predicts one of these {len(config.data.classes)} classes for any image, even for noise.
+- It sees {size} x {size} pixels: larger images are made that small first, and small objects in them are lost.
+- Its accuracy was measured on images from the source of the training data. On other photographs expect less.
+- Nobody has examined it for bias, or for robustness against changed or hostile images. It is for research and teaching.
+"""
+
+
+def licence_text(licence: str) -> str:
+    if licence:
+        return f"{plain(licence)}, for the weights as for the code. The training data have terms of their own.\n"
+    return "None is chosen yet for these weights: add `license:` above before you publish them.\n"
+
+
+def file_rows(files: Mapping[str, bytes]) -> Rows:
+    return [(name, f"{len(content):,}", hashlib.sha256(content).hexdigest()) for name, content in files.items()]
+
+
+def section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"
+
+
+def table(header: Sequence[str], rows: Rows) -> str:
+    """Return a Markdown table; the cells are text, never markup."""
+    lines = [header, [":--"] * len(header), *([plain(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plain(text: object) -> str:
+    """Return `text`, which may be the name of an untrusted class, so that Markdown shows it as it is."""
+    return MARKUP.sub(r"\\\1", escape_line(text, MAX_CELL_CHARS))
