@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report.evaluation import confusions
-from resnet_flax.report.facts import interval_text, run_facts
+from resnet_flax.report.facts import interval_text, number, run_facts
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent
 from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
@@ -82,13 +82,13 @@ Loading executes nothing from these files.
 
 
 def training_rows(config: FrozenConfigDict, results: Mapping[str, Any]) -> Rows:
-    examples, epochs = results.get("train_examples"), results.get("epochs", config.train.epochs)
+    examples, epochs = (number(results, name) for name in ("train_examples", "epochs"))
     return [
         ("recipe", results["recipe"]),
         ("command", results["command"]),
-        ("data", f"{config.data.name}, {config.data.train}" + (f", {examples:,} images" if examples else "")),
+        ("data", f"{config.data.name}, {config.data.train}" + (f", {examples:,.0f} images" if examples > 0 else "")),
         ("augmentation", config.data.policy),
-        ("epochs", f"{epochs}; these are the weights of epoch {results['chosen_epoch']:.0f}"),
+        ("epochs", f"{epochs:.0f}; these are the weights of epoch {results['chosen_epoch']:.0f}"),
         *run_facts(config, results).items(),
     ]
 
