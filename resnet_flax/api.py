@@ -42,7 +42,8 @@ class Network:
         variables: its `params` and `batch_stats`, those averaged over training if the run keeps an average.
         classes: the names of the classes, in the order of the labels.
         config: the complete config of its run.
-        results: of the finished run and its best epoch, such as `test_accuracy`; {} before its end, and for weights.
+        results: of the finished run and its best epoch, such as `test_accuracy`; {} before its end, and for a file of
+            weights without a results.json beside it.
 
     "Images" below are a uint8 array (n, H, W, 3) of values 0 to 255 whose H and W are those of training; or a path or a
     PIL image, or a list of them. Paths name image files, folders of them, .npy, .npz and pickles. Images from paths and
@@ -130,9 +131,11 @@ def load(name: PathLike, checkpoint: str | int = "best") -> Network:
     (the newest if nothing is held out), "newest", or the number of its step; or a file of weights, or the folder of
     one. A .safetensors of `export` says what network it is for; other files need the config.json of their run beside
     them. A Path, and a str with a separator such as "./preact", is always a path; "pretrained:preact" never is.
+    "hf:OWNER/NAME" is a folder of `export --format=hub` on the Hugging Face Hub, which is downloaded. Nothing in any of
+    these files is executed.
 
-    Raises UserError if there is none of these, if it is damaged, and for a name that is also that of a network in the
-    current folder.
+    Raises UserError if there is none of these, if it is damaged or does not match its checksum, for weights that do not
+    fit their network, and for a name that is also that of a network in the current folder.
     """
     path = find_trained(name)
     config = complete(read_trained_config(path))

@@ -59,7 +59,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
 def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[str]) -> list[Path]:
     """Return the workdirs that a command line names, or else the default one of its recipe.
 
-    For a verb on trained networks they may be files of weights, see find_trained, and `predict` has a default.
+    For a verb on trained networks but `report` they may be weights, see find_trained, and `predict` has a default.
     """
     several = VERBS[verb].words == "workdirs"
     texts = [*flag_values(argv, "--workdir"), *(words if several else [])]
@@ -71,7 +71,7 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
         if VERBS[verb].trained:
             raise UserError("which run? Give --workdir=PATH")
         raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the verb list shows all")
-    read = read_trained if VERBS[verb].trained else read_workdir
+    read = read_trained if VERBS[verb].trained and verb != "report" else read_workdir  # weights have no history
     return [read(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
 
 

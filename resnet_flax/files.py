@@ -46,7 +46,9 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text stands for. Raises ValueError if it is not valid JSON."""
+    """Return what a JSON text stands for. Raises ValueError if it is not valid JSON or exceeds MAX_TEXT_BYTES."""
+    if len(text) > MAX_TEXT_BYTES:
+        raise ValueError(f"has more than {MAX_TEXT_BYTES:,} characters")
     try:
         return json.loads(text)
     except RecursionError:

@@ -77,9 +77,11 @@ def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dic
     from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
     from resnet_flax.report.report import predictions_to_report
 
-    results = {} if workdir.is_file() else read_results(workdir)
+    if workdir.is_file():
+        raise UserError(f"{display_name(workdir)} is only weights, and a model card is made of a run: give its workdir")
+    results = read_results(workdir)
     if not results:
-        raise UserError(f"{display_name(workdir)} is not a finished run, which a model card needs: train it to the end")
+        raise UserError(f"{workdir} is not a finished run, which a model card needs: train it to the end")
     recipe, changes = nearest_recipe(config)
     results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(config)}
     results |= {"seeds": 1, "weights": "float32"}

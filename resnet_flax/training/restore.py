@@ -127,8 +127,6 @@ def read_history(config: FrozenConfigDict, workdir: Path) -> list[EpochRow]:
 
     If that file is damaged, return those of the newest checkpoint, which are the same.
     """
-    if workdir.is_file():
-        raise UserError(f"{display_name(workdir)} is only weights: give the workdir of a run")
     path = workdir / "metrics.csv"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: {path.name} is missing")

@@ -89,7 +89,7 @@ def weights_in(path: Path) -> Path:
 
 
 def holds_network(path: Path) -> bool:
-    return path.is_file() or (path / "config.json").is_file() or weights_in(path) != path
+    return (path / "config.json").is_file() or weights_in(path) != path
 
 
 def read_trained_config(path: Path) -> ConfigDict:

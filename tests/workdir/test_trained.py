@@ -14,6 +14,7 @@ from benchmarks import runs
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config, read_weights_config
 from resnet_flax.errors import Damaged
+from resnet_flax.files import MAX_TEXT_BYTES
 from resnet_flax.main import main
 from resnet_flax.workdir import trained
 from resnet_flax.workdir.predictions import wilson_interval
@@ -100,6 +101,13 @@ def test_weights_that_are_not_those_of_the_results_are_refused(damaged):
         rf.load("own")
 
 
+def test_metadata_that_is_too_long_is_refused(tmp_path):
+    metadata = {"config": "[" + " " * MAX_TEXT_BYTES + "]"}
+    safetensors.numpy.save_file({"a": np.zeros(1, np.float32)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(Damaged, match=r"has damaged metadata \(has more than 8,388,608 characters\)"):
+        rf.load(tmp_path / "a.safetensors")
+
+
 def test_weights_of_another_shape_are_refused(damaged):
     weights = damaged / "model.safetensors"
     tensors = safetensors.numpy.load_file(weights)
@@ -124,4 +132,8 @@ def test_predict_needs_no_workdir_and_says_which_network_predicts(tmp_path, monk
     assert main(["predict", "images.npy", f"--workdir={NAMES[0]}", "--checkpoint=3"]) == 1
     assert capsys.readouterr().err == f"error: pretrained:{NAMES[0]} has no checkpoint '3': it is only weights\n"
     assert main(["report", NAMES[0]]) == 1
-    assert capsys.readouterr().err == f"error: pretrained:{NAMES[0]} is only weights: give the workdir of a run\n"
+    assert capsys.readouterr().err.startswith(f"error: {NAMES[0]} holds no run")
+    assert main(["export", f"--workdir={NAMES[0]}", "--format=hub"]) == 1
+    assert "is only weights, and a model card is made of a run: give its workdir" in capsys.readouterr().err
+    assert main(["export", f"--workdir={NAMES[0]}"]) == 0
+    assert rf.load("weights.safetensors").config == net.config
