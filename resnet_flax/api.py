@@ -22,6 +22,7 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.images import Images, list_image_files
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError
+from resnet_flax.memory import keep_freed_memory
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.training.classifier import Classifier, batch_size, check_images
@@ -154,6 +155,7 @@ def train(recipe: str, fields: Mapping[str, Any] | None = None, *, workdir: Path
     Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
     Interrupted after Ctrl-C, when the run is saved. Call it in the main thread: others get no signals.
     """
+    keep_freed_memory()
     config = load_recipe(recipe)
     set_fields(config, {full_name(name): value for name, value in keywords.items()} | dict(fields or {}))
     folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}")

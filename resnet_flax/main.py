@@ -106,6 +106,9 @@ def console() -> NoReturn:
         signal.signal(signal.SIGINT, end_at_once)
     use_utf8()
     open_standard_streams()
+    from resnet_flax.memory import keep_freed_memory
+
+    keep_freed_memory()
     code = main(sys.argv[1:])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)  # Python takes a moment to end, too

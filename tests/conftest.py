@@ -18,7 +18,9 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from resnet_flax.cache import keep_compiled_programs
+from resnet_flax.memory import keep_freed_memory
 
+keep_freed_memory()  # before JAX starts its threads
 keep_compiled_programs()  # before the first program: jax decides then
 
 

@@ -40,7 +40,7 @@ from resnet_flax.workdir.results import read_results, write_results
 
 IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
 DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
-# On a CPU, where a step may take seconds and every dispatch has to find its memory anew.
+# On a CPU, where a step may take seconds.
 CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS = 1, 0.5
 
 

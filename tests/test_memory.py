@@ -1,0 +1,69 @@
+"""What a process frees stays with it, unless its environment says otherwise."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from resnet_flax import api, memory
+from resnet_flax.errors import UserError
+
+# The program allocates and frees 64 MiB in a thread, as XLA does at each dispatch; page faults of the second time.
+FAULTS = """
+import ctypes, resource, sys, threading
+from resnet_flax import main
+
+sys.argv = ["resnet_flax", "--version"]
+try:
+    main.console()
+except SystemExit:
+    pass
+libc, size = ctypes.CDLL(None), 64 * 2**20
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def allocate():
+    block = libc.malloc(ctypes.c_size_t(size))
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+
+def dispatch():
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    thread.join()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+first = dispatch()
+print(dispatch() - first)
+"""
+PAGES = 64 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+
+
+def page_faults(**environment: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=os.environ | environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    return int(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns freed memory at once and can be told")
+@pytest.mark.parametrize(
+    ("environment", "kept"),
+    [({}, True), ({"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}, False), ({"MALLOC_ARENA_TEST": "8"}, False)],
+)
+def test_the_program_keeps_what_it_frees_unless_malloc_is_set_in_the_environment(environment, kept):
+    assert (page_faults(**environment) < PAGES // 10) == kept
+
+
+def test_a_c_library_without_these_options_is_left_as_it_is(monkeypatch):
+    """musl's, and that of macOS."""
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    memory.keep_freed_memory()
+
+
+def test_training_from_python_keeps_freed_memory_too(monkeypatch):
+    asked = []
+    monkeypatch.setattr(api, "keep_freed_memory", lambda: asked.append(True))
+    with pytest.raises(UserError):
+        api.train("no such recipe")
+    assert asked
