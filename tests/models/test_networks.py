@@ -1,7 +1,9 @@
 """The networks have the parameters and layers that the reports print."""
 
 import dataclasses
+import re
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,7 @@ import pytest
 from resnet_flax import models
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
+from resnet_flax.config.recipes import recipe_names
 from resnet_flax.errors import UserError
 from resnet_flax.models import layers
 from resnet_flax.models.blocks import BLOCKS, SHORTCUTS, Block, avg_pool, max_pool
@@ -67,6 +70,13 @@ def test_parameter_count_with_other_parts(name, fields, count):
 
 def test_every_network_of_the_registry_has_its_count_here():
     assert {*models.NETWORKS} - {"tiny", "speed94", "speed96"} == COUNTS.keys()
+
+
+def test_the_documented_networks_have_these_counts():
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\d,]+) \|", text, re.MULTILINE))
+    assert rows == {name: f"{COUNTS[name]:,}" for name in rows}
+    assert rows.keys() | recipe_names() >= COUNTS.keys()
 
 
 def expected_table(blocks, widths, stem_dropout: bool, block_dropout: bool) -> list[tuple[str, tuple, int]]:
