@@ -33,7 +33,12 @@ OVERVIEW = (
     *(f"{name}:full" for name in recipes.SPEED),
 )
 DOCSTRING = re.compile(r'^This project: .*?(?=\n\n|\n""")', re.DOTALL | re.MULTILINE)  # of a recipe: its accuracy
-BLOCKS = {"basic": "basic blocks", "preact": "pre-activation blocks", "pool": "pooling blocks"}
+BLOCKS = {
+    "basic": "basic blocks",
+    "bottleneck": "bottleneck blocks",
+    "preact": "pre-activation blocks",
+    "pool": "pooling blocks",
+}
 
 
 def lines(name: str, folder: Path = RESULTS) -> list[dict]:

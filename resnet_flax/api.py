@@ -110,8 +110,8 @@ def list_pretrained() -> list[str]:
 def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
     """Return a network, untrained: a Flax Linen module with one output for each class.
 
-    `fields` override parts of it: blocks, widths, block, stem, activation, stem_dropout, block_dropout, final_norm,
-    kernel_init and compute_dtype, as under `model` in config/defaults.py. Its `init` and `apply` take normalised float
+    `fields` override parts of it, such as blocks, widths, block, shortcut, se or drop_path: all fields under `model` in
+    config/defaults.py. Its `init` and `apply` take normalised float
     images (n, H, W, 3) and `train`, and `apply` returns logits (n, num_classes) float32. Raises UserError for an
     unknown name, an unknown field or a wrong value.
     """

@@ -98,7 +98,9 @@ def check_main(words: list[str]) -> None:
 
 def check_benchmark(name: str, words: list[str]) -> None:
     shared = [(ROOT / "benchmarks" / f"{other}.py").read_text() for other in ("recipes", "record")]
-    source = "".join([(ROOT / "benchmarks" / f"{name}.py").read_text(), *shared])
+    path = ROOT / "benchmarks" / name
+    program = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    source = "".join([program.read_text(), *shared])
     for flag in (word for word in words if word.startswith("--")):
         assert f'"{flag.partition("=")[0]}"' in source, (name, flag)
 

@@ -1,11 +1,13 @@
-"""python -m benchmarks.fidelity [--write]
+"""python -m benchmarks.fidelity [--write | --networks=PATTERN]
 
 Compares everything with PyTorch and Pillow and prints one table: the largest difference of each comparison, its bound,
 and whether it holds; for augmentation also how many values were compared and which share of them differs at all. The
 exit code is 1 if a bound does not hold. The table is saved as benchmarks/results/fidelity.md.
 --write recreates the golden files under tests/golden; without it they must be what PyTorch and Pillow compute now.
+--networks compares only the networks whose rows begin with PATTERN, a regular expression, and saves nothing.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,19 +58,27 @@ def heading() -> str:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--networks", metavar="PATTERN")
+    options = parser.parse_args()
     found = []
     print(HEADING)
-    for row in rows(write="--write" in sys.argv[1:]):
+    for row in networks.compare_networks(options.networks) if options.networks else rows(options.write):
         found.append(row)
         print(row, flush=True)
     failed = [row for row in found if not row.ok]
     summary = f"{len(found) - len(failed)} of {len(found)} hold"
     print(summary)
-    table = "\n".join([heading(), HEADING, *map(str, found), "", summary, ""])
+    if not options.networks:
+        save("\n".join([heading(), HEADING, *map(str, found), "", summary, ""]))
+    return 1 if failed else 0
+
+
+def save(table: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     with atomic_write(RESULTS / "fidelity.md") as file:
         file.write(table)
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """The networks, their losses, gradients, running statistics and initial weights against PyTorch's, in float32.
 
 Two things would keep training apart that are no error of either side, and are made the same:
-- Dropout is random. Both sides multiply by a fixed mask where they have dropout, which compares where it sits.
+- Dropout and stochastic depth are random. Both sides multiply by a fixed mask where they have them, which compares
+  where they sit.
 - The slope of ReLU jumps at 0. Of the millions of values in a full network a few are so close to 0 that rounding
   decides their sign, and each moves some gradient by per cents. So ours takes the signs that PyTorch found, and how
   many it would have had otherwise is a row of its own. The narrow networks have ReLU itself.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +35,17 @@ VARIANTS: dict[str, dict] = {
     "gelu": dict(block="preact", activation="gelu"),
     "pool": dict(block="pool", block_dropout=0.2),
     "whitening": dict(stem="whitening", block="pool", activation="gelu", blocks=(2,), widths=(4,)),
+    "pad": dict(block="preact", shortcut="pad", block_dropout=0.2, blocks=(1, 1)),
+    "groups": dict(
+        block="bottleneck",
+        bottleneck_ratio=0.5,
+        groups=2,
+        blocks=(1, 1),
+        stem_width=6,
+        shortcut="avg_pool",
+        se=True,
+        drop_path=0.5,
+    ),
 }
 NARROW = {
     name: architecture("tiny") | dict(blocks=(1, 2), widths=(4, 8)) | changes for name, changes in VARIANTS.items()
@@ -41,6 +54,9 @@ SMOOTHING = 0.1  # of the labels, with the narrow networks
 FULL = {name: architecture(name) for name in NETWORKS} | {
     "preact, GELU": architecture("preact") | dict(activation="gelu"),
     "preact, final BatchNorm": architecture("preact") | dict(final_norm=True),
+    "resnet_443, SE": architecture("resnet_443") | dict(se=True),
+    "resnet_353, ResNet-D, stochastic depth": architecture("resnet_353") | dict(shortcut="avg_pool", drop_path=0.2),
+    "wrn_16_4, dropout": architecture("wrn_16_4") | dict(block_dropout=0.3),
 }
 
 # How every result is measured, and its bound: eval and running by absolute, train and gradient by relative difference.
@@ -57,11 +73,16 @@ def mask(channels: int) -> np.ndarray:
     return np.where(np.arange(channels) % 5 == 0, 0.0, 1.25).astype(np.float32)
 
 
+def kept(batch: int) -> np.ndarray:
+    """Return the factors of stochastic depth here: 0 for every second example, 1.25 for the others."""
+    return np.where(np.arange(batch) % 2, 0.0, 1.25).astype(np.float32)[:, None, None, None]
+
+
 def fixed_dropout(call, args, kwargs, context):
     """Put in the place of every method call of a Flax module."""
-    if isinstance(context.module, nn.Dropout):
-        return args[0] * mask(args[0].shape[-1])
-    return call(*args, **kwargs)
+    if not isinstance(context.module, nn.Dropout):
+        return call(*args, **kwargs)
+    return args[0] * (kept(len(args[0])) if context.module.name == "drop_path" else mask(args[0].shape[-1]))
 
 
 def recorder() -> optax.GradientTransformation:
@@ -139,13 +160,16 @@ def theirs(
 
     net = reference.ResNet(**fields)
     net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
+
+    def fixed(module, args, _):
+        if module.training:
+            by_example = isinstance(module, reference.DropPath)
+            factors = kept(len(args[0])) if by_example else mask(args[0].shape[1])[:, None, None]
+            return args[0] * torch.from_numpy(factors)
+
     for module in net.modules():
-        if isinstance(module, torch.nn.Dropout) and module.p:
-            module.register_forward_hook(
-                lambda module, args, _: (
-                    args[0] * torch.from_numpy(mask(args[0].shape[1]))[:, None, None] if module.training else None
-                )
-            )
+        if isinstance(module, torch.nn.Dropout | reference.DropPath) and module.p:
+            module.register_forward_hook(fixed)
     signs: list[np.ndarray] = []
     net.activation.register_forward_hook(
         lambda module, args, _: signs.append((args[0] > 0).numpy().transpose(0, 2, 3, 1)) if net.training else None
@@ -185,18 +209,28 @@ def differences(label: str, a: Tensors, b: Tensors) -> Iterator[Row]:
 
 
 def compare() -> Iterator[Row]:
-    """Every network at its full size on 8 images, every narrow one on 2, and the initial weights."""
+    """Every network, and the initial weights."""
+    yield from compare_networks("")
+    yield from compare_initial_weights()
+
+
+def compare_networks(pattern: str) -> Iterator[Row]:
+    """Every network at its full size on 8 images and every narrow one on 2, if its rows begin with `pattern`."""
     for label, fields in FULL.items():
+        if not re.match(pattern, label):
+            continue
         batch = example(fields, batch=8, side=32)
         expected, signs = theirs(fields, **batch)
         results = ours(fields, **batch, signs=signs if fields["activation"] == "relu" else ())
         yield from differences(label, results, expected)
         if fields["activation"] == "relu":
             yield Row(f"{label}: share of ReLU inputs whose sign is rounding", float(results["signs"]), 1e-5)
-    for label, fields in NARROW.items():
+    for name, fields in NARROW.items():
+        label = f"narrow {name}"
+        if not re.match(pattern, label):
+            continue
         batch = example(fields, batch=2, side=8) | dict(smoothing=SMOOTHING)
-        yield from differences(f"narrow {label}", ours(fields, **batch), theirs(fields, **batch)[0])
-    yield from compare_initial_weights()
+        yield from differences(label, ours(fields, **batch), theirs(fields, **batch)[0])
 
 
 def initial_weights(kernel_init: str, fields: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -12,72 +12,158 @@ from torch import Tensor, nn
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
-def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, bias=False)
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, groups=groups, bias=False)
 
 
-class BasicBlock(nn.Module):
+class SqueezeExcite(nn.Module):
+    """Hu et al. (2018), written as in torchvision: channels / 16 in the middle."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, max(channels // 16, 1), 1)
+        self.fc2 = nn.Conv2d(max(channels // 16, 1), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = nn.functional.adaptive_avg_pool2d(x, 1)
+        return x * torch.sigmoid(self.fc2(torch.relu(self.fc1(means))))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth of whole examples; networks are compared with a fixed choice of them."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        return x * torch.empty(len(x), 1, 1, 1).bernoulli_(1 - self.p) / (1 - self.p)
+
+
+class Pad(nn.Module):
+    """Shortcut A of He et al. (2015): every stride-th pixel, and channels of zeros on both sides."""
+
+    def __init__(self, missing: int, stride: int):
+        super().__init__()
+        self.missing, self.stride = missing, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.missing // 2
+        pixels = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(pixels, (0, 0, 0, 0, before, self.missing - before))
+
+
+class Block(nn.Module):
+    """The parts that variants share."""
+
+    def __init__(
+        self, inputs, width, stride, activation, *, shortcut, bottleneck_ratio, groups, dropout, drop_path, se
+    ):
+        super().__init__()
+        self.activation, self.dropout, self.drop_path = activation, nn.Dropout(dropout), DropPath(drop_path)
+        self.se = SqueezeExcite(width) if se else nn.Identity()
+        self.build(inputs, width, stride, shortcut, round(width * bottleneck_ratio), groups)
+
+    def projection(self, inputs: int, width: int, stride: int, kind: str, norm: bool = True) -> nn.Module | None:
+        if stride == 1 and inputs == width:
+            return None
+        if kind == "pad":
+            return Pad(width - inputs, stride)
+        pools = kind == "avg_pool"
+        pool = [nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()]
+        norms = [nn.BatchNorm2d(width)] if norm else []
+        return nn.Sequential(*pool * pools, conv(inputs, width, 1, 1 if pools else stride), *norms)
+
+    def finish(self, y: Tensor) -> Tensor:
+        return self.drop_path(self.se(y))
+
+    def skip(self, x: Tensor) -> Tensor:
+        return x if self.shortcut is None else self.shortcut(x)
+
+
+class BasicBlock(Block):
     """He et al. (2015): conv, BN, activation, dropout, conv, BN, plus the shortcut, activation."""
 
-    def __init__(self, inputs: int, width: int, stride: int, activation: nn.Module, dropout: float):
-        super().__init__()
+    def build(self, inputs: int, width: int, stride: int, shortcut: str, inner: int, groups: int) -> None:
         self.conv1, self.bn1 = conv(inputs, width, 3, stride), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
-        self.activation, self.dropout = activation, nn.Dropout(dropout)
-        self.shortcut = nn.Sequential()
-        if stride > 1 or inputs != width:
-            self.shortcut = nn.Sequential(conv(inputs, width, 1, stride), nn.BatchNorm2d(width))
+        self.shortcut = self.projection(inputs, width, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.dropout(self.activation(self.bn1(self.conv1(x))))
-        return self.activation(self.bn2(self.conv2(inner)) + self.shortcut(x))
+        return self.activation(self.finish(self.bn2(self.conv2(inner))) + self.skip(x))
 
 
-class PreActBlock(nn.Module):
+class BottleneckBlock(Block):
+    """He et al. (2015) and Xie et al. (2017): 1x1, 3x3 with the stride and in groups, 1x1, each with BN."""
+
+    def build(self, inputs: int, width: int, stride: int, shortcut: str, inner: int, groups: int) -> None:
+        self.conv1, self.bn1 = conv(inputs, inner, 1), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = conv(inner, inner, 3, stride, groups), nn.BatchNorm2d(inner)
+        self.conv3, self.bn3 = conv(inner, width, 1), nn.BatchNorm2d(width)
+        self.shortcut = self.projection(inputs, width, stride, shortcut)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.activation(self.bn1(self.conv1(x)))
+        y = self.dropout(self.activation(self.bn2(self.conv2(y))))
+        return self.activation(self.finish(self.bn3(self.conv3(y))) + self.skip(x))
+
+
+class PreActBlock(Block):
     """He et al. (2016): BN, activation, conv, twice; the projected shortcut starts after the first activation."""
 
-    def __init__(self, inputs: int, width: int, stride: int, activation: nn.Module, dropout: float):
-        super().__init__()
+    def build(self, inputs: int, width: int, stride: int, shortcut: str, inner: int, groups: int) -> None:
         self.bn1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, width, 3, stride)
         self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3)
-        self.activation, self.dropout = activation, nn.Dropout(dropout)
-        self.shortcut = nn.Sequential(conv(inputs, width, 1, stride)) if stride > 1 or inputs != width else None
+        self.shortcut = self.projection(inputs, width, stride, shortcut, norm=False)
 
     def forward(self, x: Tensor) -> Tensor:
         active = self.activation(self.bn1(x))
         inner = self.dropout(self.activation(self.bn2(self.conv1(active))))
-        return self.conv2(inner) + (x if self.shortcut is None else self.shortcut(active))
+        return self.finish(self.conv2(inner)) + (x if self.shortcut is None else self.shortcut(active))
 
 
-class PoolBlock(nn.Module):
+class PoolBlock(Block):
     """The residual block of ResNet-9 (Page, 2018): where the shape changes, conv, pool, BN, activation come first."""
 
-    def __init__(self, inputs: int, width: int, stride: int, activation: nn.Module, dropout: float):
-        super().__init__()
+    def build(self, inputs: int, width: int, stride: int, shortcut: str, inner: int, groups: int) -> None:
         self.entry = nn.Sequential()
         if stride > 1 or inputs != width:
             self.entry = nn.Sequential(conv(inputs, width, 3), nn.BatchNorm2d(width))
         self.stride = stride
         self.conv1, self.bn1 = conv(width, width, 3), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3), nn.BatchNorm2d(width)
-        self.activation, self.dropout = activation, nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.entry):
             enter, norm = self.entry
             x = self.activation(norm(nn.functional.max_pool2d(enter(x), self.stride)))
         inner = self.dropout(self.activation(self.bn1(self.conv1(x))))
-        return self.activation(x + self.bn2(self.conv2(inner)))
+        return self.activation(x + self.finish(self.bn2(self.conv2(inner))))
 
 
-BLOCKS = {"basic": BasicBlock, "preact": PreActBlock, "pool": PoolBlock}
+BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock, "preact": PreActBlock, "pool": PoolBlock}
 
 
 class ResNet(nn.Module):
     """Takes the architecture fields of `resnet_flax.models.architecture`; (batch, 3, H, W) -> (batch, classes)."""
 
     def __init__(
-        self, stem, blocks, widths, block, activation, stem_dropout, block_dropout, final_norm, num_classes: int = 10
+        self,
+        stem,
+        stem_width,
+        blocks,
+        widths,
+        block,
+        activation,
+        stem_dropout,
+        block_dropout,
+        drop_path,
+        final_norm,
+        num_classes: int = 10,
+        **parts,
     ):
         super().__init__()
         self.activation = ACTIVATIONS[activation]()
@@ -86,16 +172,20 @@ class ResNet(nn.Module):
             self.whitening = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
             nn.init.zeros_(self.whitening.weight)
         else:
-            self.conv1 = conv(3, widths[0], 3)
+            stem_width = stem_width or widths[0]
+            self.conv1 = conv(3, stem_width, 3)
             if block != "preact":
-                self.bn1 = nn.BatchNorm2d(widths[0])
+                self.bn1 = nn.BatchNorm2d(stem_width)
         self.dropout = nn.Dropout(stem_dropout)
-        kind = BLOCKS[block]
         self.stages = len(blocks)
-        for stage, (inputs, width) in enumerate(pairwise([24 if whitened else widths[0], *widths]), start=1):
-            first = kind(inputs, width, 2 if stage > 1 or whitened else 1, self.activation, block_dropout)
-            more = [kind(width, width, 1, self.activation, block_dropout) for _ in range(blocks[stage - 1] - 1)]
-            setattr(self, f"layer{stage}", nn.Sequential(first, *more))
+        rates = iter(torch.linspace(0, drop_path, sum(blocks) + 1).tolist()[1:])
+        for stage, (inputs, width) in enumerate(pairwise([24 if whitened else stem_width, *widths]), start=1):
+            layer = nn.Sequential()
+            for index in range(blocks[stage - 1]):
+                stride = 2 if index == 0 and (stage > 1 or whitened) else 1
+                rate = dict(dropout=block_dropout, drop_path=next(rates))
+                layer.append(BLOCKS[block](width if index else inputs, width, stride, self.activation, **rate, **parts))
+            setattr(self, f"layer{stage}", layer)
         if block == "preact" and final_norm:
             self.bn = nn.BatchNorm2d(widths[-1])
         self.linear = nn.Linear(widths[-1], num_classes)

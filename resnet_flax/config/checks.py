@@ -16,8 +16,9 @@ from resnet_flax.data.datasets.load import fill_from_dataset, load_dataset
 from resnet_flax.data.datasets.sources import SOURCES
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.models import NETWORKS, architecture
-from resnet_flax.models.blocks import BLOCKS
-from resnet_flax.models.resnet import ACTIVATIONS, KERNEL_INITS
+from resnet_flax.models.blocks import BLOCKS, SHORTCUTS
+from resnet_flax.models.initializers import KERNEL_INITS
+from resnet_flax.models.resnet import ACTIVATIONS
 from resnet_flax.optim.optimizers import OPTIMIZERS
 from resnet_flax.optim.schedules import SCHEDULES
 from resnet_flax.text import first_few, short_repr
@@ -67,6 +68,10 @@ RULES: dict[str, Rule] = {
     "model.widths": (lambda v: one_per_stage(v, 8192), "1 to 8 positive integers, one per stage, each at most 8,192"),
     "model.stem_dropout": BELOW_ONE,
     "model.block_dropout": BELOW_ONE,
+    "model.drop_path": BELOW_ONE,
+    "model.stem_width": (lambda v: 0 <= v <= 8192, "0 (as the first stage) or positive, at most 8,192"),
+    "model.bottleneck_ratio": (lambda v: 0 < v <= 8, "above 0 and at most 8"),
+    "model.groups": (lambda v: 0 < v <= 8192, "positive, at most 8,192"),
     "model.max_params": (lambda v: v >= 0, "0 (no limit) or positive"),
     "optimizer.learning_rate": POSITIVE,
     "optimizer.bias_lr_factor": POSITIVE,
@@ -109,6 +114,7 @@ CHOICES: dict[str, tuple[str, dict]] = {
     "model.name": ("model", NETWORKS),
     "model.stem": ("stem", {"conv": 1, "whitening": 1}),
     "model.block": ("block", BLOCKS),
+    "model.shortcut": ("shortcut", dict.fromkeys(SHORTCUTS)),
     "model.activation": ("activation", ACTIVATIONS),
     "model.kernel_init": ("initialisation", KERNEL_INITS),
     "model.compute_dtype": ("compute dtype", {"auto": 1, "float32": 1, "bfloat16": 1}),
@@ -236,6 +242,38 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
         )
     if model.final_norm and model.block != "preact":
         yield f"config.model.final_norm needs config.model.block to be preact, not {model.block}"
+    if model.zero_last_scale and model.block == "preact":
+        yield "config.model.zero_last_scale needs blocks that end in BatchNorm: config.model.block preact does not"
+    if model.stem_width and model.stem != "conv":
+        yield f"config.model.stem_width needs config.model.stem to be conv, not {model.stem}"
+    yield from shortcut_conflicts(model)
+    yield from bottleneck_conflicts(model)
+
+
+def shortcut_conflicts(model: ConfigDict) -> Iterator[str]:
+    if model.shortcut != "conv" and model.block == "pool":
+        yield f"config.model.shortcut {model.shortcut} has no place in pool blocks, whose shortcuts keep the shape"
+    stem = 8 * 3 if model.stem == "whitening" else model.stem_width or model.widths[0]
+    widths = (stem, *model.widths)
+    if model.shortcut == "pad" and list(widths) != sorted(widths):
+        yield (
+            f"config.model.shortcut pad cannot remove channels: from the stem on, there are {widths}, "
+            "and each number must be at least the one before"
+        )
+
+
+def bottleneck_conflicts(model: ConfigDict) -> Iterator[str]:
+    if model.block != "bottleneck":
+        if model.groups > 1:
+            yield f"config.model.groups {model.groups} needs config.model.block to be bottleneck, not {model.block}"
+        return
+    for width in model.widths:
+        inner = width * model.bottleneck_ratio
+        if inner < 1 or inner != int(inner) or inner % model.groups:
+            yield (
+                f"config.model.bottleneck_ratio {model.bottleneck_ratio} of {width} channels is {inner:g}: "
+                f"it must be a positive multiple of config.model.groups {model.groups}"
+            )
 
 
 def schedule_conflicts(schedule: ConfigDict, epochs: int, has_momentum: bool) -> Iterator[str]:

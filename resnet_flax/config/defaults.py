@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     """
     return ConfigDict(
         dict(
-            seed=0,  # of initial weights, shuffling, augmentation and dropout
+            seed=0,  # of initial weights, shuffling, augmentation, dropout and drop_path
             parallel="jit",  # how several devices are used: "jit" over a mesh of them, or "pmap"
             data=dict(
                 name="digits",  # a dataset: see SOURCES in data/datasets/sources.py; "folder" is your own images
@@ -39,14 +39,23 @@ def get_config() -> ConfigDict:
                 name="tiny",  # a network: see NETWORKS in models/__init__.py
                 # Parts of the network; None: as the network defines them.
                 stem=placeholder(str),  # "conv", a 3x3 convolution, or "whitening", which is computed, not trained
-                block=placeholder(str),  # "basic", "preact" or "pool"
+                stem_width=placeholder(int),  # channels of a "conv" stem; 0: those of the first stage
+                block=placeholder(str),  # "basic", "bottleneck", "preact" or "pool"
                 blocks=placeholder(tuple),  # number of blocks of each stage
                 widths=placeholder(tuple),  # channels of each stage
+                bottleneck_ratio=placeholder(float),  # bottleneck: channels of the 3x3 convolution over the stage's
+                groups=placeholder(int),  # bottleneck: of the 3x3 convolution, the cardinality of ResNeXt
+                # How shortcuts change the shape: "conv", a 1x1 convolution; "avg_pool", average pooling before it, as
+                # in ResNet-D; or "pad", with zeros for new channels and without parameters.
+                shortcut=placeholder(str),
                 activation=placeholder(str),  # "relu" or "gelu"
                 stem_dropout=placeholder(float),  # dropout rate after the stem
                 block_dropout=placeholder(float),  # dropout rate within every block
+                drop_path=placeholder(float),  # stochastic depth: rate of the last block, growing linearly up to it
+                se=placeholder(bool),  # squeeze-and-excitation in every block
                 final_norm=placeholder(bool),  # preact: BatchNorm and activation after the last block
                 kernel_init="torch",  # uniform, PyTorch's default; or "he_normal", or "dirac", the identity
+                zero_last_scale=False,  # start the last BatchNorm of every block with scale 0 (zero-gamma)
                 compute_dtype="auto",  # of convolutions: "float32", "bfloat16"; "auto": bfloat16 on GPU and TPU
                 max_params=0,  # refuse a network with more parameters; 0 for no limit
             ),

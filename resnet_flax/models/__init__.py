@@ -12,8 +12,25 @@ from resnet_flax.errors import UserError
 from resnet_flax.models import whitening
 from resnet_flax.models.resnet import ResNet
 
-# The networks of the reports, two for fast training, the two ResNet-18s that the reports started from, and the tiny one
-# of the default config. A new network is one line here.
+
+def cifar_resnet(depth: int) -> dict:
+    """Return the ResNet for CIFAR-10 of He et al. (2015, section 4.2), whose shortcuts have no parameters."""
+    return dict(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64), shortcut="pad")
+
+
+def wide_resnet(depth: int, factor: int) -> dict:
+    """Return WRN-depth-factor of Zagoruyko & Komodakis (2016)."""
+    return dict(
+        block="preact",
+        blocks=((depth - 4) // 6,) * 3,
+        stem_width=16,
+        widths=(16 * factor, 32 * factor, 64 * factor),
+        final_norm=True,
+    )
+
+
+# The networks of the reports, two for fast training, the tiny one of the default config, and networks of the literature
+# to compare with. A new network is one line here.
 NETWORKS: dict[str, dict] = {
     "resnet_443": dict(blocks=(4, 4, 3), widths=(64, 128, 256)),
     "resnet_2322": dict(blocks=(2, 3, 2, 2), widths=(64, 128, 192, 256), stem_dropout=0.2, block_dropout=0.2),
@@ -26,17 +43,41 @@ NETWORKS: dict[str, dict] = {
     "resnet18": dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "preact_resnet18": dict(blocks=(2, 2, 2, 2), widths=(64, 128, 256, 512), block="preact"),
     "tiny": dict(blocks=(1, 1, 1), widths=(16, 32, 64)),
+    "resnet20": cifar_resnet(20),
+    "resnet32": cifar_resnet(32),
+    "resnet44": cifar_resnet(44),
+    "resnet56": cifar_resnet(56),
+    "resnet110": cifar_resnet(110),
+    "resnet20_w64": dict(blocks=(3, 3, 3), widths=(64, 128, 256)),
+    "wrn_16_4": wide_resnet(16, 4),
+    "wrn_28_2": wide_resnet(28, 2),
+    "wrn_40_2": wide_resnet(40, 2),
+    "resnet50": dict(block="bottleneck", blocks=(3, 4, 6, 3), stem_width=64, widths=(256, 512, 1024, 2048)),
+    "resnext29_32x4d": dict(
+        block="bottleneck",
+        blocks=(3, 3, 3),
+        stem_width=64,
+        widths=(256, 512, 1024),
+        bottleneck_ratio=0.5,
+        groups=32,
+    ),
 }
 
 # The fields of a network that a config may override, with the value that a network has if it does not name one.
 ARCHITECTURE = dict(
     stem="conv",
+    stem_width=0,
     block="basic",
     blocks=None,
     widths=None,
+    bottleneck_ratio=0.25,
+    groups=1,
+    shortcut="conv",
     activation="relu",
     stem_dropout=0.0,
     block_dropout=0.0,
+    drop_path=0.0,
+    se=False,
     final_norm=False,
 )
 
@@ -64,6 +105,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
     return ResNet(
         **{field: model[field] for field in ARCHITECTURE},
         kernel_init=model.kernel_init,
+        zero_last_scale=model.zero_last_scale,
         num_classes=len(config.data.classes),
         dtype=compute_dtype(model.compute_dtype),
         axis_name=axis_name,

@@ -1,5 +1,7 @@
 """Batch normalisation with PyTorch's conventions."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,13 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.9  # weight of the old running value; PyTorch's momentum, 0.1, is that of the new one
     epsilon: float = 1e-5
+    scale_init: Callable[..., jax.Array] = nn.initializers.ones
     axis_name: str | None = None  # mapped axis to average over, for pmap; under jit the batch is global already
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)

@@ -7,11 +7,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import variance_scaling
 
 from resnet_flax.errors import UserError
 from resnet_flax.models.blocks import BLOCKS, PreActBlock
 from resnet_flax.models.convolution import convolution
+from resnet_flax.models.initializers import KERNEL_INITS, torch_bias_init
 from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.whitening import Whitening
 
@@ -20,39 +20,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "gelu": partial(jax.nn.gelu, approximate=False),
 }
-
-# The default of torch.nn.Conv2d and Linear: uniform in +-1/sqrt(fan_in).
-TORCH_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Initialise a convolution so that its first outputs copy its inputs, like torch.nn.init.dirac_.
-
-    Further outputs, and dense layers, are initialised by TORCH_INIT. Zagoruyko & Komodakis (2017, DiracNets); partly
-    random as in Jordan (2024, arXiv:2404.00498).
-    """
-    kernel = TORCH_INIT(key, shape, dtype)
-    if len(shape) != 4:
-        return kernel
-    height, width, inputs, outputs = shape
-    same = jnp.arange(min(inputs, outputs))
-    return kernel.at[..., : len(same)].set(0).at[height // 2, width // 2, same, same].set(1)
-
-
-KERNEL_INITS: dict[str, Callable[..., jax.Array]] = {
-    "torch": TORCH_INIT,
-    "he_normal": variance_scaling(2.0, "fan_in", "normal"),
-    "dirac": dirac,
-}
-
-
-def torch_bias_init(fan_in: int) -> Callable[..., jax.Array]:
-    """Return the bias initialiser of `torch.nn.Linear`: uniform in +-1/sqrt(fan_in)."""
-
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
-
-    return init
 
 
 class ResNet(nn.Module):
@@ -65,18 +32,25 @@ class ResNet(nn.Module):
     Input: (batch, height, width, 3), normalised, of a float dtype (UserError for another). Output: logits,
     (batch, num_classes) float32.
     Collections: `params` and `batch_stats`; `intermediates`, if it is mutable, gets the pooled `features` before the
-    last layer, (batch, channels) float32. Training needs a "dropout" key if a dropout rate is not 0.
+    last layer, (batch, channels) float32. Training needs a "dropout" key if a dropout rate or drop_path is not 0.
     """
 
     blocks: Sequence[int]  # number of blocks of each stage
     widths: Sequence[int]  # channels of each stage
     stem: str = "conv"
+    stem_width: int = 0  # channels of a "conv" stem; 0: those of the first stage
     block: str = "basic"
+    bottleneck_ratio: float = 0.25  # bottleneck: channels of the 3x3 convolution over those of the stage
+    groups: int = 1  # bottleneck: of the 3x3 convolution, the cardinality of ResNeXt
+    shortcut: str = "conv"
     activation: str = "relu"
     stem_dropout: float = 0.0
     block_dropout: float = 0.0
+    drop_path: float = 0.0  # stochastic depth: rate of the last block
+    se: bool = False  # squeeze-and-excitation in every block
     final_norm: bool = False  # preact: BatchNorm and activation after the last block
     kernel_init: str = "torch"
+    zero_last_scale: bool = False  # the last BatchNorm of every block starts with scale 0
     num_classes: int = 10
     dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits are float32
     axis_name: str | None = None  # mapped axis over which BatchNorm averages
@@ -86,7 +60,18 @@ class ResNet(nn.Module):
         activation, init = ACTIVATIONS[self.activation], KERNEL_INITS[self.kernel_init]
         conv = partial(convolution, kernel_init=init, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name)
-        block = partial(BLOCKS[self.block], conv=conv, norm=norm, activation=activation, dropout=self.block_dropout)
+        block = partial(
+            BLOCKS[self.block],
+            conv=conv,
+            norm=norm,
+            last_norm=partial(norm, scale_init=nn.initializers.zeros) if self.zero_last_scale else norm,
+            activation=activation,
+            shortcut=self.shortcut,
+            bottleneck_ratio=self.bottleneck_ratio,
+            groups=self.groups,
+            dropout=self.block_dropout,
+            se=self.se,
+        )
         preact = BLOCKS[self.block] is PreActBlock  # such blocks activate their own input
 
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -95,15 +80,18 @@ class ResNet(nn.Module):
         if self.stem == "whitening":
             x = activation(Whitening(name="stem_whitening")(x))
         else:
-            x = conv(self.widths[0], 3, 1, name="stem_conv")(x)
+            x = conv(self.stem_width or self.widths[0], 3, 1, name="stem_conv")(x)
             if not preact:
                 x = activation(norm(name="stem_norm")(x, train))
         if self.stem_dropout:
             x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not train)
+        depth = 0
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             for index in range(1, count + 1):
                 stride = 2 if index == 1 and (stage > 1 or self.stem == "whitening") else 1
-                x = block(width, stride, name=f"stage{stage}_block{index}")(x, train)
+                depth += 1
+                drop_path = self.drop_path * depth / sum(self.blocks)
+                x = block(width, stride, drop_path=drop_path, name=f"stage{stage}_block{index}")(x, train)
         if preact and self.final_norm:
             x = activation(norm(name="final_norm")(x, train))
         x = x.astype(jnp.float32).mean((1, 2))

@@ -26,8 +26,11 @@ MODULES = {
     "entry_norm": "entry.1",
     "norm1": "bn1",
     "norm2": "bn2",
+    "norm3": "bn3",
     "shortcut_conv": "shortcut.0",
     "shortcut_norm": "shortcut.1",
+    "pooled_shortcut_conv": "shortcut.1",  # 0 is the pooling
+    "pooled_shortcut_norm": "shortcut.2",
     "final_norm": "bn",
     "head": "linear",
 }

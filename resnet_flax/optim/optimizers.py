@@ -85,8 +85,8 @@ def orthogonalized(matrix: jax.Array, steps: int = 5) -> jax.Array:
 def orthogonalize_convolutions() -> optax.GradientTransformation:
     """Orthogonalise the update of each kernel (H, W, in, out) as a matrix (H W in, out), with the norm of the kernel.
 
-    The learning rate is then the relative change of a kernel in a step. Its norm has no effect, as BatchNorm follows.
-    The updates of other parameters are unchanged.
+    The learning rate is then the relative change of a kernel in a step. Its norm has no effect where BatchNorm
+    follows. The updates of other parameters are unchanged.
     """
 
     def one(update: jax.Array, kernel: jax.Array) -> jax.Array:

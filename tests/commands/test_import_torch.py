@@ -74,6 +74,10 @@ def test_names_are_the_usual_ones():
     assert "layer2.0.shortcut.1.weight" not in preact
     pool = to_torch(variables(stem="whitening", block="pool"))
     assert {"whitening.weight", "layer1.0.entry.0.weight", "layer2.0.entry.1.running_var"} <= pool.keys()
+    resnet_d = to_torch(variables(block="bottleneck", groups=2, bottleneck_ratio=0.5, shortcut="avg_pool", se=True))
+    assert {"layer1.0.bn3.weight", "layer2.0.shortcut.1.weight", "layer2.0.shortcut.2.running_var"} <= resnet_d.keys()
+    assert resnet_d["layer2.0.conv2.weight"].shape == (4, 2, 3, 3)
+    assert resnet_d["layer2.0.se.fc1.weight"].shape == (1, 8, 1, 1)
 
 
 def test_layout_is_out_in_height_width():
@@ -89,6 +93,7 @@ ARCHITECTURES = [
     dict(block="preact"),
     dict(block="preact", final_norm=True),
     dict(stem="whitening", block="pool"),
+    dict(block="bottleneck", groups=2, bottleneck_ratio=0.5, shortcut="avg_pool", se=True),
 ]
 
 

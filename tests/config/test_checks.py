@@ -22,6 +22,8 @@ UNRULED = {
     "data.policy": "read by Policy, which says what is wrong where",
     "data.concat_original": "True and False are both right",
     "model.final_norm": "the same; what it goes with is tested below",
+    "model.se": "True and False are both right",
+    "model.zero_last_scale": "the same; what it goes with is tested below",
     "optimizer.nesterov": "the same",
     "schedule.three_phase": "the same",
     "schedule.cycle_momentum": "the same",
@@ -92,6 +94,11 @@ NARROW = [
     (("model.blocks", (1,) * 9), "1 to 8 positive integers, one per stage"),
     (("model.blocks", ()), "must be 1 to 8 positive integers"),
     (("model.widths", (8193, 8, 8)), "at most 8,192"),
+    (("model.stem_width", 8193), "at most 8,192"),
+    (("model.bottleneck_ratio", 0.0), "above 0 and at most 8"),
+    (("model.groups", 0), "must be positive"),
+    (("model.drop_path", 1.0), "at least 0 and below 1"),
+    (("model.shortcut", "avgpool"), "did you mean 'avg_pool'?"),
     (("optimizer.learning_rate", 1e-46), "must be positive"),  # 0 in float32
     (("optimizer.momentum", 1.0), "at least 0 and below 1"),
     (("optimizer.b2", 1 - 1e-9), "at least 0 and below 1, not 0.999999999"),  # 1 in float32
@@ -123,6 +130,20 @@ def test_values_at_the_edge_are_refused(change, message):
 CONTRADICTIONS = [
     ({"model.blocks": (1, 1), "model.widths": (8,)}, "must have the same length, with one entry per stage"),
     ({"model.final_norm": True}, "config.model.final_norm needs config.model.block to be preact, not basic"),
+    ({"model.zero_last_scale": True, "model.block": "preact"}, "zero_last_scale needs blocks that end in BatchNorm"),
+    (
+        {"model.stem_width": 8, "model.stem": "whitening"},
+        "stem_width needs config.model.stem to be conv, not whitening",
+    ),
+    ({"model.shortcut": "avg_pool", "model.block": "pool"}, "shortcut avg_pool has no place in pool blocks"),
+    (
+        {"model.shortcut": "pad", "model.widths": (16, 8, 8)},
+        "pad cannot remove channels: from the stem on, there are (16,",
+    ),
+    ({"model.shortcut": "pad", "model.stem_width": 32}, "there are (32, 16, 32, 64), and each number must be at least"),
+    ({"model.groups": 4}, "config.model.groups 4 needs config.model.block to be bottleneck, not basic"),
+    ({"model.block": "bottleneck", "model.groups": 3}, "0.25 of 16 channels is 4: it must be a positive multiple of"),
+    ({"model.block": "bottleneck", "model.bottleneck_ratio": 0.3}, "0.3 of 16 channels is 4.8: it must be a positive"),
     ({"data.classes": ("a", "b")}, "config.data.classes must be 10 names, one for each class of digits"),
     ({"optimizer.nesterov": True, "optimizer.momentum": 0.0}, "nesterov needs sgd or muon with a momentum"),
     ({"optimizer.nesterov": True, "optimizer.dampening": 0.1}, "with a momentum and no dampening"),

@@ -47,6 +47,22 @@ def test_gradients_are_those_of_jax(kernel, stride, size, dtype):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(other).max())
 
 
+def test_a_grouped_convolution_and_its_gradients_are_those_of_jax():
+    rng = np.random.default_rng(0)
+    x, weights = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((2, 5, 5, 6), (3, 3, 2, 9)))
+
+    def summed(convolve, x, weights):
+        output = convolve(x, weights, (2, 2), [(1, 1)] * 2, feature_group_count=3)
+        return jnp.sin(output).sum(), output
+
+    layout = ("NHWC", "HWIO", "NHWC")
+    derived = partial(jax.lax.conv_general_dilated, dimension_numbers=layout)
+    ours, theirs = (
+        jax.jit(jax.grad(partial(summed, convolve), (0, 1), has_aux=True))(x, weights) for convolve in (on_cpu, derived)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, theirs)
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_all_convolutions_have_the_layout_of_the_fast_kernel_even_in_a_loop(stride):
     x, weights = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))

@@ -1,6 +1,9 @@
 """The networks have the parameters and layers that the reports print."""
 
+import dataclasses
+import re
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,10 +14,14 @@ import pytest
 from resnet_flax import models
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
+from resnet_flax.config.recipes import recipe_names
 from resnet_flax.errors import UserError
 from resnet_flax.models import layers
-from resnet_flax.models.blocks import max_pool
-from resnet_flax.models.resnet import KERNEL_INITS, ResNet, convolution
+from resnet_flax.models.blocks import BLOCKS, SHORTCUTS, Block, avg_pool, max_pool
+from resnet_flax.models.convolution import convolution
+from resnet_flax.models.initializers import KERNEL_INITS
+from resnet_flax.models.norm import BatchNorm
+from resnet_flax.models.resnet import ResNet
 
 IMAGE = (32, 32, 3)
 COUNTS = {
@@ -26,7 +33,25 @@ COUNTS = {
     "resnet_353": 4_918_602,
     "resnet18": 11_173_962,
     "preact_resnet18": 11_171_146,
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet44": 658_586,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "resnet20_w64": 4_327_754,
+    "wrn_16_4": 2_748_890,
+    "wrn_28_2": 1_467_610,
+    "wrn_40_2": 2_243_546,
+    "resnet50": 23_520_842,
+    "resnext29_32x4d": 4_775_754,
 }
+# (network, other fields, parameters)
+VARIANTS = [
+    ("preact", dict(final_norm=True), 2_796_714),  # its scale and bias
+    ("resnet20", dict(shortcut="conv"), 272_474),
+    ("resnet_443", dict(se=True), 4_697_162 + 36_448),  # 2 C C/16 weights and C + C/16 biases in each block
+    ("wrn_28_2", models.wide_resnet(28, 10) | dict(shortcut="avg_pool", drop_path=0.1), 36_479_194),
+]
 
 
 def network(name: str, **changes) -> ResNet:
@@ -38,8 +63,20 @@ def test_parameter_count(name):
     assert models.count_parameters(network(name), IMAGE) == COUNTS[name]
 
 
-def test_final_norm_of_the_paper_adds_its_scale_and_bias():
-    assert models.count_parameters(network("preact", final_norm=True), IMAGE) == 2_796_714
+@pytest.mark.parametrize(("name", "fields", "count"), VARIANTS)
+def test_parameter_count_with_other_parts(name, fields, count):
+    assert models.count_parameters(network(name, **fields), IMAGE) == count
+
+
+def test_every_network_of_the_registry_has_its_count_here():
+    assert {*models.NETWORKS} - {"tiny", "speed94", "speed96"} == COUNTS.keys()
+
+
+def test_the_documented_networks_have_these_counts():
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\d,]+) \|", text, re.MULTILINE))
+    assert rows == {name: f"{COUNTS[name]:,}" for name in rows}
+    assert rows.keys() | recipe_names() >= COUNTS.keys()
 
 
 def expected_table(blocks, widths, stem_dropout: bool, block_dropout: bool) -> list[tuple[str, tuple, int]]:
@@ -142,10 +179,10 @@ def test_summary_prints_totals():
     assert flops == pytest.approx(4.79e9 / 3, rel=0.01)  # a third of the known cost of a training step
 
 
-@pytest.mark.parametrize("block", ["basic", "preact", "pool"])
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_forward_shapes_and_dtypes(block, activation):
-    model = ResNet((1, 2), (4, 8), block=block, activation=activation, num_classes=7, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize(("activation", "se"), [("relu", True), ("gelu", False)])
+def test_forward_shapes_and_dtypes(block, activation, se):
+    model = ResNet((1, 2), (4, 8), block=block, activation=activation, se=se, num_classes=7, dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
@@ -165,6 +202,80 @@ def test_max_pool_is_that_of_flax(shape, side):
     )
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
+
+
+def test_averages_at_the_border_are_of_the_pixels_that_there_are():
+    x = np.arange(2 * 5 * 3 * 2, dtype=np.float32).reshape(2, 5, 3, 2)
+    expected = [[x[:, i : i + 2, j : j + 2].mean((1, 2)) for j in (0, 2)] for i in (0, 2, 4)]
+    np.testing.assert_allclose(avg_pool(jnp.asarray(x), 2), np.moveaxis(expected, 2, 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+def test_every_shortcut_has_the_shape_of_its_block(shortcut):
+    model = ResNet((1, 1), (4, 9), shortcut=shortcut)
+    shapes = [row.shape for row in layers.layers(model, (5, 1, 3)) if row.kind == "BasicBlock"]
+    assert shapes == [(5, 1, 4), (3, 1, 9)]
+
+
+def test_stochastic_depth_drops_whole_branches_at_rates_that_grow_with_the_depth():
+    rates, shapes = [], []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            rates.append(context.module.rate)
+            shapes.append(context.module.broadcast_dims)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        models.count_parameters(ResNet((1, 2, 1), (4, 4, 4), drop_path=0.4), IMAGE)
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert set(shapes) == {(1, 2, 3)}
+
+
+class Branch(Block):
+    """Only the end of a residual branch."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        return self.finish(x, train)
+
+
+def test_stochastic_depth_keeps_the_expectation_and_does_nothing_in_evaluation():
+    unused = dict.fromkeys(field.name for field in dataclasses.fields(Block) if field.name not in ("parent", "name"))
+    branch = Branch(**unused | dict(drop_path=0.25))
+    x = np.random.default_rng(0).normal(size=(4000, 1, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(branch.apply({}, x, train=False), x)
+    found = branch.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    factors = np.round(np.asarray(found / x), 5)
+    assert set(np.unique(factors)) == {0, np.float32(1.33333)}
+    assert (factors == factors[:, :1, :1, :1]).all()
+    assert factors.mean() == pytest.approx(1, abs=4 * (1 / 3 / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize("block", ["basic", "bottleneck", "pool"])
+def test_only_the_last_scale_of_each_block_starts_at_zero(block):
+    """Such a branch adds nothing; every other scale starts at 1."""
+    model = ResNet((1, 1), (4, 8), block=block, zero_last_scale=True)
+    last = "norm3" if block == "bottleneck" else "norm2"
+    zeros = {path for path, init in scale_inits(model).items() if init is nn.initializers.zeros}
+    assert zeros == {f"stage1_block1/{last}", f"stage2_block1/{last}"}
+    assert not [
+        init for init in scale_inits(model.clone(zero_last_scale=False)).values() if init is not nn.initializers.ones
+    ]
+
+
+def scale_inits(model: ResNet) -> dict:
+    """Return the initialiser of the scale of every BatchNorm, by its path."""
+    found = {}
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, BatchNorm):
+            found["/".join(context.module.path)] = context.module.scale_init
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        models.count_parameters(model, IMAGE)
+    return found
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 6), (6, 4)])

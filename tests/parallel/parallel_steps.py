@@ -3,6 +3,7 @@
 import sys
 from functools import partial
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
@@ -52,7 +53,7 @@ def main(way: str, out: str) -> None:
     evaluated = evaluate(state.variables, parallel.shard({"image": images}))
     leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
     arrays = [np.asarray(leaf) for leaf in leaves]
-    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel))
+    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel), **kept(parallel))
 
 
 def fed(parallel) -> dict[str, np.ndarray]:
@@ -70,6 +71,15 @@ def fed(parallel) -> dict[str, np.ndarray]:
 
     made = parallel.compile(batch, sharded=(2,))(*feed.arrays, feed.order(1))
     return {name: np.asarray(rows) for name, rows in made.items()}
+
+
+def kept(parallel) -> dict[str, np.ndarray]:
+    """Return the factors of stochastic depth for 32 examples; nothing under pmap, where each device draws its own."""
+    if parallel.axis_name is not None:
+        return {}
+    drop = nn.Dropout(0.5, broadcast_dims=(1, 2, 3), deterministic=False)
+    factors = parallel.compile(lambda ones: drop.apply({}, ones, rngs={"dropout": jax.random.key(0)}), sharded=(0,))
+    return {"kept": np.asarray(factors(parallel.shard({"ones": np.ones((32, 1, 1, 1), np.float32)})["ones"]))}
 
 
 if __name__ == "__main__":

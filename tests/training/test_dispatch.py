@@ -28,7 +28,7 @@ def stream() -> Stream:
 def trained(start, stream: Stream, way: str, lengths: list[int]) -> list[np.ndarray]:
     """Return the state and totals after STEPS steps, in dispatches of `lengths` in turn."""
     parallel = PARALLEL[way]()
-    model = ResNet((1,), (4,), block_dropout=0.2, axis_name=parallel.axis_name)
+    model = ResNet((1,), (4,), block_dropout=0.2, drop_path=0.5, axis_name=parallel.axis_name)
     optimizer = optax.sgd(0.05, momentum=0.9)
     step = partial(train_step, model=model, optimizer=optimizer, seed=0, ema_decay=0.9, axis_name=parallel.axis_name)
     state = parallel.replicate(init_state(model, optimizer, 0, (8, 8, 3), averaged=True))
