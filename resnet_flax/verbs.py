@@ -105,10 +105,10 @@ VERBS: dict[str, Verb] = {
         trained=True,
     ),
     "export": Verb(
-        "write the trained weights, or a program that needs only jax",
+        "write the trained weights, or a program for jax or ONNX",
         "export --workdir=runs/preact --format=torch",
         {
-            "format": Flag("", "FORMAT", "safetensors (the default) or torch for weights, stablehlo for a program"),
+            "format": Flag("", "FORMAT", "weights: safetensors (the default) or torch; a program: stablehlo or onnx"),
             "output": Flag("", "PATH", "the file, whose ending may stand for the format; by default in the workdir"),
         },
         "Uses the best checkpoint by validation, or the newest of a run without a validation split.",

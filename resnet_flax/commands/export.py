@@ -1,10 +1,10 @@
-"""Export a trained network for use elsewhere: its weights for PyTorch, or a program that needs only jax."""
+"""Export a trained network for use elsewhere: its weights for PyTorch, a program that needs only jax, or ONNX."""
 
 import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -19,6 +19,7 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.files import atomic_write
+from resnet_flax.models.onnx_graph import to_onnx
 from resnet_flax.models.torch_weights import Tensors, to_torch
 from resnet_flax.models.weight_files import encode_safetensors, encode_torch
 from resnet_flax.text import print_line
@@ -96,6 +97,17 @@ def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
     return encode_safetensors(tensors, {CONFIG_KEY: config_to_json(changed(config, {"data.dir": ""}))})
 
 
+def onnx_model(config: FrozenConfigDict, state: TrainState) -> bytes:
+    """Return an ONNX model that normalises the images itself, see to_onnx; it computes in float32."""
+    model, normalize = models.build(config).clone(dtype=jnp.float32), Policy(config.data.policy).normalize
+    variables = jax.tree.map(np.asarray, state.variables)
+
+    def logits(images: jax.Array) -> Any:
+        return model.apply(variables, normalize(jnp, images), train=False)
+
+    return to_onnx(logits, image_shape(config.data), config.data.classes)
+
+
 class Format(NamedTuple):
     """A format: the default name of its file, the endings that stand for it, and what encodes a trained network."""
 
@@ -112,4 +124,5 @@ EXPORT_FORMATS = {
     ),
     "torch": Format("weights.pt", (".pt", ".pth", ".bin"), lambda _, state: encode_torch(to_torch(state.variables))),
     "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),
+    "onnx": Format("network.onnx", (".onnx",), onnx_model),
 }

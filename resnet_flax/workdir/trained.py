@@ -24,7 +24,7 @@ PRETRAINED = "pretrained:"  # before a name, says that it is no folder
 # The file of weights in a folder that `export` writes, with --format=hub and by default.
 HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
 RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
-PROGRAM_ENDING = ".npz"  # of a program that `export` writes
+RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # ending of a program that `export` writes -> what runs it
 
 
 def pretrained_names() -> list[str]:
@@ -47,8 +47,8 @@ def find_trained(name: str | os.PathLike) -> Path:
     if isinstance(name, str) and (found := find_pretrained(name)):
         return found
     path = weights_in(Path(name))
-    if path.suffix.lower() == PROGRAM_ENDING and path.is_file():
-        raise UserError(f"{path} holds a program, not weights: call it with jax.export, or export safetensors")
+    if (runner := RUNNERS.get(path.suffix.lower())) and path.is_file():
+        raise UserError(f"{path} holds a program, not weights: call it with {runner}, or export safetensors")
     return path
 
 
