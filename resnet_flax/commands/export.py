@@ -27,6 +27,7 @@ from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step
 from resnet_flax.workdir.trained import output_folder
 
+PRIVATE = {"data.dir": "", "train.init_from": ""}  # fields of the config that name places on this machine
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -94,7 +95,7 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
 
 def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
     """Return the content of a .safetensors that says what network it is for."""
-    return encode_safetensors(tensors, {CONFIG_KEY: config_to_json(changed(config, {"data.dir": ""}))})
+    return encode_safetensors(tensors, {CONFIG_KEY: config_to_json(changed(config, PRIVATE))})
 
 
 def onnx_model(config: FrozenConfigDict, state: TrainState) -> bytes:

@@ -83,6 +83,10 @@ def get_config() -> ConfigDict:
                 max_momentum=0.95,  # onecycle
             ),
             train=dict(
+                # Start from trained weights: the workdir of a run, or a file of weights. The head is new if the classes
+                # differ. "" for new weights.
+                init_from="",
+                freeze=(),  # parts of the network that are not trained, such as ("stem", "stage1")
                 epochs=10,
                 batch_size=128,  # over all devices
                 label_smoothing=0.0,  # share of the target that is spread evenly over the classes
