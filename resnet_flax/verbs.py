@@ -45,7 +45,7 @@ VERBS: dict[str, Verb] = {
         {
             "seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean"),
             "init-from": Flag(
-                "", "WEIGHTS", "start from a trained network: the workdir of a run, or a file", "train.init_from"
+                "", "WEIGHTS", "start from trained weights: a pretrained network, a workdir, a file", "train.init_from"
             ),
         },
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",

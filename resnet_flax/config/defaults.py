@@ -83,8 +83,8 @@ def get_config() -> ConfigDict:
                 max_momentum=0.95,  # onecycle
             ),
             train=dict(
-                # Start from trained weights: the workdir of a run, or a file of weights. The head is new if the classes
-                # differ. "" for new weights.
+                # Start from trained weights: the name of a pretrained network, a workdir, or a file of weights; "" for
+                # new ones. The head is new if the classes differ.
                 init_from="",
                 freeze=(),  # parts of the network that are not trained, such as ("stem", "stage1")
                 epochs=10,

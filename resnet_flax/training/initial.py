@@ -45,7 +45,8 @@ def first_checkpoint(run: Run, template: dict[str, Any]) -> Checkpoint:
     new = dict(params=host["state"].params, batch_stats=host["state"].batch_stats)
     reason = why_new_head(source, tensors, run.config)
     body = {name: one for name, one in tensors.items() if not common_name(name).startswith(f"{HEAD}.")}
-    variables = with_weights(new, body if reason else tensors, source, run.config)
+    used = body if reason else tensors
+    variables = run_in_agreement(lambda: with_weights(new, used, source, run.config), lambda _: {})
     average = jax.tree.map(np.copy, variables) if host["state"].average else {}
     state = host["state"].replace(**variables, average=average)
     init = {"weights": source.name, "sha256": digest(tensors)}

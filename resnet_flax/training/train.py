@@ -82,7 +82,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
             checkpoints.wait()
         if start.step:
             print_line(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
-        elif (workdir / "metrics.csv").exists():
+        elif (workdir / "metrics.csv").exists() and not start.run:
             print_line("the run ended before its first checkpoint was saved: starting again")
         loop = Loop(run, workdir, start, checkpoints, stop)
         loop.fit()
