@@ -186,7 +186,8 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
 
     Raises UserError with a line for each value of the wrong type.
     """
-    texts = dict(word.removeprefix("--").split("=", 1) for word in canonical(argv) if word.startswith("--"))
+    pairs = [word.removeprefix("--").split("=", 1) for word in canonical(argv) if word.startswith("--")]
+    texts = {f"config.{own[name].field}" if name in own and own[name].field else name: text for name, text in pairs}
     values: dict[str, Any] = {}
     errors = []
     for name, text in texts.items():
@@ -200,7 +201,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})
-    return Values(config, {name: values.get(name, flag.default) for name, flag in own.items()})
+    return Values(config, {name: values.get(name, flag.default) for name, flag in own.items() if not flag.field})
 
 
 def parse_bool(text: str) -> bool:

@@ -14,6 +14,7 @@ class Flag(NamedTuple):
     default: bool | int | str
     value: str  # stands for the value in the help; "" for a switch
     help: str
+    field: str = ""  # the field of the config that it is short for, if it is
 
 
 class Verb(NamedTuple):
@@ -41,7 +42,12 @@ VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a network, or resume its run, and write a report (the default verb)",
         "--config=preact --config.train.epochs=20 --workdir=runs/short",
-        {"seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean")},
+        {
+            "seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean"),
+            "init-from": Flag(
+                "", "WEIGHTS", "start from trained weights: a pretrained network, a workdir, a file", "train.init_from"
+            ),
+        },
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
     ),
     "list": Verb("list the recipes, the networks, pretrained or not, and the runs in ./runs", "list", standalone=True),
@@ -105,13 +111,13 @@ VERBS: dict[str, Verb] = {
         trained=True,
     ),
     "export": Verb(
-        "write the trained weights, with a model card too, or a program that needs only jax",
+        "write the trained weights, with a model card too, or a program for jax or ONNX",
         "export --workdir=runs/preact --format=torch",
         {
             "format": Flag(
                 "",
                 "FORMAT",
-                "safetensors (the default) or torch for weights, stablehlo for a program, hub for a "
+                "safetensors (the default) or torch for weights, stablehlo or onnx for a program, hub for a "
                 "folder with a model card",
             ),
             "output": Flag("", "PATH", "the file, whose ending may stand for the format; by default in the workdir"),

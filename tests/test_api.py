@@ -172,9 +172,10 @@ def test_weights_without_metadata_need_the_config_of_their_run(net, small_runs, 
 def test_what_is_neither_a_run_nor_weights_is_refused(small_runs, tmp_path):
     with pytest.raises(rf.UserError, match=r"holds no run: did you mean '.*first'"):
         rf.load(small_runs[0].parent / "frist")
-    (tmp_path / "network.npz").write_bytes(b"")
-    with pytest.raises(rf.UserError, match="holds a program, not weights"):
-        rf.load(tmp_path / "network.npz")
+    for name in ("network.npz", "network.onnx"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(rf.UserError, match="holds a program, not weights"):
+            rf.load(tmp_path / name)
     (tmp_path / "weights.txt").write_bytes(b"")
     with pytest.raises(rf.UserError, match=r"unknown ending of a weights file '\.txt'"):
         rf.load(tmp_path / "weights.txt")

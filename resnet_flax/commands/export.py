@@ -1,10 +1,10 @@
-"""Export a trained network for use elsewhere: its weights for PyTorch, or a program that needs only jax."""
+"""Export a trained network for use elsewhere: its weights for PyTorch, a program that needs only jax, or ONNX."""
 
 import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.export
@@ -17,6 +17,7 @@ from resnet_flax.config.identify import nearest_recipe, training_command
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
+from resnet_flax.models.onnx_graph import to_onnx
 from resnet_flax.models.torch_weights import to_torch
 from resnet_flax.models.weight_files import encode_torch
 from resnet_flax.text import print_line
@@ -117,6 +118,17 @@ def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Export
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
 
 
+def onnx_model(config: FrozenConfigDict, state: TrainState, workdir: Path) -> bytes:
+    """Return an ONNX model that normalises the images itself, see to_onnx; it computes in float32."""
+    model, normalize = models.build(config).clone(dtype=jnp.float32), Policy(config.data.policy).normalize
+    variables = jax.tree.map(np.asarray, state.variables)
+
+    def logits(images: jax.Array) -> Any:
+        return model.apply(variables, normalize(jnp, images), train=False)
+
+    return to_onnx(logits, image_shape(config.data), config.data.classes)
+
+
 class Format(NamedTuple):
     """A format: the default name of its file or folder, the endings that stand for it, and what encodes a network.
 
@@ -140,4 +152,5 @@ EXPORT_FORMATS = {
     ),
     "stablehlo": Format("network.npz", (".npz",), stablehlo_archive),
     "hub": Format("hub", (), hub_files),
+    "onnx": Format("network.onnx", (".onnx",), onnx_model),
 }

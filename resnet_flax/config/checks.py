@@ -18,7 +18,7 @@ from resnet_flax.errors import UserError, lookup
 from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.blocks import BLOCKS, SHORTCUTS
 from resnet_flax.models.initializers import KERNEL_INITS
-from resnet_flax.models.resnet import ACTIVATIONS
+from resnet_flax.models.resnet import ACTIVATIONS, part_names
 from resnet_flax.optim.optimizers import OPTIMIZERS
 from resnet_flax.optim.schedules import SCHEDULES
 from resnet_flax.text import first_few, short_repr
@@ -97,6 +97,8 @@ RULES: dict[str, Rule] = {
     "schedule.end_divisor": POSITIVE,
     "schedule.min_momentum": BELOW_ONE,
     "schedule.max_momentum": BELOW_ONE,
+    "train.init_from": (is_path, "the name or path of a trained network"),
+    "train.freeze": (distinct_names, "parts of the network, all different"),
     "train.epochs": POSITIVE,
     "train.batch_size": POSITIVE,
     "train.label_smoothing": BELOW_ONE,
@@ -248,6 +250,11 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
         yield f"config.model.stem_width needs config.model.stem to be conv, not {model.stem}"
     yield from shortcut_conflicts(model)
     yield from bottleneck_conflicts(model)
+    parts = part_names(len(model.blocks), model.final_norm)
+    for part in config.train.freeze:
+        yield from complaint("config.train.freeze", lookup, "part of the network", part, dict.fromkeys(parts))
+    if set(parts) <= set(config.train.freeze):
+        yield "config.train.freeze leaves nothing to train: leave out the head at least"
 
 
 def shortcut_conflicts(model: ConfigDict) -> Iterator[str]:

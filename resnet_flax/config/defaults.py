@@ -92,6 +92,10 @@ def get_config() -> ConfigDict:
                 max_momentum=0.95,  # onecycle
             ),
             train=dict(
+                # Start from trained weights: the name of a pretrained network, a workdir, or a file of weights; "" for
+                # new ones. The head is new if the classes differ.
+                init_from="",
+                freeze=(),  # parts of the network that are not trained, such as ("stem", "stage1")
                 epochs=10,
                 batch_size=128,  # over all devices
                 label_smoothing=0.0,  # share of the target that is spread evenly over the classes

@@ -109,6 +109,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
         num_classes=len(config.data.classes),
         dtype=compute_dtype(model.compute_dtype),
         axis_name=axis_name,
+        frozen=config.train.freeze,
     )
 
 

@@ -54,6 +54,7 @@ class ResNet(nn.Module):
     num_classes: int = 10
     dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits are float32
     axis_name: str | None = None  # mapped axis over which BatchNorm averages
+    frozen: Sequence[str] = ()  # part_names whose BatchNorm and dropout work in training as in evaluation
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -76,24 +77,36 @@ class ResNet(nn.Module):
 
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(f"a network takes normalised images of a float dtype, not {x.dtype}: normalize them first")
+        trains = {name: train and name not in self.frozen for name in part_names(len(self.blocks), self.final_norm)}
         x = x.astype(self.dtype)
         if self.stem == "whitening":
             x = activation(Whitening(name="stem_whitening")(x))
         else:
             x = conv(self.stem_width or self.widths[0], 3, 1, name="stem_conv")(x)
             if not preact:
-                x = activation(norm(name="stem_norm")(x, train))
+                x = activation(norm(name="stem_norm")(x, trains["stem"]))
         if self.stem_dropout:
-            x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not train)
+            x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not trains["stem"])
         depth = 0
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
+            name = f"stage{stage}"
             for index in range(1, count + 1):
                 stride = 2 if index == 1 and (stage > 1 or self.stem == "whitening") else 1
                 depth += 1
                 drop_path = self.drop_path * depth / sum(self.blocks)
-                x = block(width, stride, drop_path=drop_path, name=f"stage{stage}_block{index}")(x, train)
+                x = block(width, stride, drop_path=drop_path, name=f"{name}_block{index}")(x, trains[name])
         if preact and self.final_norm:
-            x = activation(norm(name="final_norm")(x, train))
+            x = activation(norm(name="final_norm")(x, trains["final"]))
         x = x.astype(jnp.float32).mean((1, 2))
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, name="head", kernel_init=init, bias_init=torch_bias_init(x.shape[-1]))(x)
+
+
+def part_names(stages: int, final_norm: bool) -> list[str]:
+    """Return the parts of a network, in order: each is trained or frozen as a whole."""
+    return ["stem", *[f"stage{stage}" for stage in range(1, stages + 1)], *["final"] * final_norm, "head"]
+
+
+def part_of(layer: str) -> str:
+    """Return the part of a network that a layer at its top belongs to: stem, stage1 and so on, final or head."""
+    return layer.partition("_")[0]

@@ -134,6 +134,11 @@ SCHEDULES: dict[str, Callable[[float, ConfigDict, Span], Schedule]] = {
 }
 
 
+def depends_on_length(config: ConfigDict) -> bool:
+    """Return whether the schedule of `config.schedule` differs from the first epoch on if the run is longer."""
+    return config.name in ("cosine", "onecycle") or (config.name == "warmup_cosine" and not config.decay)
+
+
 def learning_rate(config: ConfigDict, span: Span) -> Schedule:
     """Return the schedule of the learning rate."""
     return SCHEDULES[config.schedule.name](config.optimizer.learning_rate, config.schedule, span)

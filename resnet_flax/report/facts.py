@@ -30,8 +30,11 @@ def interval_text(results: Mapping) -> str:
 def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:
     """Return when, where and how fast a run was trained, as far as results.json says so."""
     seconds, speed = number(results, "training_seconds"), number(results, "images_per_second")
+    init = results.get("init")
+    started_from = f"{word(init, 'weights')}, SHA-256 {word(init, 'sha256')[:12]}" if isinstance(init, dict) else ""
     facts = {
         "seed": str(config.seed),
+        "started from": started_from,
         "date": word(results, "date"),
         "device": word(results, "device"),
         "training time": duration(seconds) if 0 <= seconds < math.inf else "",

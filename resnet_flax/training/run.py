@@ -101,6 +101,7 @@ class Run:
             seed=self.config.seed,
             label_smoothing=self.config.train.label_smoothing,
             ema_decay=self.config.train.ema_decay,
+            frozen=self.config.train.freeze,
             axis_name=self.parallel.axis_name,
         )
 

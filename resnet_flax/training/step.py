@@ -1,6 +1,6 @@
 """One training step and one evaluation step, as pure functions of arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import chex
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from resnet_flax.models.resnet import part_of
 
 Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3) and, in training, "label" (batch,) int32
 
@@ -93,10 +95,12 @@ def train_step(
     seed: int,
     label_smoothing: float = 0.0,
     ema_decay: float = 0.0,
+    frozen: Sequence[str] = (),
     axis_name: str | None = None,
 ) -> tuple[TrainState, Totals]:
     """Take an optimizer step on the mean loss of the batch, and then update the weights' average if there is one.
 
+    The parameters of the parts `frozen` stay as they are, without weight decay too; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
     """
     chex.assert_equal_shape_prefix([batch["image"], batch["label"]], 1)
@@ -104,7 +108,10 @@ def train_step(
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
 
+    kept = {name: layer for name, layer in state.params.items() if part_of(name) in frozen}
+
     def loss_fn(params):
+        params = params | jax.lax.stop_gradient(kept)
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             batch["image"],
@@ -122,7 +129,7 @@ def train_step(
         sums = jax.lax.psum(sums, axis_name)
     with jax.named_scope("optimizer"):  # as profiles call it
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, updates) | kept
     finite = jnp.isfinite(sums[0]) & jnp.isfinite(optax.tree.norm(gradients))
     first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)

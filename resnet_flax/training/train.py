@@ -25,6 +25,7 @@ from resnet_flax.parallel.processes import (
 )
 from resnet_flax.text import print_line
 from resnet_flax.training.finite import check_finite, check_validation
+from resnet_flax.training.initial import first_checkpoint
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
@@ -75,10 +76,13 @@ def train_to_end(run: Run, workdir: Path) -> dict:
     )
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
-        start = checkpoints.restore_newest(template) or Checkpoint(0, template)
+        start = checkpoints.restore_newest(template) or first_checkpoint(run, template)
+        if start.run and not start.step:  # from here on the weights that the run started from are not read again
+            checkpoints.save(start, None)
+            checkpoints.wait()
         if start.step:
             print_line(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
-        elif (workdir / "metrics.csv").exists():
+        elif (workdir / "metrics.csv").exists() and not start.run:
             print_line("the run ended before its first checkpoint was saved: starting again")
         loop = Loop(run, workdir, start, checkpoints, stop)
         loop.fit()
@@ -116,6 +120,7 @@ class Loop:
         self.state: TrainState = start.tree["state"]
         self.totals: Totals = start.tree["totals"]
         self.history = start.history
+        self.init: dict[str, str] = start.run.get("init", {})  # the weights that the run started from
         self.started = time.monotonic() - start.run.get("seconds", 0.0)
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
@@ -214,7 +219,7 @@ class Loop:
         check_finite(self.run, self.workdir, self.totals, self.state)
         best = best_row(self.history, self.config.monitor)
         tree = {"state": self.state, "totals": self.totals}
-        description = self.run.identity | {"seconds": self.seconds()}
+        description = self.run.identity | {"seconds": self.seconds(), **({"init": self.init} if self.init else {})}
         checkpoint = Checkpoint(int(self.state.step), tree, self.history, description)
         self.checkpoints.save(checkpoint, int(best["step"]) if best else None)
 
@@ -292,6 +297,7 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
         **{f"last_{name}": value for name, value in last.items() if name.startswith("train_")},
         "seed": loop.run.config.seed,
         "parameters": loop.run.parameters,
+        **({"init": loop.init} if loop.init else {}),
         "train_examples": len(loop.run.data.train),
         "training_seconds": loop.seconds(),
         "images_per_second": round(statistics.median(loop.speeds), 1) if loop.speeds else None,

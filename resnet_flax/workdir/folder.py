@@ -18,6 +18,8 @@ from resnet_flax.config.stored import config_to_json, differences, read_config
 from resnet_flax.errors import Damaged, UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.text import print_line
+from resnet_flax.workdir.identity import is_extension
+from resnet_flax.workdir.results import remove_results
 
 BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock while another process holds the lock
 LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # what files.atomic_write has under way, and its process
@@ -102,17 +104,21 @@ def is_another_process(pid: int) -> bool:
 
 
 def check_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write the config of a new run into `workdir`, or raise UserError if it holds a run of another config."""
+    """Write the config of a new or extended run into `workdir`; UserError if it holds a run of another config."""
     path = workdir / "config.json"
     if path.exists():
         try:
-            changed = differences(complete(read_config(workdir)).to_dict(), config.to_dict())
+            stored = complete(read_config(workdir))
         except Damaged as damage:
             print_line(damage)
         else:
-            if changed:
+            changed = differences(stored.to_dict(), config.to_dict())
+            if not changed:
+                return
+            if not is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
                 changes = "; ".join(changed)
                 raise UserError(f"{workdir} holds a run of another config ({changes}): choose another --workdir")
-            return
+            print_line(f"extending the run from {stored.train.epochs} to {config.train.epochs} epochs")
+            remove_results(workdir)
     with atomic_write(path) as file:
         file.write(config_to_json(config))

@@ -10,6 +10,7 @@ from resnet_flax.config.defaults import flatten, get_config
 from resnet_flax.config.stored import config_to_json, differences
 from resnet_flax.data.datasets.fingerprint import Examples
 from resnet_flax.errors import UserError
+from resnet_flax.optim.schedules import depends_on_length
 from resnet_flax.workdir.checkpoints import recorded_run
 
 
@@ -21,15 +22,35 @@ def identity(config: FrozenConfigDict, data: dict[str, Examples]) -> dict[str, A
 def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
     """Raise UserError if the checkpoints in `workdir` are of a run with another `identity` than `run`.
 
-    Those of older versions do not record it, and are accepted.
+    More epochs are accepted where is_extension allows them. Checkpoints of older versions record no identity, and are
+    accepted.
     """
     recorded = recorded_run(workdir / "checkpoints")
     data = data_changes(recorded.get("data", {}), run["data"])
     config = config_changes(recorded["config"], run["config"]) if recorded else []
     if data:  # normalize(auto) has followed the data
         config = [change for change in config if not change.startswith("config.data.policy:")]
+    if not data and config and is_extension(workdir, config, recorded["config"], run["config"]):
+        return
     if changes := "; ".join(data + config):
         raise UserError(f"{workdir} holds a different run ({changes}): undo the change, or choose another --workdir")
+
+
+def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> bool:
+    """Return whether a run of the config `old` becomes one of `new` if it trains on: only the epochs are more.
+
+    `changes` are all `differences` of the two. Raises UserError if the schedule depends on the number of epochs.
+    """
+    before, after = old["train"]["epochs"], new["train"]["epochs"]
+    if [change.partition(":")[0] for change in changes] != ["config.train.epochs"] or after < before:
+        return False
+    schedule = FrozenConfigDict(new["schedule"])
+    if depends_on_length(schedule):
+        raise UserError(
+            f"{workdir} cannot be extended from {before} to {after} epochs: the schedule {schedule.name} depends on "
+            "the length of the run, so a longer run differs from its first epoch on; choose another --workdir"
+        )
+    return True
 
 
 def data_changes(old: dict[str, Examples], new: dict[str, Examples]) -> list[str]:

@@ -47,6 +47,11 @@ def write_results(results: dict, evaluated: SplitPredictions | None, workdir: Pa
         json.dump(results, file, indent=2)
 
 
+def remove_results(workdir: Path) -> None:
+    """Remove results.json, so that the run counts as unfinished."""
+    (workdir / "report" / "results.json").unlink(missing_ok=True)
+
+
 def results_digest(workdir: Path) -> str:
     """Return the SHA-256 of results.json, "" for an unfinished run."""
     path = workdir / "report" / "results.json"

@@ -29,7 +29,8 @@ PRETRAINED = "pretrained:"  # before a name, says that it is no folder
 # The file of weights in a folder that `export` writes, with --format=hub and by default.
 HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
 RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
-PROGRAM_ENDING = ".npz"  # of a program that `export` writes
+PRIVATE = {"data.dir": "", "train.init_from": ""}  # fields of a config that name places on this machine
+RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # ending of a program that `export` writes -> what runs it
 
 
 def pretrained_names() -> list[str]:
@@ -51,8 +52,8 @@ def find_trained(name: str | os.PathLike) -> Path:
     network and a network in the current folder, and Damaged for weights that do not match a checksum beside them.
     """
     path = weights_in(place_of(name))
-    if path.suffix.lower() == PROGRAM_ENDING and path.is_file():
-        raise UserError(f"{path} holds a program, not weights: call it with jax.export, or export safetensors")
+    if (runner := RUNNERS.get(path.suffix.lower())) and path.is_file():
+        raise UserError(f"{path} holds a program, not weights: call it with {runner}, or export safetensors")
     if path.is_file():
         read_trained_results(path)  # and compare its checksum, before anything else is read
     return path
@@ -133,8 +134,8 @@ def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
 
 
 def portable_json(config: FrozenConfigDict) -> str:
-    """Return a config as JSON without the folder of its data, which is nobody else's."""
-    return config_to_json(changed(config, {"data.dir": ""}))
+    """Return a config as JSON without the fields that name places on this machine."""
+    return config_to_json(changed(config, PRIVATE))
 
 
 def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> dict[str, bytes]:

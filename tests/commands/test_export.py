@@ -1,5 +1,6 @@
 """Exported networks give the same predictions without this package."""
 
+import json
 import os
 import re
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import safetensors.numpy
 
@@ -56,6 +58,17 @@ def test_a_stablehlo_program_answers_like_the_classifier(small_runs, tmp_path):
     assert tuple(there["platforms"]) == PLATFORMS
 
 
+def test_an_onnx_model_answers_like_the_classifier(small_runs, tmp_path):
+    workdir, file = small_runs[0], tmp_path / "network.onnx"
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
+    assert main(["export", f"--workdir={workdir}", f"--output={file}"]) == 0
+    config = complete(read_config(workdir))
+    here = np.exp(Classifier(config)(restore_checkpoint(config, workdir).tree["state"], images))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], here, rtol=0, atol=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(config.data.classes)
+
+
 def test_mistakes_are_one_line(small_runs, tmp_path):
     config = complete(get_config())
     with pytest.raises(UserError, match="holds no checkpoints"):
@@ -98,7 +111,11 @@ def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags
             "--output=x.npz ends as stablehlo does, and --format is safetensors: which of the two?",
         ),
         ("torch", "x.safetensors", "--output=x.safetensors ends as safetensors does, and --format is torch"),
-        ("", "x.onnx", "which format? Let --output=x.onnx end in one of .safetensors, .pt, .pth, .bin, .npz, or give"),
+        (
+            "",
+            "x.h5",
+            "which format? Let --output=x.h5 end in one of .safetensors, .pt, .pth, .bin, .npz, .onnx, or give",
+        ),
         ("", "x", "which format? Let --output=x end in one of .safetensors"),
     ],
 )

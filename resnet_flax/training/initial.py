@@ -1,0 +1,111 @@
+"""The state before the first step: new weights, or trained ones from which a run starts (config.train.init_from)."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.config.checks import complete
+from resnet_flax.config.stored import CONFIG_KEY
+from resnet_flax.errors import UserError
+from resnet_flax.models.torch_weights import Tensors, Variables, common_name, from_torch, to_torch, torch_name
+from resnet_flax.models.weight_files import read_metadata, read_weights
+from resnet_flax.parallel.processes import run_in_agreement
+from resnet_flax.text import print_line
+from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.training.run import Run
+from resnet_flax.workdir.checkpoints import Checkpoint, broadcast_checkpoint
+from resnet_flax.workdir.trained import display_name, find_trained, read_trained_config, read_trained_results
+
+HEAD = torch_name(["head", "kernel"]).rpartition(".")[0]
+
+
+class Source(NamedTuple):
+    """Trained weights: what messages call them, where they are, and the config of their run, None if it is unknown."""
+
+    name: str
+    path: Path
+    config: FrozenConfigDict | None
+
+
+def first_checkpoint(run: Run, template: dict[str, Any]) -> Checkpoint:
+    """Return the state before the first step of `run` as a checkpoint; `template` is that with new weights.
+
+    Its `run` has under "init" the weights that the run starts from, if any: "weights", their name, and "sha256", that
+    of their arrays in the order of their names in PyTorch. Raises UserError if they cannot be read or do not fit.
+    """
+    if not run.config.train.init_from:
+        return Checkpoint(0, template)
+    source = run_in_agreement(lambda: find_source(run.config.train.init_from), lambda _: {})
+    tensors = read_tensors(source)
+    host = jax.device_get(template)
+    new = dict(params=host["state"].params, batch_stats=host["state"].batch_stats)
+    reason = why_new_head(source, tensors, run.config)
+    body = {name: one for name, one in tensors.items() if not common_name(name).startswith(f"{HEAD}.")}
+    used = body if reason else tensors
+    variables = run_in_agreement(lambda: with_weights(new, used, source, run.config), lambda _: {})
+    average = jax.tree.map(np.copy, variables) if host["state"].average else {}
+    state = host["state"].replace(**variables, average=average)
+    init = {"weights": source.name, "sha256": digest(tensors)}
+    print_line(f"starting from {source.name} (SHA-256 {init['sha256'][:12]}){reason}")
+    description = run.identity | {"seconds": 0.0, "init": init}
+    return broadcast(Checkpoint(0, host | {"state": state}, [], description), template)
+
+
+def broadcast(checkpoint: Checkpoint, template: dict[str, Any]) -> Checkpoint:
+    """Return the first process's checkpoint of NumPy arrays in all of them, on the devices of `template`."""
+    found = broadcast_checkpoint(lambda: checkpoint, template)
+    assert found
+    return found
+
+
+def find_source(name: str) -> Source:
+    """Return the trained weights that `name` means, see find_trained. Raises UserError if there are none."""
+    path = find_trained(name)
+    beside = path.with_name("config.json")
+    says = not path.is_file() or beside.is_file() or CONFIG_KEY in read_metadata(path)
+    return Source(display_name(path), path, complete(read_trained_config(path)) if says else None)
+
+
+def read_tensors(source: Source) -> Tensors:
+    """Return the weights as a state_dict: those of the best epoch of a run, averaged if it keeps an average."""
+    if source.path.is_file():
+        run_in_agreement(lambda: read_trained_results(source.path), lambda _: {})  # for the checksum
+        return run_in_agreement(lambda: read_weights(source.path), lambda _: {})
+    assert source.config
+    return to_torch(restore_checkpoint(source.config, source.path).tree["state"].variables)
+
+
+def why_new_head(source: Source, tensors: Tensors, config: FrozenConfigDict) -> str:
+    """Return in words why the head of trained weights cannot be used for the classes of `config`, "" if it can."""
+    classes = config.data.classes
+    if source.config:
+        count, same = len(source.config.data.classes), source.config.data.classes == classes
+    else:
+        count = sum(len(tensor) for name, tensor in tensors.items() if common_name(name) == f"{HEAD}.bias")
+        same = count == len(classes)
+    other = " others" if count == len(classes) else ""
+    return "" if same else f"; the head is new: {len(classes)} classes instead of {count}{other}"
+
+
+def with_weights(new: Variables, tensors: Tensors, source: Source, config: FrozenConfigDict) -> Variables:
+    """Return `new` variables with trained weights in all layers; those without the head leave it new."""
+    has_head = any(common_name(name).startswith(f"{HEAD}.") for name in tensors)
+    params = {name: layer for name, layer in new["params"].items() if has_head or name != "head"}
+    try:
+        found = from_torch(tensors, new | {"params": params})
+    except UserError as misfit:
+        theirs = f", which has config.model.name {source.config.model.name!r}," if source.config else ""
+        raise UserError(f"{source.name}{theirs} does not fit config.model {config.model.name!r}: {misfit}") from None
+    return {"params": new["params"] | found["params"], "batch_stats": found.get("batch_stats", {})}
+
+
+def digest(tensors: Tensors) -> str:
+    """Return the SHA-256 of all arrays, in the order of their names, which are part of it, with dtype and shape."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode() + np.ascontiguousarray(tensor).tobytes())
+    return found.hexdigest()
