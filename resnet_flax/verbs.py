@@ -35,13 +35,17 @@ class Verb(NamedTuple):
     standalone: bool = False
 
 
+TRACK = Flag("", "NAME", "also log to W&B (wandb) or MLflow (mlflow), or both, with a comma between")
 CHECKPOINT = Flag("best", "WHICH", "the checkpoint: best (by validation), newest, or the number of its step")
 
 VERBS: dict[str, Verb] = {
     "train": Verb(
         "train a network, or resume its run, and write a report (the default verb)",
         "--config=preact --config.train.epochs=20 --workdir=runs/short",
-        {"seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean")},
+        {
+            "seeds": Flag("", "N", "train N times, or with the seeds in a list such as 0,1,2, and report the mean"),
+            "track": TRACK,
+        },
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
     ),
     "list": Verb("list the recipes, the networks, pretrained or not, and the runs in ./runs", "list", standalone=True),
@@ -65,6 +69,7 @@ VERBS: dict[str, Verb] = {
             "method": Flag("grid", "METHOD", "grid, random, or tpe (tree-structured Parzen estimator)"),
             "trials": Flag(0, "N", "the number of trials of random or tpe"),
             "storage": Flag("", "URL", "a database to share between machines; by default a file in the workdir"),
+            "track": TRACK,
         },
         "FIELD=VALUE,... names a field of the config and its values. For random and tpe it may also be a range, "
         "such as optimizer.learning_rate=1e-3..1:log. Several processes may work on one sweep.",
@@ -73,7 +78,9 @@ VERBS: dict[str, Verb] = {
     "report": Verb(
         "draw the figures, tables and page of a run, or compare several runs",
         "report runs/preact runs/preact-sgd",
-        {"output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run")},
+        {
+            "output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run"),
+        },
         "A run may still be training. Several runs are sorted by validation accuracy.",
         words="workdirs",
         trained=True,

@@ -1,4 +1,4 @@
-"""Progress of a run: the bar on a terminal, a line an epoch, metrics.csv and TensorBoard."""
+"""Progress of a run: the bar on a terminal, a line an epoch, metrics.csv and the trackers."""
 
 import contextlib
 import math
@@ -6,13 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from resnet_flax.text import erase_line, print_line
 from resnet_flax.training.step import Totals
+from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
 
 drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal tells the run
@@ -37,23 +36,22 @@ def epoch_line(row: EpochRow, epochs: int, images_per_second: float) -> str:
 class Progress:
     """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
 
-    def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int):
-        self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
+    def __init__(self, tracking: Tracking, epochs: int, steps_per_epoch: int, batch_size: int):
+        self.tracking, self.workdir = tracking, tracking.workdir
+        self.epochs, self.steps, self.batch_size = epochs, steps_per_epoch, batch_size
         self.live = sys.stdout.isatty()
         self.bar = tqdm(disable=True)
-        self.events: Any = None
 
     def start(self, history: list[EpochRow]) -> None:
-        """Write metrics.csv with the epochs that are finished; for the first of several processes."""
+        """Write metrics.csv with the finished epochs, and start tracking; for the first of several processes."""
         write_history(history, self.workdir / "metrics.csv")
+        self.tracking.start(history)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close_bar()
-        if self.events:
-            self.events.close()
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """Begin `epoch` (from 0) at its step `first_step`, without a clock until start_clock."""
@@ -107,12 +105,7 @@ class Progress:
         row = history[-1]
         print_line(epoch_line(row, self.epochs, speed))
         write_history(history, self.workdir / "metrics.csv")
-        if not self.events:
-            from resnet_flax.training.tensorboard import TensorBoardWriter
-
-            self.events = TensorBoardWriter(self.workdir, int(history[-2]["step"]) + 1 if len(history) > 1 else 0)
-        scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
-        self.events.add(int(row["step"]), scalars | {"images_per_second": speed})
+        self.tracking.epoch(row if math.isnan(speed) else row | {"images_per_second": speed})
 
     def open_bar(self, title: str, total: int, first: int = 0) -> None:
         """Show a bar on the last line of the terminal, in place of the one before."""
