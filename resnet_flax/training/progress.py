@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from resnet_flax.parallel.processes import is_first_process
 from resnet_flax.text import erase_line, print_line
 from resnet_flax.training.step import Totals
 from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
+from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_progress, write_progress
 
 drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal tells the run
 SHOW_SECONDS = 0.25  # between two looks at the totals, which take longer than a fast step
+SAVE_SECONDS = 3  # between two times that progress.json is written, which waits for the disk
 
 
 def duration(seconds: float) -> str:
@@ -41,10 +44,12 @@ class Progress:
         self.epochs, self.steps, self.batch_size = epochs, steps_per_epoch, batch_size
         self.live = sys.stdout.isatty()
         self.bar = tqdm(disable=True)
+        self.saved = -math.inf
 
     def start(self, history: list[EpochRow]) -> None:
         """Write metrics.csv with the finished epochs, and start tracking; for the first of several processes."""
         write_history(history, self.workdir / "metrics.csv")
+        remove_progress(self.workdir)
         self.tracking.start(history)
 
     def __enter__(self) -> "Progress":
@@ -52,6 +57,8 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         self.close_bar()
+        if is_first_process():
+            remove_progress(self.workdir)
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """Begin `epoch` (from 0) at its step `first_step`, without a clock until start_clock."""
@@ -79,12 +86,27 @@ class Progress:
         self.shown = time.perf_counter()
         loss, accuracy = totals.means()
         rate = self.images_per_second(step)
-        left = ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
+        left = duration(self.seconds_left(step, rate))
         with drawing:
             self.bar.n = step
             self.bar.set_postfix_str(
-                f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
+                f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {left} left"
             )
+        if self.shown > self.started + SHOW_SECONDS:  # of fewer steps the rate says little
+            self.save(step, rate, loss, accuracy, learning_rate)
+
+    def seconds_left(self, step: int, rate: float) -> float:
+        """Return how long training takes from the first `step` steps of the epoch on, at `rate` images a second."""
+        return ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
+
+    def save(self, step: int, rate: float, loss: float, accuracy: float, learning_rate: float) -> None:
+        """Write progress.json, for those who look on, unless it is as good as new."""
+        now = time.perf_counter()
+        if is_first_process() and now > self.saved + SAVE_SECONDS:
+            self.saved = now
+            left = self.seconds_left(step, rate)
+            values = (self.epoch + 1, step, self.steps, loss, accuracy, learning_rate, rate, left)
+            write_progress(self.workdir, dict(zip(PROGRESS_FIELDS, values, strict=True)))
 
     @contextlib.contextmanager
     def evaluation(self, title: str, count: int) -> Iterator[Callable[[int], None]]:
@@ -105,7 +127,10 @@ class Progress:
         row = history[-1]
         print_line(epoch_line(row, self.epochs, speed))
         write_history(history, self.workdir / "metrics.csv")
-        self.tracking.epoch(row if math.isnan(speed) else row | {"images_per_second": speed})
+        if math.isnan(speed):
+            return self.tracking.epoch(row)
+        self.tracking.epoch(row | {"images_per_second": speed})
+        self.save(self.steps, speed, row["train_loss"], row["train_accuracy"], row["learning_rate"])
 
     def open_bar(self, title: str, total: int, first: int = 0) -> None:
         """Show a bar on the last line of the terminal, in place of the one before."""
