@@ -131,9 +131,16 @@ VERBS: dict[str, Verb] = {
             "key": Flag("", "NAME", "which state_dict of a file that holds several, such as ema"),
         },
     ),
+    "completion": Verb(
+        "print a script that makes a shell complete these words",
+        "completion bash",
+        details="In ~/.bashrc: source <(resnet-flax completion bash).",
+        words="shell",
+        standalone=True,
+    ),
 }
 
-WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ..."}
+WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ...", "shell": "bash|zsh|fish"}
 
 COMMON = {
     "--config=RECIPE[:ARGUMENT]": "a recipe, such as preact or a file such as configs/mine.py (:full trains on all "

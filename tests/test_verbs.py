@@ -51,5 +51,5 @@ def test_a_verb_has_a_function_that_takes_its_flags(verb):
     name = verb.replace("-", "_")
     taken = list(signature(getattr(import_module(f"resnet_flax.commands.{name}"), name)).parameters)
     given = ["jobs"] if VERBS[verb].words == "workdirs" else [] if VERBS[verb].standalone else ["config", "workdir"]
-    given += {"files": ["files"], "fields": ["fields", "recipe"]}.get(VERBS[verb].words, [])
+    given += {"files": ["files"], "fields": ["fields", "recipe"], "shell": ["shell"]}.get(VERBS[verb].words, [])
     assert sorted(taken) == sorted([*given, *VERBS[verb].flags])
