@@ -28,6 +28,7 @@ from resnet_flax.text import escape_line, short_repr
 from resnet_flax.training.classifier import Classifier, batch_size, check_images
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step, feature_step
+from resnet_flax.training.trackers import Tracker
 from resnet_flax.workdir.predictions import Predictions
 from resnet_flax.workdir.trained import find_trained, pretrained_names, read_trained_config, read_trained_results
 
@@ -144,13 +145,22 @@ def load(name: PathLike, checkpoint: str | int = "best") -> Network:
     return Network(config, state.variables, read_trained_results(path))
 
 
-def train(recipe: str, fields: Mapping[str, Any] | None = None, *, workdir: PathLike = "", **keywords: Any) -> Network:
+def train(
+    recipe: str,
+    fields: Mapping[str, Any] | None = None,
+    *,
+    workdir: PathLike = "",
+    track: str | Tracker = "",
+    **keywords: Any,
+) -> Network:
     """Train a recipe and write its report, as the verb `train` does, and return the network of its best epoch.
 
     `recipe` is a name of `list_recipes` or the path of a file, either with :ARGUMENT. Keywords set the fields of its
     config by the last part of their names, such as `epochs=5`; `fields` sets them by whole names, such as
     {"optimizer.name": "sgd"}, where the last part is not enough. `workdir` is runs/NAME or runs/NAME-ARGUMENT by
     default. The same call resumes a run that was stopped, and returns the network of one that is finished.
+    `track` is "wandb", "mlflow" or both with a comma between, or an object of your own with the methods of a
+    training.trackers.Tracker.
 
     Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
     Interrupted after Ctrl-C, when the run is saved. Call it in the main thread: others get no signals.
@@ -159,7 +169,7 @@ def train(recipe: str, fields: Mapping[str, Any] | None = None, *, workdir: Path
     config = load_recipe(recipe)
     set_fields(config, {full_name(name): value for name, value in keywords.items()} | dict(fields or {}))
     folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}")
-    train_and_report(complete(config), folder, seeds="")
+    train_and_report(complete(config), folder, seeds="", track=track)
     return load(folder)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import TYPES, complete, raise_errors
-from resnet_flax.config.defaults import field_types, flatten
+from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
 from resnet_flax.errors import UserError, lookup
@@ -45,6 +45,10 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     recipe = (flag_values(argv, "--config") or [""])[-1]
     jobs: list[Job] = []
     options: dict[str, Any] = {}
+    if "watch" in verb.flags and (own := read_flags(argv, verb.flags, get_config()).own)["watch"]:
+        # Runs that may not have begun, or folders of several.
+        folders = [*flag_values(argv, "--workdir"), *words] or ["runs"]
+        return name, [Job(FrozenConfigDict(), read_workdir(folder)) for folder in folders], own
     for workdir in find_workdirs(name, recipe, argv, words):
         config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         config, options = read_flags(argv, verb.flags, config)

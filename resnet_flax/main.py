@@ -40,6 +40,10 @@ def run_command(argv: list[str]) -> None:
     if "--version" in argv:
         print_line(versions())
         return
+    if argv[:1] == ["completion"]:
+        from resnet_flax.commands.completion import completion
+
+        return completion(argv[1:])  # at once, as a shell that starts waits for it
     from importlib import import_module
 
     from resnet_flax.cache import keep_compiled_programs

@@ -36,6 +36,7 @@ class Verb(NamedTuple):
     standalone: bool = False
 
 
+TRACK = Flag("", "NAME", "also log to W&B (wandb) or MLflow (mlflow), or both, with a comma between")
 CHECKPOINT = Flag("best", "WHICH", "the checkpoint: best (by validation), newest, or the number of its step")
 
 VERBS: dict[str, Verb] = {
@@ -47,6 +48,7 @@ VERBS: dict[str, Verb] = {
             "init-from": Flag(
                 "", "WEIGHTS", "start from trained weights: a pretrained network, a workdir, a file", "train.init_from"
             ),
+            "track": TRACK,
         },
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
     ),
@@ -71,6 +73,7 @@ VERBS: dict[str, Verb] = {
             "method": Flag("grid", "METHOD", "grid, random, or tpe (tree-structured Parzen estimator)"),
             "trials": Flag(0, "N", "the number of trials of random or tpe"),
             "storage": Flag("", "URL", "a database to share between machines; by default a file in the workdir"),
+            "track": TRACK,
         },
         "FIELD=VALUE,... names a field of the config and its values. For random and tpe it may also be a range, "
         "such as optimizer.learning_rate=1e-3..1:log. Several processes may work on one sweep.",
@@ -79,7 +82,11 @@ VERBS: dict[str, Verb] = {
     "report": Verb(
         "draw the figures, tables and page of a run, or compare several runs",
         "report runs/preact runs/preact-sgd",
-        {"output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run")},
+        {
+            "output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run"),
+            "watch": Flag(False, "", "serve a page that follows the runs in these folders (or ./runs) while they train"),
+            "port": Flag(0, "N", "where --watch serves it, on this machine alone; by default a free port"),
+        },
         "A run may still be training. Several runs are sorted by validation accuracy.",
         words="workdirs",
         trained=True,
@@ -134,9 +141,16 @@ VERBS: dict[str, Verb] = {
             "key": Flag("", "NAME", "which state_dict of a file that holds several, such as ema"),
         },
     ),
+    "completion": Verb(
+        "print a script that makes a shell complete these words",
+        "completion bash",
+        details="In ~/.bashrc: source <(resnet-flax completion bash).",
+        words="shell",
+        standalone=True,
+    ),
 }
 
-WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ..."}
+WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ...", "shell": "bash|zsh|fish"}
 
 COMMON = {
     "--config=RECIPE[:ARGUMENT]": "a recipe, such as preact or a file such as configs/mine.py (:full trains on all "

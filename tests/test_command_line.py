@@ -198,13 +198,13 @@ EVERY_WAY = [
 @pytest.mark.parametrize("argv", EVERY_WAY, ids=range(len(EVERY_WAY)))
 def test_a_command_may_be_written_in_many_ways(argv):
     verb, [(config, workdir)], options = parse(argv)
-    assert (verb, workdir, options) == ("train", Path("runs/x"), {"seeds": ""})
+    assert (verb, workdir, options) == ("train", Path("runs/x"), {"seeds": "", "track": ""})
     assert config.train.epochs == 3
     assert config.optimizer.nesterov
 
 
 def test_a_flag_may_have_a_space_before_its_value_in_every_verb():
-    assert parse([QUICKSTART, "--seeds", "0,1"])[2] == {"seeds": "0,1"}
+    assert parse([QUICKSTART, "--seeds", "0,1"])[2] == {"seeds": "0,1", "track": ""}
     assert parse(["preview", "--images", "3", QUICKSTART])[2] == {"images": 3, "versions": 8}
     words = ["sweep", "--config", QUICKSTART[9:], "--config.seed", "-0", "optimizer.b1=0.1,0.2", "--method", "grid"]
     assert parse(words)[2]["recipe"] == [QUICKSTART, "--config.seed=-0"]

@@ -51,6 +51,6 @@ def test_a_verb_has_a_function_that_takes_its_flags(verb):
     name = verb.replace("-", "_")
     taken = list(signature(getattr(import_module(f"resnet_flax.commands.{name}"), name)).parameters)
     given = ["jobs"] if VERBS[verb].words == "workdirs" else [] if VERBS[verb].standalone else ["config", "workdir"]
-    given += {"files": ["files"], "fields": ["fields", "recipe"]}.get(VERBS[verb].words, [])
+    given += {"files": ["files"], "fields": ["fields", "recipe"], "shell": ["shell"]}.get(VERBS[verb].words, [])
     own = [name for name, flag in VERBS[verb].flags.items() if not flag.field]
     assert sorted(taken) == sorted([*given, *own])

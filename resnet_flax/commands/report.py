@@ -3,13 +3,19 @@
 from pathlib import Path
 
 from resnet_flax.report.compare import write_comparison
+from resnet_flax.report.live import serve
 from resnet_flax.report.report import write_report
 from resnet_flax.workdir.folder import Job
 
 
-def report(jobs: list[Job], output: str) -> None:
-    """Write the report of one run, also while it trains, or compare several in the folder `output`."""
-    if len(jobs) == 1:
+def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
+    """Write the report of one run, also while it trains, or compare several in the folder `output`.
+
+    With `watch`, serve a page about them on a `port` instead, until Ctrl-C.
+    """
+    if watch:
+        serve([job.workdir for job in jobs], port)
+    elif len(jobs) == 1:
         write_report(*jobs[0])
     else:
         write_comparison(jobs, Path(output) if output else jobs[0].workdir.parent / "comparison")

@@ -36,6 +36,7 @@ p { margin: 0.4rem 0; max-width: 48rem; }
 .tile b { display: block; font-size: 1.5rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
 .tile .name { color: var(--soft); font-size: 0.9rem; }
 .tile .note { display: block; font-size: 0.8rem; }
+progress { display: block; width: 100%; height: 0.6rem; accent-color: var(--run0); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 0.5rem 2.5rem;
   align-items: start; }
 .pair > * { min-width: 0; }
@@ -165,6 +166,11 @@ def tiles(shown: Sequence[Tile]) -> str:
     return f'<div class="tiles" style="--columns: {columns}">\n{items}\n</div>'
 
 
+def meter(share: float, label: str) -> str:
+    """Return a bar that is filled by a share from 0 to 1."""
+    return f'<progress max="1" value="{share:.4f}" aria-label="{escape_html(label)}"></progress>'
+
+
 def chart(svg: str, caption: str) -> str:
     return (
         f'<figure class="chart" role="img" aria-label="{escape_html(caption)}">'
@@ -177,10 +183,16 @@ def pair(*parts: str) -> str:
     return '<div class="pair">\n' + "\n".join(parts) + "\n</div>"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Return a table with a header. With the `kind` "wrap" its first column wraps, with "long" it scrolls."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", links: Sequence[str] = ()) -> str:
+    """Return a table with a header. With the `kind` "wrap" its first column wraps, with "long" it scrolls.
+
+    The first cells may be `links`, one for each row.
+    """
     head = "".join(f"<th>{escape_html(cell)}</th>" for cell in header)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape_html(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    cells = [[escape_html(cell) for cell in row] for row in rows]
+    for row, link in zip(cells, links, strict=False):
+        row[0] = f'<a href="{escape_html(link)}">{row[0]}</a>'
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
     return (
         f'<div class="scroll {kind}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )

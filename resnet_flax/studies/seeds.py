@@ -21,6 +21,7 @@ from resnet_flax.report.tables import format_metric, text_table
 from resnet_flax.text import escape_line, print_line
 from resnet_flax.training.restore import read_history
 from resnet_flax.training.signals import StopRequest
+from resnet_flax.training.trackers import Tracker
 from resnet_flax.training.train import train
 
 MEASURED = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
@@ -48,8 +49,10 @@ class Spread:
         return cls(mean, std, mean - half, mean + half, count)
 
 
-def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int]) -> None:
-    """Train `config` with each of `seeds`, in workdir/seed0 and so on.
+def train_seeds(
+    config: FrozenConfigDict, workdir: Path, seeds: Sequence[int], trackers: Sequence[Tracker] = ()
+) -> None:
+    """Train `config` with each of `seeds`, in workdir/seed0 and so on, followed by `trackers`.
 
     Once two are finished, the workdir holds seeds.json, seeds.html and their curves. Raises what training.train does,
     but a seed that diverges does not stop the others: NotFinite is raised when they are finished.
@@ -62,7 +65,7 @@ def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int]) -
         for seed, seeded in runs.items():
             print_line(f"\nseed {seed}, {len(results) + len(diverged) + 1} of {len(runs)}")
             try:
-                results[seed] = train(seeded, seed_folder(workdir, seed))
+                results[seed] = train(seeded, seed_folder(workdir, seed), trackers)
                 ensure_report(seed_folder(workdir, seed))
             except NotFinite as error:
                 diverged.append(seed)

@@ -1,14 +1,17 @@
 """Run a sweep: train its trials one after the other, and report after each."""
 
+from collections.abc import Sequence
+
 from resnet_flax.errors import Interrupted
 from resnet_flax.studies.space import Plan
 from resnet_flax.studies.trials import Study, open_database
 from resnet_flax.text import print_line
 from resnet_flax.training.signals import StopRequest
+from resnet_flax.training.trackers import Tracker
 
 
-def run_sweep(plan: Plan, storage: str) -> None:
-    """Train every trial of `plan` that no other process trains, and report the best.
+def run_sweep(plan: Plan, storage: str, trackers: Sequence[Tracker]) -> None:
+    """Train every trial of `plan` that no other process trains, followed by `trackers`, and report the best.
 
     `storage` is the URL of a database, or "" for one in the workdir. Raises Interrupted after a signal.
     """
@@ -18,7 +21,7 @@ def run_sweep(plan: Plan, storage: str) -> None:
         study = Study.of(plan, database, elsewhere=bool(storage))
         try:
             while not stop.requested() and (claimed := study.claim()):
-                study.run(*claimed)
+                study.run(*claimed, trackers)
                 study.report()
             if stop.requested():
                 raise Interrupted(stop.signum)

@@ -13,7 +13,7 @@ constants.
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from resnet_flax.studies.space import Field, Plan, Range, Settings
 from resnet_flax.studies.sweep_report import Outcome
 from resnet_flax.text import print_line
 from resnet_flax.training.run import Run
+from resnet_flax.training.trackers import Tracker
 from resnet_flax.training.train import train
 from resnet_flax.workdir.folder import try_lock, wait_for_lock
 from resnet_flax.workdir.history import lower_is_better
@@ -204,7 +205,7 @@ class Study:
             sketch.add_trials(earlier)
             yield sketch.ask(distributions).params
 
-    def run(self, trial: FrozenTrial, lock: IO) -> None:
+    def run(self, trial: FrozenTrial, lock: IO, trackers: Sequence[Tracker] = ()) -> None:
         """Train a claimed trial, from its checkpoint if it has one, and record how it ended.
 
         It has failed if its settings are refused, diverge or need too much memory. Any other error ends the sweep, and
@@ -218,7 +219,7 @@ class Study:
             except UserError as error:
                 return self.fail(trial, str(error))
             try:
-                results = train(config, self.folder(trial))
+                results = train(config, self.folder(trial), trackers)
                 ensure_report(self.folder(trial))
             except NotFinite as error:
                 return self.fail(trial, str(error))

@@ -1,4 +1,4 @@
-"""Progress of a run: the bar on a terminal, a line an epoch, metrics.csv and TensorBoard."""
+"""Progress of a run: the bar on a terminal, a line an epoch, metrics.csv and the trackers."""
 
 import contextlib
 import math
@@ -6,17 +6,19 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from resnet_flax.parallel.processes import is_first_process
 from resnet_flax.text import erase_line, print_line
 from resnet_flax.training.step import Totals
+from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
+from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_progress, write_progress
 
 drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal tells the run
 SHOW_SECONDS = 0.25  # between two looks at the totals, which take longer than a fast step
+SAVE_SECONDS = 3  # between two times that progress.json is written, which waits for the disk
 
 
 def duration(seconds: float) -> str:
@@ -37,23 +39,26 @@ def epoch_line(row: EpochRow, epochs: int, images_per_second: float) -> str:
 class Progress:
     """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
 
-    def __init__(self, workdir: Path, epochs: int, steps_per_epoch: int, batch_size: int):
-        self.workdir, self.epochs, self.steps, self.batch_size = workdir, epochs, steps_per_epoch, batch_size
+    def __init__(self, tracking: Tracking, epochs: int, steps_per_epoch: int, batch_size: int):
+        self.tracking, self.workdir = tracking, tracking.workdir
+        self.epochs, self.steps, self.batch_size = epochs, steps_per_epoch, batch_size
         self.live = sys.stdout.isatty()
         self.bar = tqdm(disable=True)
-        self.events: Any = None
+        self.saved = -math.inf
 
     def start(self, history: list[EpochRow]) -> None:
-        """Write metrics.csv with the epochs that are finished; for the first of several processes."""
+        """Write metrics.csv with the finished epochs, and start tracking; for the first of several processes."""
         write_history(history, self.workdir / "metrics.csv")
+        remove_progress(self.workdir)
+        self.tracking.start(history)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close_bar()
-        if self.events:
-            self.events.close()
+        if is_first_process():
+            remove_progress(self.workdir)
 
     def start_epoch(self, epoch: int, first_step: int) -> None:
         """Begin `epoch` (from 0) at its step `first_step`, without a clock until start_clock."""
@@ -81,12 +86,27 @@ class Progress:
         self.shown = time.perf_counter()
         loss, accuracy = totals.means()
         rate = self.images_per_second(step)
-        left = ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
+        left = duration(self.seconds_left(step, rate))
         with drawing:
             self.bar.n = step
             self.bar.set_postfix_str(
-                f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {duration(left)} left"
+                f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {left} left"
             )
+        if self.shown > self.started + SHOW_SECONDS:  # of fewer steps the rate says little
+            self.save(step, rate, loss, accuracy, learning_rate)
+
+    def seconds_left(self, step: int, rate: float) -> float:
+        """Return how long training takes from the first `step` steps of the epoch on, at `rate` images a second."""
+        return ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
+
+    def save(self, step: int, rate: float, loss: float, accuracy: float, learning_rate: float) -> None:
+        """Write progress.json, for those who look on, unless it is as good as new."""
+        now = time.perf_counter()
+        if is_first_process() and now > self.saved + SAVE_SECONDS:
+            self.saved = now
+            left = self.seconds_left(step, rate)
+            values = (self.epoch + 1, step, self.steps, loss, accuracy, learning_rate, rate, left)
+            write_progress(self.workdir, dict(zip(PROGRESS_FIELDS, values, strict=True)))
 
     @contextlib.contextmanager
     def evaluation(self, title: str, count: int) -> Iterator[Callable[[int], None]]:
@@ -107,12 +127,10 @@ class Progress:
         row = history[-1]
         print_line(epoch_line(row, self.epochs, speed))
         write_history(history, self.workdir / "metrics.csv")
-        if not self.events:
-            from resnet_flax.training.tensorboard import TensorBoardWriter
-
-            self.events = TensorBoardWriter(self.workdir, int(history[-2]["step"]) + 1 if len(history) > 1 else 0)
-        scalars = {name: value for name, value in row.items() if name not in ("epoch", "step")}
-        self.events.add(int(row["step"]), scalars | {"images_per_second": speed})
+        if math.isnan(speed):
+            return self.tracking.epoch(row)
+        self.tracking.epoch(row | {"images_per_second": speed})
+        self.save(self.steps, speed, row["train_loss"], row["train_accuracy"], row["learning_rate"])
 
     def open_bar(self, title: str, total: int, first: int = 0) -> None:
         """Show a bar on the last line of the terminal, in place of the one before."""

@@ -9,8 +9,26 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
+from resnet_flax.workdir.history import EpochRow
 
-class TensorBoardWriter:
+
+class TensorBoard:
+    """A tracker that writes an event file into the workdir, with the training step as step."""
+
+    def start(self, workdir: Path, config: dict, history: list[EpochRow]) -> None:
+        self.workdir, self.first_step = workdir, int(history[-1]["step"]) + 1 if history else 0
+        self.file: EventFile | None = None
+
+    def epoch(self, row: EpochRow) -> None:
+        self.file = self.file or EventFile(self.workdir, self.first_step)
+        self.file.add(int(row["step"]), {name: row[name] for name in row if name not in ("epoch", "step")})
+
+    def end(self, results: dict, outcome: str) -> None:
+        if self.file:
+            self.file.close()
+
+
+class EventFile:
     """A new event file in `workdir`, written at once. What other files hold of `first_step` and later is superseded.
 
     tensorboardX's SummaryWriter writes in a thread, which a full disk ends; the run would then wait for it for ever.

@@ -5,7 +5,7 @@ import platform
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +31,7 @@ from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals, TrainState
+from resnet_flax.training.trackers import Tracker, Tracking
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 from resnet_flax.workdir.code import code_version
 from resnet_flax.workdir.folder import check_config, lock_workdir, remove_leftovers
@@ -45,15 +46,20 @@ DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
 CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS = 1, 0.5
 
 
-def train(config: FrozenConfigDict, workdir: Path) -> dict:
+def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] = ()) -> dict:
     """Train `config` in `workdir`, resuming from the newest checkpoint if there is one, and return the results.
 
     The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
-    (the last one if nothing is held out). Raises Interrupted after a signal, NotFinite for a diverged run.
+    (the last one if nothing is held out). `trackers` follow the run, whose end does not depend on them. Raises
+    Interrupted after a signal, NotFinite for a diverged run.
     """
     run = run_in_agreement(lambda: Run.from_config(config), Run.description)
     with ExitStack() as locks:
-        return run_on_first_process(lambda: open_workdir(locks, workdir, run)) or train_to_end(run, workdir)
+        if results := run_on_first_process(lambda: open_workdir(locks, workdir, run)):
+            return results
+        with Tracking(workdir, run.identity["config"], trackers) as tracking:
+            tracking.results = train_to_end(run, workdir, tracking)
+        return tracking.results
 
 
 def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
@@ -68,7 +74,7 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
     return results
 
 
-def train_to_end(run: Run, workdir: Path) -> dict:
+def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     """Train, from the newest checkpoint if there is one, evaluate, and return the results."""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
@@ -84,7 +90,7 @@ def train_to_end(run: Run, workdir: Path) -> dict:
             print_line(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
         elif (workdir / "metrics.csv").exists() and not start.run:
             print_line("the run ended before its first checkpoint was saved: starting again")
-        loop = Loop(run, workdir, start, checkpoints, stop)
+        loop = Loop(run, tracking, start, checkpoints, stop)
         loop.fit()
         chosen = best_row(loop.history, run.config.train.monitor) or loop.history[-1]
         if len(loop.history) < run.config.train.epochs:
@@ -113,8 +119,8 @@ class Proposal(NamedTuple):
 class Loop:
     """The training loop: its state, and the `history` of the epochs that are finished."""
 
-    def __init__(self, run: Run, workdir: Path, start: Checkpoint, checkpoints: Checkpoints, stop: StopRequest):
-        self.run, self.workdir, self.checkpoints, self.stop = run, workdir, checkpoints, stop
+    def __init__(self, run: Run, tracking: Tracking, start: Checkpoint, checkpoints: Checkpoints, stop: StopRequest):
+        self.run, self.workdir, self.checkpoints, self.stop = run, tracking.workdir, checkpoints, stop
         self.config: ConfigDict = run.config.train
         self.steps_per_epoch = run.stream.steps_per_epoch
         self.state: TrainState = start.tree["state"]
@@ -124,7 +130,7 @@ class Loop:
         self.started = time.monotonic() - start.run.get("seconds", 0.0)
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
-        self.progress = Progress(workdir, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
+        self.progress = Progress(tracking, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
         run_on_first_process(partial(self.progress.start, self.history))
 
     def fit(self) -> None:

@@ -22,6 +22,7 @@ from resnet_flax.workdir.identity import is_extension
 from resnet_flax.workdir.results import remove_results
 
 BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock while another process holds the lock
+LOOK_SECONDS = 0.2  # more than the moment for which live.is_locked holds the lock
 LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # what files.atomic_write has under way, and its process
 
 
@@ -55,7 +56,9 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / ".lock"
     try:
-        file = try_lock(path)
+        if not (file := try_lock(path)):
+            time.sleep(LOOK_SECONDS)
+            file = try_lock(path)
     except OSError as error:
         if error.filename:  # the file cannot be opened
             raise

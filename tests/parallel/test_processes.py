@@ -21,6 +21,9 @@ from resnet_flax.parallel import processes
 from resnet_flax.training.restore import checkpoint_template
 from resnet_flax.training.run import Run
 from resnet_flax.workdir.checkpoints import Checkpoints, checksum
+from resnet_flax.workdir.history import read_csv
+from resnet_flax.workdir.results import read_results
+from tests.parallel import tracked
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -144,12 +147,14 @@ def test_result_of_the_first_process_reaches_the_others(monkeypatch):
     assert (type(other), str(other), other.quiet) == (UserError, "", True)
 
 
-def launch(count: int, workdir: Path, feed: str) -> list[subprocess.Popen]:
+def launch(count: int, workdir: Path, feed: str, *words: str) -> list[subprocess.Popen]:
     """Start a run on two devices: one process with both, or two with one each."""
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("JAX_NUM_CPU_DEVICES", str(2 // count))
-        return local.start(count, [*SMALL, f"--config.data.feed={feed}", f"--workdir={workdir}"], **options)
+        for name, value in tracked.offline(workdir).items():
+            environment.setenv(name, value)
+        return local.start(count, [*SMALL, f"--config.data.feed={feed}", f"--workdir={workdir}", *words], **options)
 
 
 def wait_for(run: list[subprocess.Popen]) -> tuple[list[int], str, str]:
@@ -178,7 +183,8 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("before", "after", "feed"), [(2, 1, "device"), (1, 2, "tfdata")])
 def test_stopped_run_resumes_in_more_or_fewer_processes_to_the_same_end(undisturbed, tmp_path, before, after, feed):
-    run = launch(before, tmp_path, feed)
+    track = tracked.TRACK if before == 2 else []
+    run = launch(before, tmp_path, feed, *track)
     while not (line := run[0].stdout.readline()).startswith("epoch 1/3"):
         assert line, run[0].stderr.read()
     run[-1].send_signal(signal.SIGTERM)
@@ -187,12 +193,27 @@ def test_stopped_run_resumes_in_more_or_fewer_processes_to_the_same_end(undistur
     assert "stopped by SIGTERM; the same command resumes from here" in told
     stopped, _ = newest(tmp_path)
     assert 8 <= stopped < 24
-    codes, said, told = wait_for(launch(after, tmp_path, feed))
+    codes, said, told = wait_for(launch(after, tmp_path, feed, *track))
     assert codes == [0] * after, told
     assert said.count(f"resuming at step {stopped}") == said.count("test accuracy") == 1
     assert newest(tmp_path) == newest(undisturbed)
     assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # the first process's, before and after
+    if track:
+        check_tracked(tmp_path)
+
+
+def check_tracked(workdir: Path) -> None:
+    """Fail unless W&B and MLflow have one run each, with every epoch of metrics.csv once and the results."""
+    rows = read_csv(workdir / "metrics.csv")
+    columns = [name for name in rows[0] if name != "epoch"]
+    expected = [(int(row["epoch"]), {name: row[name] for name in columns}) for row in rows]
+    accuracy = read_results(workdir)["test_accuracy"]
+    ids, logged, results = tracked.wandb_logged(workdir, columns)
+    assert (len(ids), logged, float(results["results/test_accuracy"])) == (1, expected, accuracy)
+    assert len(list((workdir / "wandb").glob("offline-run-*"))) == 2
+    statuses, logged, results = tracked.mlflow_logged(workdir, columns)
+    assert (statuses, logged, results["results/test_accuracy"]) == (["FINISHED"], expected, accuracy)
 
 
 def together(

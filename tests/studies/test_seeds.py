@@ -39,7 +39,7 @@ def trained(monkeypatch, small_runs) -> list[int]:
     """The seeds that training was called with, instead of which the first of small_runs is copied."""
     called: list[int] = []
 
-    def train(config, workdir):
+    def train(config, workdir, trackers=()):
         called.append(config.seed)
         shutil.copytree(small_runs[0], workdir, dirs_exist_ok=True)
         return json.loads((workdir / "report" / "results.json").read_text())
@@ -111,7 +111,7 @@ def test_more_seeds_go_on_from_those_there_are(copied, trained):
 def test_a_signal_stops_it_and_the_same_command_goes_on(tmp_path, trained, monkeypatch, capsys):
     train = seeds.train
 
-    def stopped(config, workdir):
+    def stopped(config, workdir, trackers=()):
         if config.seed == 2:
             raise Interrupted(signal.SIGTERM)
         if config.seed == 0:  # when this run is done and the next has not begun
@@ -129,7 +129,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(tmp_path, trained, monke
 def test_a_seed_that_diverges_is_named_and_left_out_of_every_mean(tmp_path, trained, monkeypatch, capsys):
     train = seeds.train
 
-    def diverging(config, workdir):
+    def diverging(config, workdir, trackers=()):
         if config.seed == 1:
             raise NotFinite("the loss is not finite")
         return train(config, workdir)

@@ -1,0 +1,256 @@
+"""A page about runs while they train, served to this machine alone: what their workdirs say, drawn anew every time."""
+
+import os
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from matplotlib.figure import Figure
+
+from resnet_flax.errors import UserError
+from resnet_flax.report import figures, html
+from resnet_flax.report.html import Tile
+from resnet_flax.report.render import RUN_COLORS, svg
+from resnet_flax.report.report import EPOCH_HEADER, epoch_rows
+from resnet_flax.report.tables import decimal, percent
+from resnet_flax.text import escape_line, print_line
+from resnet_flax.training.progress import duration
+from resnet_flax.workdir.history import best_row
+from resnet_flax.workdir.live import CLOCK, RUN_STATES, Live, read_live
+
+HOST = "127.0.0.1"
+REFRESH_SECONDS = 3
+QUANTITIES = ("Loss", "Accuracy")
+WITHOUT_RUNS = ("checkpoints", "report", "wandb", "mlruns")  # folders in which no run is looked for
+LIST_HEADER = ["run", "state", "epochs", "time left", "best val acc", "train acc"]
+ABOUT = {
+    "not begun": "There is no run in this folder yet. This page shows it once it begins.",
+    "training": "Training. This page follows the run and shows its report at the end.",
+    "stopped": "Stopped: the same command resumes it.",
+    "failed": "Failed: {}.",
+    "finished": "Finished: its report is being written.",
+}
+
+
+def serve(folders: Sequence[Path], port: int) -> None:
+    """Serve a page about the runs in `folders` and below them on a `port`, 0 for a free one, until Ctrl-C."""
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port must be from 0, for a free one, to {2**16 - 1}, not {port}")
+    try:
+        server = Server((HOST, port), Handler)
+    except OSError as error:
+        raise UserError(f"cannot serve on port {port}: {error.strerror}; choose another --port, or none") from None
+    server.pages = Pages(folders)
+    with server:
+        print_line(f"http://{HOST}:{server.server_port} shows {', '.join(map(str, folders))}; Ctrl-C ends this")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+class Page(NamedTuple):
+    content: bytes
+    is_last: bool  # nothing will change any more
+
+
+class Server(ThreadingHTTPServer):
+    """A server of `pages` that says nothing about a browser which is gone."""
+
+    pages: "Pages"
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            socketserver.BaseServer.handle_error(self, request, client_address)  # type: ignore[arg-type]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers a GET with a page that loads itself again, without a script, as long as it may change."""
+
+    server: Server
+    timeout = 10  # seconds for a request
+
+    def do_GET(self) -> None:
+        if self.headers["Host"] not in (f"{name}:{self.server.server_port}" for name in (HOST, "localhost")):
+            return self.send_error(403)  # a page from elsewhere, whose name has been given this address
+        if not (page := self.server.pages.at(self.path)):
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page.content)))
+        self.send_header("Cache-Control", "no-store")
+        if not page.is_last:
+            self.send_header("Refresh", str(REFRESH_SECONDS))
+        self.end_headers()
+        self.wfile.write(page.content)
+
+    def log_message(self, *message: object) -> None:
+        pass
+
+
+class Pages:
+    """The pages about the runs in `folders` and below: that of the only folder if it is a run, or else a list."""
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = folders
+        self.drawn: dict[str, tuple[object, str]] = {}  # name of a chart -> what it shows, and the chart
+        self.lock = threading.Lock()  # Matplotlib draws in one thread at a time
+
+    def at(self, url: str) -> Page | None:
+        """Return the page at the path of a URL, None if there is none."""
+        runs = find_runs(self.folders)
+        single = self.folders[0] if len(self.folders) == 1 and runs in ([], [self.folders[0]]) else None
+        with self.lock:
+            if url == "/":
+                return self.run_page(single) if single else self.list_page(runs)
+            found = {link(run): run for run in runs}.get(url)
+            return self.run_page(found) if found else None
+
+    def run_page(self, workdir: Path) -> Page:
+        """Return the report of a run that has one, or else how far it is."""
+        live = read_live(workdir)
+        report = workdir / "report" / "report.html"
+        if live.state == "finished" and report.exists():
+            return Page(report.read_bytes(), True)
+        parts = [html.paragraph(ABOUT[live.state].format(live.failure))]
+        if live.state == "training":
+            parts += [html.meter(share_done(live), "share of all epochs that are done")]
+        if live.state != "not begun":
+            parts += [html.tiles(run_tiles(live))]
+        if live.history:
+            charts = [
+                self.chart(
+                    f"{title} of {workdir}",
+                    f"{title} after each epoch",
+                    partial(figures.training_curves, live.history, title.lower(), {}),
+                    live.history,
+                )
+                for title in QUANTITIES
+            ]
+            table = html.table(EPOCH_HEADER, epoch_rows(live.history)[::-1], "long")
+            parts += [html.section("Training", html.pair(*charts)), html.section("Epochs, the newest first", table)]
+        return Page(html.document(self.name(workdir), parts).encode(), False)
+
+    def list_page(self, runs: list[Path]) -> Page:
+        """Return a table of runs, those that train first, and the curves of the first ones."""
+        lives = {run: read_live(run) for run in runs}
+        order = sorted(runs, key=lambda run: (RUN_STATES.index(lives[run].state), runs.index(run)))
+        names = [self.name(run) for run in order]
+        rows = [list_row(name, lives[run]) for name, run in zip(names, order, strict=True)]
+        histories = {name: lives[run].history for name, run in zip(names, order, strict=True) if lives[run].history}
+        shown = dict([*histories.items()][: len(RUN_COLORS)])
+        compare = partial(figures.compared_curves, shown)
+        charts = [
+            self.chart(title, f"{title} after each epoch", partial(compare, title.lower()), shown)
+            for title in QUANTITIES
+            if shown
+        ]
+        counts = {state: sum(live.state == state for live in lives.values()) for state in RUN_STATES}
+        about = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        parts = [
+            html.paragraph(f"{about}."),
+            html.table(LIST_HEADER, rows, "wrap long", list(map(link, order))),
+            html.section("Training", html.pair(*charts)) if charts else "",
+        ]
+        return Page(html.document(f"{len(runs)} run{'s' * (len(runs) != 1)}", parts).encode(), False)
+
+    def name(self, workdir: Path) -> str:
+        """Return what a run is called: the path below the only folder, or else the whole."""
+        only = self.folders[0] if len(self.folders) == 1 else None
+        if workdir == only:
+            return escape_line(workdir.absolute().name)
+        return escape_line(workdir.relative_to(only) if only else workdir)
+
+    def chart(self, name: str, caption: str, draw: Callable[[], Figure], shown: object) -> str:
+        """Return the chart called `name`, drawn only if what is `shown` has changed."""
+        if name not in self.drawn or self.drawn[name][0] != shown:
+            self.drawn[name] = shown, html.chart(svg(draw()), caption)
+        return self.drawn[name][1]
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Return the workdirs among `folders` and below them, in the order of their names."""
+    found: dict[Path, None] = {}
+    for folder in folders:
+        for place, below, files in os.walk(folder):
+            below[:] = sorted(name for name in below if name not in WITHOUT_RUNS and not name.startswith("."))
+            if "config.json" in files:
+                found[Path(place)] = None
+                below.clear()
+    return list(found)
+
+
+def link(workdir: Path) -> str:
+    return f"/run/{quote(os.fsencode(workdir), safe='')}"
+
+
+def done_epochs(live: Live) -> float:
+    """Return the number of epochs that are done, with the part of the one that is under way."""
+    inside = live.progress["epoch"] - 1 + live.progress["step"] / max(live.progress["steps"], 1) if live.progress else 0
+    return max(len(live.history), inside)
+
+
+def share_done(live: Live) -> float:
+    return min(1.0, done_epochs(live) / max(live.epochs, 1))
+
+
+def time_left(live: Live) -> str:
+    """Return how long the run will still train, as far as its last words say so."""
+    if not live.progress:
+        return "-"
+    return duration(max(0.0, live.progress["seconds_left"] - max(0.0, time.time() - live.progress[CLOCK])))
+
+
+def run_tiles(live: Live) -> list[Tile]:
+    """Return how far a run is, how fast, and how good."""
+    best, last = best_row(live.history, "val_accuracy"), live.history[-1] if live.history else {}
+    tiles = [Tile("epochs done", f"{len(live.history)} of {live.epochs}", place(live))]
+    if live.state == "training":
+        rate = f"{live.progress['images_per_second']:,.0f}" if live.progress else "-"
+        tiles += [Tile("time left", time_left(live), "without evaluation"), Tile("images per second", rate)]
+    if best:
+        tiles += [Tile("best validation accuracy", percent(best["val_accuracy"]), f"epoch {best['epoch']:.0f}")]
+        tiles += [Tile("validation loss", decimal(last["val_loss"]), f"epoch {last['epoch']:.0f}")]
+    row, when = last, f"epoch {last['epoch']:.0f}" if last else ""
+    if is_within_epoch(live):
+        row = {f"train_{name}": live.progress[name] for name in ("accuracy", "loss")}
+        row, when = row | {"learning_rate": live.progress["learning_rate"]}, "this epoch so far"
+    tiles += [Tile("training accuracy", percent(row.get("train_accuracy")), when)]
+    tiles += [Tile("training loss", decimal(row.get("train_loss")), when)]
+    return [*tiles, Tile("learning rate", f"{row['learning_rate']:.3g}" if row else "-", when)]
+
+
+def is_within_epoch(live: Live) -> bool:
+    """Return whether the progress is that of an epoch which is not finished."""
+    return bool(live.progress) and live.progress["epoch"] > len(live.history)
+
+
+def place(live: Live) -> str:
+    """Return what a run is doing, as a note."""
+    if is_within_epoch(live):
+        at = live.progress
+        return f"epoch {at['epoch']:.0f}, step {at['step']:,.0f} of {at['steps']:,.0f}"
+    if live.state != "training" or live.progress:
+        return ""
+    return "compiling" if len(live.history) < live.epochs else "evaluating"
+
+
+def list_row(name: str, live: Live) -> list[str]:
+    last, best = live.history[-1] if live.history else {}, best_row(live.history, "val_accuracy") or {}
+    epochs = f"{done_epochs(live):.1f}" if live.progress else str(len(live.history))
+    return [
+        name,
+        live.state,
+        f"{epochs} of {live.epochs}",
+        time_left(live),
+        percent(best.get("val_accuracy")),
+        percent(last.get("train_accuracy")),
+    ]

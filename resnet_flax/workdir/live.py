@@ -1,0 +1,105 @@
+"""The state of a run for those who look on while it trains: progress.json, and what else its workdir says."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from resnet_flax.files import atomic_write, read_json
+from resnet_flax.workdir.history import EpochRow, read_csv
+
+PROGRESS_FIELDS = ("epoch", "step", "steps", "loss", "accuracy", "learning_rate", "images_per_second", "seconds_left")
+CLOCK = "time"  # seconds since 1970 when progress.json was written
+RUN_STATES = ("training", "stopped", "failed", "finished", "not begun")  # in the order of a list of runs
+
+
+def write_progress(workdir: Path, progress: dict[str, float]) -> None:
+    """Write how far a run is, PROGRESS_FIELDS, into progress.json. A failure does not matter."""
+    with contextlib.suppress(OSError), atomic_write(workdir / "progress.json") as file:
+        json.dump(progress | {CLOCK: time.time()}, file)
+
+
+def remove_progress(workdir: Path) -> None:
+    """Remove what write_progress has written; for when a run begins and ends."""
+    with contextlib.suppress(OSError):
+        (workdir / "progress.json").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The state of a run, one of RUN_STATES, the rows of its epochs, and how far it is within the next one.
+
+    `progress` has PROGRESS_FIELDS and CLOCK, or is {} if the run is not training or has not got so far. `failure` says
+    what is not finite in a failed run, and where.
+    """
+
+    state: str
+    epochs: int
+    history: list[EpochRow] = field(default_factory=list)
+    progress: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+
+
+def read_live(workdir: Path) -> Live:
+    """Return the state of the run in `workdir`. Nothing in there is changed, and what is damaged counts as missing."""
+    config = read_object(workdir / "config.json")
+    train = config.get("train")
+    epochs = train.get("epochs") if isinstance(train, dict) else None
+    if not isinstance(epochs, int):
+        return Live("not begun", 0)
+    history = read_rows(workdir / "metrics.csv")
+    training = is_locked(workdir)
+    progress = read_progress(workdir) if training else {}
+    failure = "" if training else read_failure(workdir, int(history[-1]["step"]) if history else 0)
+    finished = bool(read_object(workdir / "report" / "results.json"))
+    state = "finished" if finished else "training" if training else "failed" if failure else "stopped"
+    return Live(state, epochs, history, progress, failure)
+
+
+def is_locked(workdir: Path) -> bool:
+    """Return whether a process trains in `workdir`. One that starts at this very moment has to try twice."""
+    try:
+        with open(workdir / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no lock, or no way to ask
+        pass
+    return False
+
+
+def read_progress(workdir: Path) -> dict[str, float]:
+    """Return PROGRESS_FIELDS and CLOCK of progress.json, {} unless all are numbers."""
+    found = read_object(workdir / "progress.json")
+    values = {name: found.get(name, math.nan) for name in (*PROGRESS_FIELDS, CLOCK)}
+    valid = all(type(value) in (int, float) and 0 <= value < math.inf for value in values.values())
+    return values if valid else {}
+
+
+def read_failure(workdir: Path, last_step: int) -> str:
+    """Return what was not finite after the last finished epoch, see training.finite; "" if nothing was."""
+    found = read_object(workdir / "nonfinite.json")
+    step, what = found.get("step"), found.get("what")
+    if not isinstance(step, int) or not isinstance(what, str) or step < last_step:
+        return ""
+    return f"{what} is not finite at step {step}, epoch {found.get('epoch')}"
+
+
+def read_rows(path: Path) -> list[EpochRow]:
+    try:
+        return read_csv(path)
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def read_object(path: Path) -> dict:
+    """Return the object in a JSON file, {} if there is none."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
