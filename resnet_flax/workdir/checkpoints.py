@@ -32,8 +32,9 @@ class Checkpoint:
     """A run at the end of a step: everything needed to resume it exactly.
 
     `tree` is a pytree of arrays, whose `["state"].step` is the step; `history` has a row for every finished epoch.
-    `run` is JSON that describes the run: its "config", its "data" (a fingerprint: {"train": {"examples": ...}, ...})
-    and the "seconds" that it has taken so far; {} in checkpoints of older versions and of imported weights.
+    `run` is JSON that describes the run: its "config", its "data" (a fingerprint: {"train": {"examples": ...}, ...}),
+    its "teacher" if it has one ({path: checksum}), and the "seconds" that it has taken so far; {} in checkpoints of
+    older versions and of imported weights.
     """
 
     step: int
