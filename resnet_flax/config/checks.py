@@ -103,6 +103,7 @@ RULES: dict[str, Rule] = {
     "train.teacher": (is_path, "paths, separated by commas"),
     "train.teacher_weight": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "train.teacher_temperature": POSITIVE,
+    "train.sam_radius": (lambda v: v >= 0, "0 (off) or positive"),
     "train.ema_decay": (lambda v: 0 <= v < 1, "0 (off), or above 0 and below 1"),
     "train.checkpoint_every": EPOCHS,
     "train.patience": (lambda v: v >= 0, "0 (off) or a positive number of epochs"),

@@ -91,9 +91,10 @@ def get_config() -> ConfigDict:
                 cutmix=0.0,  # alpha of CutMix; 0 for none
                 mix_probability=1.0,  # of a batch to be mixed, if mixup or cutmix is on
                 mix_switch=0.5,  # if both are on: the probability that a mixed batch is mixed by CutMix
-                teacher="",  # learn from these networks: workdirs or exported weights, separated by commas; "" for none
+                teacher="",  # learn from these networks: workdirs, weights or pretrained names, separated by commas
                 teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is that of the labels
                 teacher_temperature=4.0,  # divides the logits of both in that comparison
+                sam_radius=0.0,  # sharpness-aware minimisation (SAM): distance to its second gradient; 0 for none
                 ema_decay=0.0,  # evaluate an exponential moving average of the weights, with this decay; 0 for none
                 checkpoint_every=1,  # epochs
                 monitor="val_accuracy",  # what selects the best epoch: "val_accuracy" or "val_loss"

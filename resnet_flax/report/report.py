@@ -152,6 +152,7 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
         **splits,
         "augmentation": data.policy,
         **({"mixing": str(mixing)} if mixing.on else {}),
+        **({"teacher": taught(config)} if config.train.teacher else {}),
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
         "schedule": f"{config.schedule.name}, a step per {config.schedule.per}",
         "batch size": f"{config.train.batch_size:,}",
@@ -159,6 +160,11 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
     }
     rate = files.chart("learning_rate", figures.learning_rate(history, config), "Learning rate at every step")
     return html.section("Run", html.pair(html.facts(named), rate))
+
+
+def taught(config: FrozenConfigDict) -> str:
+    train = config.train
+    return f"{train.teacher}, {train.teacher_weight:g} of the loss, temperature {train.teacher_temperature:g}"
 
 
 def epoch_rows(history: list[EpochRow]) -> list[list[str]]:

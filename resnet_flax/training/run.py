@@ -113,6 +113,7 @@ class Run:
             optimizer=self.optimizer,
             seed=self.config.seed,
             label_smoothing=self.config.train.label_smoothing,
+            sam_radius=self.config.train.sam_radius,
             ema_decay=self.config.train.ema_decay,
             mixing=Mixing.of(self.config.train),
             teacher=self.teacher,

@@ -102,6 +102,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     label_smoothing: float = 0.0,
+    sam_radius: float = 0.0,
     ema_decay: float = 0.0,
     mixing: Mixing = UNMIXED,
     teacher: Teacher | None = None,
@@ -134,10 +135,15 @@ def train_step(
             losses = teacher.loss(losses, logits, taught)
         return losses.mean(), (losses, logits, updates.get("batch_stats", {}))
 
-    gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    def gradient_at(params):
+        found, outputs = jax.grad(loss_fn, has_aux=True)(params)
+        return found if axis_name is None else jax.lax.pmean(found, axis_name), outputs
+
+    gradients, (losses, logits, batch_stats) = gradient_at(state.params)
+    if sam_radius:
+        gradients, _ = gradient_at(ascended(state.params, gradients, sam_radius))
     sums = (losses.sum(), jnp.sum(logits.argmax(-1) == examples.answers()), jnp.array(len(losses)))
     if axis_name is not None:
-        gradients = jax.lax.pmean(gradients, axis_name)
         sums = jax.lax.psum(sums, axis_name)
     with jax.named_scope("optimizer"):  # as profiles call it
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -151,6 +157,16 @@ def train_step(
         state,
         Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], first_bad),
     )
+
+
+def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
+    """Return the weights at the distance `radius` from `params` along the gradients.
+
+    Sharpness-aware minimisation (Foret et al., 2021) takes the gradient there, which updates `params`. Losses and
+    BatchNorm's statistics are those of the first pass, at `params`, as in its usual implementations.
+    """
+    scale = radius / (optax.tree.norm(gradients) + 1e-12)
+    return jax.tree.map(lambda param, gradient: param + scale * gradient, params, gradients)
 
 
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:

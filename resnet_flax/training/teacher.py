@@ -1,7 +1,6 @@
 """Reading the networks that teach a run: runs and exported weights, checked against the config of the run."""
 
 import zlib
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,15 +8,14 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.config.checks import complete
-from resnet_flax.config.stored import read_config, read_weights_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.models.torch_weights import Variables
-from resnet_flax.models.weight_files import read_weights
 from resnet_flax.text import escape_line, first_few
 from resnet_flax.training.distillation import Network, Teacher
-from resnet_flax.training.restore import fit_weights, restore_checkpoint
+from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.workdir.trained import find_trained, read_trained_config
 
 CLASSES_NAMED = 5
 
@@ -27,24 +25,24 @@ def load_teacher(config: FrozenConfigDict) -> tuple[Teacher | None, tuple[Variab
 
     Raises UserError if a network is missing, or has other classes or images of another size.
     """
-    if not paths(config):
+    if not teacher_names(config):
         return None, ()
     try:
-        found = [load_network(config, Path(path).expanduser()) for path in paths(config)]
+        found = [load_network(config, name) for name in teacher_names(config)]
     except UserError as mistake:
         raise UserError(f"config.train.teacher: {mistake}") from None
     networks, variables = zip(*found, strict=True)
     return Teacher(networks, config.train.teacher_temperature, config.train.teacher_weight), variables
 
 
-def paths(config: FrozenConfigDict) -> list[str]:
-    return [path.strip() for path in config.train.teacher.split(",") if path.strip()]
+def teacher_names(config: FrozenConfigDict) -> list[str]:
+    return [name.strip() for name in config.train.teacher.split(",") if name.strip()]
 
 
-def load_network(config: FrozenConfigDict, path: Path) -> tuple[Network, Variables]:
-    """Return the network at `path`, a workdir or a weights file, for images normalised as those of `config`."""
-    teacher, variables = read_network(path)
-    check_agreement(config, teacher, path)
+def load_network(config: FrozenConfigDict, name: str) -> tuple[Network, Variables]:
+    """Return the network that `name` names, for images normalised as those of `config`, and its variables."""
+    teacher, variables = read_network(name)
+    check_agreement(config, teacher, name)
     mean, std = normalization(teacher)
     own_mean, own_std = normalization(config)
     scale, offset = own_std / std, (own_mean - mean) / std
@@ -56,29 +54,23 @@ def normalization(config: FrozenConfigDict) -> np.ndarray:
     return np.asarray(Policy(config.data.policy).normalization, np.float64)
 
 
-def read_network(path: Path) -> tuple[FrozenConfigDict, Variables]:
-    """Return the config and variables of the best checkpoint of a workdir, or of weights that were exported."""
-    if path.suffix.lower() == ".npz":
-        raise UserError(
-            f"{path} is a program for plain images, and a teacher sees augmented ones: export a .safetensors"
-        )
-    if path.is_file():
-        config = complete(read_weights_config(path))
-        return config, fit_weights(config, read_weights(path), path)
-    if jax.process_count() > 1:  # restoring is a step that all processes take together, and reading configs is not
+def read_network(name: str) -> tuple[FrozenConfigDict, Variables]:
+    """Return the config and the variables of the trained network that `name` names, see find_trained."""
+    path = find_trained(name)
+    if jax.process_count() > 1 and not path.is_file():  # restoring a run is a step that all processes take together
         raise UserError(f"several processes need {path} as a file: export it to a .safetensors that all can read")
-    config = complete(read_config(path))
+    config = complete(read_trained_config(path))
     return config, jax.device_get(restore_checkpoint(config, path).tree["state"].variables)
 
 
-def check_agreement(config: FrozenConfigDict, teacher: FrozenConfigDict, path: Path) -> None:
-    """Raise UserError unless the network at `path` has the classes and the images of `config`."""
+def check_agreement(config: FrozenConfigDict, teacher: FrozenConfigDict, name: str) -> None:
+    """Raise UserError unless the network `name` has the classes and the images of `config`."""
     if tuple(teacher.data.classes) != tuple(config.data.classes):
         theirs, ours = (class_list(one) for one in (teacher, config))
-        raise UserError(f"{path} has the classes {theirs}, and config.data.classes are {ours}: they must be the same")
+        raise UserError(f"{name} has the classes {theirs}, and config.data.classes are {ours}: they must be the same")
     theirs, ours = (f"{shape[0]}x{shape[1]}" for shape in (image_shape(teacher.data), image_shape(config.data)))
     if theirs != ours:
-        raise UserError(f"{path} takes images of {theirs} pixels, and those of config.data have {ours}")
+        raise UserError(f"{name} takes images of {theirs} pixels, and those of config.data have {ours}")
 
 
 def class_list(config: FrozenConfigDict) -> str:
@@ -86,8 +78,8 @@ def class_list(config: FrozenConfigDict) -> str:
 
 
 def checksums(config: FrozenConfigDict, variables: tuple[Variables, ...]) -> dict[str, str]:
-    """Return the CRC-32 of all arrays of each network of the teacher, by its path: a dict that JSON can hold."""
-    return {path: f"{checksum(one):08x}" for path, one in zip(paths(config), variables, strict=True)}
+    """Return the CRC-32 of all arrays of each network of the teacher, by its name: a dict that JSON can hold."""
+    return {name: f"{checksum(one):08x}" for name, one in zip(teacher_names(config), variables, strict=True)}
 
 
 def checksum(variables: Variables) -> int:

@@ -45,7 +45,7 @@ def main(way: str, out: str) -> None:
     totals = parallel.replicate(Totals.zero())
     arguments = dict(model=model, optimizer=optimizer, seed=0, axis_name=parallel.axis_name)
     # Of these five batches one is as it is, and the others are mixed by either method.
-    mixed = dict(mixing=Mixing(1.0, 1.0, 0.8), teacher=Teacher((network,), 4.0, 0.5))
+    mixed = dict(mixing=Mixing(1.0, 1.0, 0.8), teacher=Teacher((network,), 4.0, 0.5), sam_radius=0.01)
     step = parallel.compile(partial(train_step, **arguments, **mixed), sharded=(2,), donate=(0,))
     rng = np.random.default_rng(0)
     batches = [

@@ -89,6 +89,26 @@ def test_a_taught_step_weighs_the_labels_with_the_teachers_answers():
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_a_sharpness_aware_step_takes_the_gradient_at_the_radius_and_reports_the_loss_before_it():
+    batch, optimizer = make_batch(), optax.sgd(0.1)
+    state = init_state(Linear(), optimizer, 0, SHAPE)
+    step = jax.jit(partial(train_step, model=Linear(), optimizer=optimizer, seed=0, sam_radius=0.5))
+
+    def loss(params):
+        return cross_entropy(Linear().apply({"params": params}, batch["image"], train=True), batch["label"]).mean()
+
+    uphill = jax.grad(loss)(state.params)
+    norm = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(uphill)) ** 0.5
+    there = jax.grad(loss)(jax.tree.map(lambda p, g: p + 0.5 * g / norm, state.params, uphill))
+    after, totals = step(state, Totals.zero(), batch)
+    assert totals.means()[0] == pytest.approx(float(loss(state.params)), rel=1e-5)
+    for found, before, gradient, first in zip(
+        *map(jax.tree.leaves, (after.params, state.params, there, uphill)), strict=True
+    ):
+        np.testing.assert_allclose(found, before - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+        assert abs(gradient - first).max() > 1e-3
+
+
 def test_loss_falls_and_totals_add_up():
     state, step, _ = setup()
     batch, losses = make_batch(), []

@@ -47,7 +47,7 @@ def test_teachers_that_do_not_fit_are_refused_in_one_line(small_runs, student, t
     digits = tuple("0123456789")
     refused = [
         ((tmp_path / "nothing",), {}, f"{tmp_path / 'nothing'} holds no run"),
-        ((program,), {}, f"{program} is a program for plain images"),
+        ((program,), {}, f"{program} holds a program, not weights"),
         (
             small_runs,
             {"data.classes": ("one", *digits[1:])},
