@@ -71,12 +71,12 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
 
 def train_to_end(run: Run, workdir: Path) -> dict:
     """Train, from the newest checkpoint if there is one, evaluate, and return the results."""
+    accuracy = f"; training accuracy is of {COUNTED}" if Mixing.of(run.config.train).on else ""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}"
+        f"{accuracy}"
     )
-    if Mixing.of(run.config.train).on:
-        print_line(f"training accuracy is of {COUNTED}")
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
         start = checkpoints.restore_newest(template) or Checkpoint(0, template)
