@@ -84,7 +84,7 @@ VERBS: dict[str, Verb] = {
         "report runs/preact runs/preact-sgd",
         {
             "output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run"),
-            "watch": Flag(False, "", "serve a page that follows the runs in these folders (or ./runs) while they train"),
+            "watch": Flag(False, "", "serve a page that follows the runs in these folders (or ./runs) as they train"),
             "port": Flag(0, "N", "where --watch serves it, on this machine alone; by default a free port"),
         },
         "A run may still be training. Several runs are sorted by validation accuracy.",

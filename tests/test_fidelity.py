@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.fidelity import networks, optimizers, relative, schedules, value_by_value
+from benchmarks.fidelity import losses, networks, optimizers, relative, schedules, value_by_value
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import to_torch
 
@@ -39,6 +39,24 @@ def test_network(variant):
     assert not far
 
 
+@pytest.mark.parametrize(("method", "tolerance"), [("mixup", 1e-6), ("cutmix", 0)])
+def test_mixed_batch_is_that_of_torchvision(method, tolerance):
+    """Given the same draw, of CutMix also boxes that are clipped, empty, or the whole image."""
+    images, labels = losses.batch()
+    for number, draw in enumerate(losses.draws(8)[method]):
+        expected = below(golden("losses"), f"{method} {number}")
+        image, targets = losses.ours(images, labels, draw)
+        np.testing.assert_allclose(image[:2, ..., 0], expected["images"], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(targets, expected["targets"], rtol=0, atol=1e-7)
+
+
+def test_losses_of_soft_targets_and_of_a_teacher():
+    expected = below(golden("losses"), "losses")
+    found = losses.our_losses(*losses.logits_and_targets())
+    assert found.keys() == expected.keys()
+    assert not {name: gap for name in expected if (gap := relative(found[name], expected[name])) > 1e-6}
+
+
 @pytest.mark.parametrize("case", optimizers.CASES)
 def test_optimizer(case):
     arrays = golden("optimizers")
@@ -68,6 +86,10 @@ def test_schedule_of_report_004_is_its_log():
 
 def test_nothing_of_the_golden_files_is_left_out():
     assert {name.split("/")[0] for name in golden("networks")} == set(networks.NARROW)
+    assert {name.split("/")[0] for name in golden("losses")} == {
+        "losses",
+        *(f"{method} {number}" for method in ("mixup", "cutmix") for number in range(8)),
+    }
     assert {name.split("/")[0] for name in golden("optimizers")} == {"weights", "gradients", *optimizers.CASES}
     assert {name.split("/")[0] for name in golden("schedules")} == set(schedules.CASES)
 

@@ -36,6 +36,9 @@ SMALL = [
     "--config.train.patience=2",
     "--config.train.min_delta=1.0",
     "--config.train.ema_decay=0.9",
+    "--config.train.mixup=0.4",
+    "--config.train.cutmix=1.0",
+    "--config.train.mix_probability=0.8",
 ]
 
 

@@ -14,12 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fidelity import HEADING, Row, augmentation, networks, optimizers, relative, schedules
+from benchmarks.fidelity import HEADING, Row, augmentation, losses, networks, optimizers, relative, schedules
 from benchmarks.record import RESULTS, circumstances, processor
 from resnet_flax.files import atomic_write
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
-MODULES = {"networks": networks, "optimizers": optimizers, "schedules": schedules, "augmentation": augmentation}
+MODULES = {
+    "networks": networks,
+    "losses": losses,
+    "optimizers": optimizers,
+    "schedules": schedules,
+    "augmentation": augmentation,
+}
 
 
 def compare_golden(name: str, arrays: dict[str, np.ndarray]) -> Row:

@@ -33,10 +33,16 @@ CASES: dict[str, tuple[dict, str, dict]] = {
     "Nesterov, weight decay": (
         dict(name="sgd", nesterov=True, weight_decay=0.01), "SGD", dict(momentum=0.9, nesterov=True, weight_decay=0.01),
     ),
+    "momentum, weight decay of kernels": (
+        dict(name="sgd", weight_decay=0.01, decay_all=False), "SGD", dict(momentum=0.9, weight_decay=0.01),
+    ),
     "Adam": (dict(name="adam"), "Adam", {}),
     "Adam, b1 0.8, b2 0.99": (dict(name="adam", b1=0.8, b2=0.99), "Adam", dict(betas=(0.8, 0.99))),
     "Adam, weight decay": (dict(name="adam", weight_decay=0.01), "Adam", dict(weight_decay=0.01)),
     "AdamW": (dict(name="adamw", weight_decay=0.01), "AdamW", dict(weight_decay=0.01)),
+    "AdamW, weight decay of kernels": (
+        dict(name="adamw", weight_decay=0.01, decay_all=False), "AdamW", dict(weight_decay=0.01),
+    ),
     "AdaGrad": (dict(name="adagrad", eps=1e-10), "Adagrad", {}),
     "AdaGrad, weight decay": (
         dict(name="adagrad", eps=1e-10, weight_decay=0.01), "Adagrad", dict(weight_decay=0.01),
@@ -73,7 +79,10 @@ def theirs(fields: dict, kind: str, arguments: dict, weights: Tensors, gradient:
     import torch
 
     params = {name: torch.from_numpy(values.copy()).requires_grad_() for name, values in weights.items()}
-    optimizer = getattr(torch.optim, kind)(params.values(), lr=rate(fields), **arguments)
+    decayed = [tensor for tensor in params.values() if fields.get("decay_all", True) or tensor.ndim > 1]
+    others = [tensor for tensor in params.values() if not any(tensor is one for one in decayed)]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = getattr(torch.optim, kind)(groups, lr=rate(fields), **arguments)
     for step in range(STEPS):
         here = {name: tensor.detach().numpy() for name, tensor in params.items()}
         for name, values in gradient(here, step).items():

@@ -1,5 +1,6 @@
 """Draw augmented training images."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import resolve_normalization
+from resnet_flax.data.augment.mixing import Mixing, draw_shares, mix
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.data.stream import Stream
@@ -20,7 +22,8 @@ MAX_GRID = 50  # images or versions in a figure
 def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int) -> None:
     """Draw the first `images` training images, and beside each its versions in the first `versions` epochs.
 
-    They are exactly the pixels that training sees, with the normalisation undone. Written to WORKDIR/preview.png.
+    They are exactly the pixels that training sees, with the normalisation undone; if batches are mixed, then as if
+    these images were the batch of the first steps. Written to WORKDIR/preview.png.
     """
     for name, number in (("images", images), ("versions", versions)):
         if not 1 <= number <= MAX_GRID:
@@ -30,26 +33,41 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     policy = Policy(config.data.policy)
     images = min(images, len(data.train))
     stream = Stream(data.train, policy, images, config.seed, concat_original=False)
-    first = np.arange(images, dtype=np.int32)
-    assert policy.normalization
-    mean, std = (np.asarray(values, np.float32) for values in policy.normalization)
-    columns = [data.train.images[:images] / np.float32(255)]
-    for epoch in range(versions):
-        batch = stream.batch(np, data.train.images, data.train.labels, epoch, first)
-        columns.append(np.clip(batch["image"] * std + mean, 0, 1))
+    mixing, names = Mixing.of(config.train), [figures.short_label(name) for name in config.data.classes]
+    columns = [(data.train.images[:images] / np.float32(255), [""] * images)]
+    columns += [version(stream, mixing, names, epoch) for epoch in range(versions)]
 
-    figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, 0.9 * images + 0.5), dpi=120, layout="constrained")
+    height = 1.2 if mixing.on else 0.9  # inches of an image with its caption
+    figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, height * images + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(images, versions + 1, squeeze=False)
     for row, label in zip(grid, data.train.labels, strict=False):
-        name = figures.short_label(config.data.classes[label])
-        row[0].set_ylabel(name, rotation="horizontal", ha="right", va="center", parse_math=False)
-    for at, column in enumerate(columns):
+        row[0].set_ylabel(names[label], rotation="horizontal", ha="right", va="center", parse_math=False)
+    for at, (column, captions) in enumerate(columns):
         grid[0, at].set_title("original" if at == 0 else f"epoch {at}", fontsize="small")
-        for axes, image in zip(grid[:, at], column, strict=True):
+        for axes, image, caption in zip(grid[:, at], column, captions, strict=True):
             axes.imshow(image, interpolation="nearest")
+            axes.set_xlabel(caption, fontsize="x-small", parse_math=False)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "preview.png"
     figures.write_png(figure, path)
     print_line(f"{str(policy)!r}\ndrawn into {escape_line(path)}")
+
+
+def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) -> tuple[np.ndarray, list[str]]:
+    """Return the first images as in `epoch`, pixels from 0 to 1, and the classes of each with their shares if mixed."""
+    data, first = stream.split, np.arange(stream.batch_size, dtype=np.int32)
+    batch = stream.batch(np, data.images, data.labels, epoch, first)
+    images, labels, captions = batch["image"], batch["label"], [""] * len(first)
+    if mixing.on:
+        shares = draw_shares(np, mixing, stream.seed, epoch, images.shape[1:3])
+        images, others = mix(images, np.roll(images, 1, axis=0), shares.pixels), np.roll(labels, 1)
+        captions = [caption(names[a], names[b], shares.label[0]) for a, b in zip(labels, others, strict=True)]
+    assert stream.policy.normalization
+    mean, std = (np.asarray(values, np.float32) for values in stream.policy.normalization)
+    return np.clip(images * std + mean, 0, 1), captions
+
+
+def caption(own: str, other: str, share: float) -> str:
+    return f"{share:.0%} {own}\n{1 - share:.0%} {other}" if share < 1 else ""

@@ -55,6 +55,7 @@ POSITIVE: Rule = (lambda v: v > 0, "positive")
 NOT_NEGATIVE: Rule = (lambda v: v >= 0, "0 or positive")
 BELOW_ONE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 EPOCHS: Rule = (lambda v: v > 0, "a positive number of epochs")
+ALPHA: Rule = (lambda v: v == 0 or 1e-3 <= v <= 1e3, "0 (off), or from 0.001 to 1,000")
 
 # Field -> its rule. A float is tested as the float32 that it becomes.
 RULES: dict[str, Rule] = {
@@ -102,6 +103,14 @@ RULES: dict[str, Rule] = {
     "train.epochs": POSITIVE,
     "train.batch_size": POSITIVE,
     "train.label_smoothing": BELOW_ONE,
+    "train.mixup": ALPHA,
+    "train.cutmix": ALPHA,
+    "train.mix_probability": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "train.mix_switch": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "train.teacher": (is_path, "paths, separated by commas"),
+    "train.teacher_weight": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "train.teacher_temperature": POSITIVE,
+    "train.sam_radius": (lambda v: v >= 0, "0 (off) or positive"),
     "train.ema_decay": (lambda v: 0 <= v < 1, "0 (off), or above 0 and below 1"),
     "train.checkpoint_every": EPOCHS,
     "train.patience": (lambda v: v >= 0, "0 (off) or a positive number of epochs"),

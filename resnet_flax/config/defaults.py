@@ -64,6 +64,7 @@ def get_config() -> ConfigDict:
                 learning_rate=0.1,  # peak of the schedule
                 bias_lr_factor=1.0,  # factor on the learning rate of all biases, those of BatchNorm too
                 weight_decay=0.0,  # decoupled for adamw, otherwise added to the gradient
+                decay_all=True,  # False: no decay of biases and of BatchNorm's scales
                 clip_norm=0.0,  # largest global norm of the gradient; 0 for no clipping
                 momentum=0.9,  # sgd, muon
                 nesterov=False,  # sgd, muon: Nesterov's momentum
@@ -99,6 +100,14 @@ def get_config() -> ConfigDict:
                 epochs=10,
                 batch_size=128,  # over all devices
                 label_smoothing=0.0,  # share of the target that is spread evenly over the classes
+                mixup=0.0,  # alpha of MixUp, whose shares are Beta(alpha, alpha); 0 for none
+                cutmix=0.0,  # alpha of CutMix; 0 for none
+                mix_probability=1.0,  # of a batch to be mixed, if mixup or cutmix is on
+                mix_switch=0.5,  # if both are on: the probability that a mixed batch is mixed by CutMix
+                teacher="",  # learn from these networks: workdirs, weights or pretrained names, separated by commas
+                teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is that of the labels
+                teacher_temperature=4.0,  # divides the logits of both in that comparison
+                sam_radius=0.0,  # sharpness-aware minimisation (SAM): distance to its second gradient; 0 for none
                 ema_decay=0.0,  # evaluate an exponential moving average of the weights, with this decay; 0 for none
                 checkpoint_every=1,  # epochs
                 monitor="val_accuracy",  # what selects the best epoch: "val_accuracy" or "val_loss"

@@ -107,10 +107,18 @@ def scale_biases(factor: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates))
 
 
+def decay_weights(config: ConfigDict) -> optax.GradientTransformation:
+    """Add `weight_decay` x the parameters to the updates; only the kernels, with two or more axes, if `decay_all` is
+    off."""
+    if config.decay_all:
+        return optax.add_decayed_weights(config.weight_decay)
+    return optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
+
+
 def sgd(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """Return SGD with L2 decay, added to the gradient before the momentum."""
     moments = scale_by_momentum(momentum, config.dampening, config.nesterov) if config.momentum else optax.identity()
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), moments)
+    return optax.chain(decay_weights(config), moments)
 
 
 def muon(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
@@ -120,17 +128,17 @@ def muon(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation
 
 def adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """Return Adam (Kingma & Ba, 2014) with L2 decay, added to the gradient."""
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), scale_by_adam(config, momentum))
+    return optax.chain(decay_weights(config), scale_by_adam(config, momentum))
 
 
 def adamw(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """Return Adam with decoupled decay (Loshchilov & Hutter, 2017)."""
-    return optax.chain(scale_by_adam(config, momentum), optax.add_decayed_weights(config.weight_decay))
+    return optax.chain(scale_by_adam(config, momentum), decay_weights(config))
 
 
 def adagrad(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
     """Return AdaGrad (Duchi et al., 2011) with L2 decay, added to the gradient."""
-    return optax.chain(optax.add_decayed_weights(config.weight_decay), scale_by_adagrad(config.eps))
+    return optax.chain(decay_weights(config), scale_by_adagrad(config.eps))
 
 
 OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformation]] = {
@@ -145,7 +153,7 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformat
 def build(config: ConfigDict, learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
     """Return the optimiser that `config`, the section `optimizer` of a config, describes, including gradient clipping.
 
-    Decay applies to all parameters, biases and those of BatchNorm too, as in PyTorch.
+    Decay applies to all parameters, biases and those of BatchNorm too, as in PyTorch, unless `decay_all` is off.
     """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []

@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report import figures, html
 from resnet_flax.report.facts import chosen_row, config_differences, interval_text, run_facts
@@ -60,7 +61,7 @@ def short_names(runs: list[Job]) -> list[str]:
 
 
 def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochRow], results: dict) -> list[str]:
-    chosen = chosen_row(config, history)
+    chosen, images = chosen_row(config, history), " (mixed images)" if Mixing.of(config.train).on else ""
     return [
         str(workdir),
         percent(chosen.get("val_accuracy")),
@@ -68,7 +69,7 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
         f"{chosen['epoch']:.0f}",
         percent(results.get("test_accuracy")),
         interval_text(results) if "test_accuracy" in results else "-",
-        percent(chosen["train_accuracy"]),
+        percent(chosen["train_accuracy"]) + images,
         f"{models.count_parameters(models.build(config), image_shape(config.data)):,}",
     ]
 

@@ -48,10 +48,13 @@ def axes_over_epochs() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def training_curves(history: History, quantity: str, results: Mapping) -> Figure:
-    """Training and validation "loss" or "accuracy" over the epochs, and the test split, evaluated once, as a point."""
+def training_curves(history: History, quantity: str, results: Mapping, training: str = "training") -> Figure:
+    """Training and validation "loss" or "accuracy" over the epochs, and the test split, evaluated once, as a point.
+
+    `training` is what the curve of training is called.
+    """
     figure, axes = axes_over_epochs()
-    for prefix, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
+    for prefix, label, color in (("train", training, BLUE), ("val", "validation", ORANGE)):
         plot_column(axes, history, f"{prefix}_{quantity}", label=label, color=color)
     if f"test_{quantity}" in results:
         value = results[f"test_{quantity}"]

@@ -9,6 +9,7 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.config.stored import config_to_json
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError
 from resnet_flax.models.layers import layer_table
@@ -19,6 +20,7 @@ from resnet_flax.report.html import Tile
 from resnet_flax.report.tables import decimal, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import Classifier
+from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.restore import read_history, restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.history import EpochRow
@@ -54,7 +56,7 @@ def draw_report(config: FrozenConfigDict, workdir: Path, digest: str) -> Files:
     files.text("summary.txt", layers)
     files.picture("summary", figures.text_figure(layers))
     files.picture("epochs", figures.text_figure(text_table(EPOCH_HEADER, epoch_rows(history))))
-    parts = [*headline(config, history, results, found), curves_section(files, history, results)]
+    parts = [*headline(config, history, results, found), curves_section(files, config, history, results)]
     parts += prediction_sections(files, config, workdir, found) if found else []
     parts += [
         run_section(files, config, history, results),
@@ -78,10 +80,15 @@ def headline(
         f"{config.model.name} on {config.data.name}, {config.optimizer.name}, {config.schedule.name} schedule, "
         f"{state}; the weights are those of epoch {chosen['epoch']:.0f}, {choice}."
     )
-    return [html.paragraph(about), html.tiles([*accuracy_tiles(chosen, results, found), *cost_tiles(config, results)])]
+    return [
+        html.paragraph(about),
+        html.tiles([*accuracy_tiles(config, chosen, results, found), *cost_tiles(config, results)]),
+    ]
 
 
-def accuracy_tiles(chosen: EpochRow, results: dict, found: SplitPredictions | None) -> list[Tile]:
+def accuracy_tiles(
+    config: FrozenConfigDict, chosen: EpochRow, results: dict, found: SplitPredictions | None
+) -> list[Tile]:
     epoch, tiles = f"epoch {chosen['epoch']:.0f}", []
     if "test_accuracy" in results:
         tiles += [Tile("test accuracy", percent(results["test_accuracy"]), f"95 % interval {interval_text(results)}")]
@@ -91,7 +98,8 @@ def accuracy_tiles(chosen: EpochRow, results: dict, found: SplitPredictions | No
         tiles += [Tile(f"{found.role} top-{k} accuracy", percent(accuracy), f"true class among the {k} most probable")]
     if "val_accuracy" in chosen:
         tiles += [Tile("validation accuracy", percent(chosen["val_accuracy"]), epoch)]
-    return [*tiles, Tile("training accuracy", percent(chosen["train_accuracy"]), epoch)]
+    about = f"{epoch}, of {COUNTED}" if Mixing.of(config.train).on else epoch
+    return [*tiles, Tile("training accuracy", percent(chosen["train_accuracy"]), about)]
 
 
 def cost_tiles(config: FrozenConfigDict, results: dict) -> list[Tile]:
@@ -105,9 +113,12 @@ def cost_tiles(config: FrozenConfigDict, results: dict) -> list[Tile]:
     return tiles
 
 
-def curves_section(files: Files, history: list[EpochRow], results: dict) -> str:
+def curves_section(files: Files, config: FrozenConfigDict, history: list[EpochRow], results: dict) -> str:
+    training = "training, mixed images" if Mixing.of(config.train).on else "training"
     charts = [
-        files.chart(quantity, figures.training_curves(history, quantity, results), f"{title} after each epoch")
+        files.chart(
+            quantity, figures.training_curves(history, quantity, results, training), f"{title} after each epoch"
+        )
         for quantity, title in (("loss", "Loss"), ("accuracy", "Accuracy"))
     ]
     return html.section("Training", html.pair(*charts))
@@ -133,13 +144,15 @@ def prediction_sections(files: Files, config: FrozenConfigDict, workdir: Path, f
 
 def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow], results: dict) -> str:
     """Return how the run was trained: data, settings, device, time."""
-    data, optimizer = config.data, config.optimizer
+    data, optimizer, mixing = config.data, config.optimizer, Mixing.of(config.train)
     splits = {f"{role} split": data[role] or "none" for role in ("train", "validation", "test")}
     named = {
         "network": f"{config.model.name}, blocks {config.model.blocks}, widths {config.model.widths}",
         "data": data.name,
         **splits,
         "augmentation": data.policy,
+        **({"mixing": str(mixing)} if mixing.on else {}),
+        **({"teacher": taught(config)} if config.train.teacher else {}),
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
         "schedule": f"{config.schedule.name}, a step per {config.schedule.per}",
         "batch size": f"{config.train.batch_size:,}",
@@ -147,6 +160,11 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
     }
     rate = files.chart("learning_rate", figures.learning_rate(history, config), "Learning rate at every step")
     return html.section("Run", html.pair(html.facts(named), rate))
+
+
+def taught(config: FrozenConfigDict) -> str:
+    train = config.train
+    return f"{train.teacher}, {train.teacher_weight:g} of the loss, temperature {train.teacher_temperature:g}"
 
 
 def epoch_rows(history: list[EpochRow]) -> list[list[str]]:

@@ -10,24 +10,27 @@ from resnet_flax.data.stream import Stream
 from resnet_flax.parallel.devices import Parallel
 from resnet_flax.training.step import Totals, TrainState
 
-Step = Callable[[TrainState, Totals, dict], tuple[TrainState, Totals]]
+# (state, totals, batch, *constants) -> (state, totals), where the constants are arrays that every step takes.
+Step = Callable[..., tuple[TrainState, Totals]]
 # (state, totals, most) -> (state, totals, steps sent): one dispatch of 1 to `most` further steps of the epoch. The
 # state given to it is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
-def host_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel) -> Advance:
+def host_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel, constants: tuple = ()) -> Advance:
     """Return what sends one step at a time, from `first_step` on, with batches that tf.data prepares ahead."""
     compiled = parallel.compile(step, sharded=(2,), donate=(0,))
     batches = host_feed.batches(stream, first_step)
 
     def advance(state, totals, most):
-        return *compiled(state, totals, parallel.shard(next(batches))), 1
+        return *compiled(state, totals, parallel.shard(next(batches)), *constants), 1
 
     return advance
 
 
-def device_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel, looped: bool = True) -> Advance:
+def device_steps(
+    step: Step, stream: Stream, first_step: int, parallel: Parallel, constants: tuple = (), looped: bool = True
+) -> Advance:
     """Return what sends as many steps at a time as asked for, from `first_step` on, with the data on the devices.
 
     The steps of a dispatch are a loop in the compiled program, whose length is an argument: one program serves all
@@ -35,10 +38,10 @@ def device_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel
     """
     feed = DeviceFeed(stream, parallel)
 
-    def steps(state, totals, images, labels, order, epoch, position, count):
+    def steps(state, totals, images, labels, order, epoch, position, count, *constants):
         def one(index, carry):
             batch = feed.batch(images, labels, order, epoch, position + index)
-            return step(carry[0], carry[1], batch)
+            return step(carry[0], carry[1], batch, *constants)
 
         return jax.lax.fori_loop(0, count, one, (state, totals)) if looped else one(0, (state, totals))
 
@@ -52,6 +55,6 @@ def device_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel
             order = feed.order(epoch)
         count = min(most, stream.steps_per_epoch - position) if looped else 1
         sent += count
-        return *compiled(state, totals, *feed.arrays, order, epoch, position, count), count
+        return *compiled(state, totals, *feed.arrays, order, epoch, position, count, *constants), count
 
     return advance

@@ -11,17 +11,21 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.config.checks import resolve_normalization
 from resnet_flax.config.defaults import flatten
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.fingerprint import fingerprint
 from resnet_flax.data.datasets.load import Dataset, load_dataset
 from resnet_flax.data.stream import Stream
 from resnet_flax.errors import UserError
+from resnet_flax.models.torch_weights import Variables
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL, Parallel, check_batch_size
 from resnet_flax.text import short_repr
 from resnet_flax.training import dispatch
 from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
+from resnet_flax.training.distillation import Teacher
 from resnet_flax.training.step import TrainState, init_state, train_step
+from resnet_flax.training.teacher import checksums, load_teacher
 from resnet_flax.workdir.code import code_digest
 from resnet_flax.workdir.identity import identity
 
@@ -41,6 +45,8 @@ class Run:
     learning_rate: schedules.Schedule
     momentum: schedules.Schedule
     parameters: int
+    teacher: Teacher | None = None
+    teaching: tuple[Variables, ...] = ()  # the variables of the teacher's networks
 
     @classmethod
     def from_config(cls, config: FrozenConfigDict) -> "Run":
@@ -60,9 +66,10 @@ class Run:
         model = models.build(config, parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
         classifier = Classifier(config)
+        teacher, teaching = load_teacher(config)
         return cls(
             config,
-            identity(config, fingerprint(config.data)),
+            identity(config, fingerprint(config.data), checksums(config, teaching)),
             data,
             stream,
             parallel,
@@ -72,13 +79,16 @@ class Run:
             learning_rate,
             momentum,
             parameters,
+            teacher,
+            teaching,
         )
 
     def description(self) -> dict[str, str]:
         """Return what all processes of a run must have in common, name -> value."""
         fields = {f"config.{name}": short_repr(value) for name, value in flatten(self.identity["config"]).items()}
         data = {f"data of config.data.{role}": str(examples) for role, examples in self.identity["data"].items()}
-        return {"code of resnet_flax": code_digest(), "version of jax": jax.__version__} | fields | data
+        teacher = {f"weights of {path}": crc for path, crc in self.identity.get("teacher", {}).items()}
+        return {"code of resnet_flax": code_digest(), "version of jax": jax.__version__} | fields | data | teacher
 
     def fresh_state(self) -> TrainState:
         """Return the state before the first step, on all devices."""
@@ -93,15 +103,21 @@ class Run:
         return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.normalize, jnp))
 
     def step(self) -> dispatch.Step:
-        """Return the training step of this run, (state, totals, batch) -> (state, totals), not compiled."""
+        """Return the training step of this run, (state, totals, batch) -> (state, totals), not compiled.
+
+        With a teacher it takes `teaching` as a fourth argument.
+        """
         return partial(
             train_step,
             model=self.model,
             optimizer=self.optimizer,
             seed=self.config.seed,
             label_smoothing=self.config.train.label_smoothing,
+            sam_radius=self.config.train.sam_radius,
             ema_decay=self.config.train.ema_decay,
             frozen=self.config.train.freeze,
+            mixing=Mixing.of(self.config.train),
+            teacher=self.teacher,
             axis_name=self.parallel.axis_name,
         )
 
@@ -111,4 +127,5 @@ class Run:
         if feed == "auto":
             feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"
         start = dispatch.device_steps if feed == "device" else dispatch.host_steps
-        return start(self.step(), self.stream, first_step, self.parallel)
+        constants = (self.parallel.replicate(self.teaching),) if self.teacher else ()
+        return start(self.step(), self.stream, first_step, self.parallel, constants)

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from resnet_flax.data.augment.mixing import UNMIXED, Mixing
 from resnet_flax.models.resnet import part_of
+from resnet_flax.training.distillation import Teacher
+from resnet_flax.training.mixing import mix_batch
 
 Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3) and, in training, "label" (batch,) int32
 
@@ -81,20 +84,29 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     `smoothing` moves that share of the target to all classes evenly, as torch.nn.CrossEntropyLoss does.
     """
     chex.assert_rank([logits, labels], [2, 1])
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    return soft_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+
+
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Return what cross_entropy does, for targets that are probabilities (batch, classes) instead of labels."""
+    chex.assert_equal_shape([logits, targets])
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def train_step(
     state: TrainState,
     totals: Totals,
     batch: Batch,
+    teaching: tuple[chex.ArrayTree, ...] = (),
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     seed: int,
     label_smoothing: float = 0.0,
+    sam_radius: float = 0.0,
     ema_decay: float = 0.0,
+    mixing: Mixing = UNMIXED,
+    teacher: Teacher | None = None,
     frozen: Sequence[str] = (),
     axis_name: str | None = None,
 ) -> tuple[TrainState, Totals]:
@@ -102,11 +114,16 @@ def train_step(
 
     The parameters of the parts `frozen` stay as they are, without weight decay too; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
+    `teaching` are the variables of the networks of `teacher`, which are not trained.
     """
     chex.assert_equal_shape_prefix([batch["image"], batch["label"]], 1)
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
+    with jax.named_scope("mixing"):
+        examples = mix_batch(batch, mixing, seed, state.step, axis_name)
+    with jax.named_scope("teacher"):
+        taught = teacher.probabilities(teaching, examples.image) if teacher else None
 
     kept = {name: layer for name, layer in state.params.items() if part_of(name) in frozen}
 
@@ -114,18 +131,25 @@ def train_step(
         params = params | jax.lax.stop_gradient(kept)
         logits, updates = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            batch["image"],
+            examples.image,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = cross_entropy(logits, batch["label"], label_smoothing)
+        losses = soft_cross_entropy(logits, examples.targets(logits.shape[-1]), label_smoothing)
+        if teacher is not None and taught is not None:
+            losses = teacher.loss(losses, logits, taught)
         return losses.mean(), (losses, logits, updates.get("batch_stats", {}))
 
-    gradients, (losses, logits, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    sums = (losses.sum(), jnp.sum(logits.argmax(-1) == batch["label"]), jnp.array(len(losses)))
+    def gradient_at(params):
+        found, outputs = jax.grad(loss_fn, has_aux=True)(params)
+        return found if axis_name is None else jax.lax.pmean(found, axis_name), outputs
+
+    gradients, (losses, logits, batch_stats) = gradient_at(state.params)
+    if sam_radius:
+        gradients, _ = gradient_at(ascended(state.params, gradients, sam_radius))
+    sums = (losses.sum(), jnp.sum(logits.argmax(-1) == examples.answers()), jnp.array(len(losses)))
     if axis_name is not None:
-        gradients = jax.lax.pmean(gradients, axis_name)
         sums = jax.lax.psum(sums, axis_name)
     with jax.named_scope("optimizer"):  # as profiles call it
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -139,6 +163,16 @@ def train_step(
         state,
         Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], first_bad),
     )
+
+
+def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
+    """Return the weights at the distance `radius` from `params` along the gradients.
+
+    Sharpness-aware minimisation (Foret et al., 2021) takes the gradient there, which updates `params`. Losses and
+    BatchNorm's statistics are those of the first pass, at `params`, as in its usual implementations.
+    """
+    scale = radius / (optax.tree.norm(gradients) + 1e-12)
+    return jax.tree.map(lambda param, gradient: param + scale * gradient, params, gradients)
 
 
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:

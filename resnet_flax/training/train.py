@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, UserError
 from resnet_flax.parallel.processes import (
@@ -26,6 +27,7 @@ from resnet_flax.parallel.processes import (
 from resnet_flax.text import print_line
 from resnet_flax.training.finite import check_finite, check_validation
 from resnet_flax.training.initial import first_checkpoint
+from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
@@ -76,9 +78,11 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
 
 def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     """Train, from the newest checkpoint if there is one, evaluate, and return the results."""
+    accuracy = f"; training accuracy is of {COUNTED}" if Mixing.of(run.config.train).on else ""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}"
+        f"{accuracy}"
     )
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
@@ -301,6 +305,7 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
         **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
         "epochs": len(loop.history),
         **{f"last_{name}": value for name, value in last.items() if name.startswith("train_")},
+        **({"train_accuracy_of": COUNTED} if Mixing.of(loop.config).on else {}),
         "seed": loop.run.config.seed,
         "parameters": loop.run.parameters,
         **({"init": loop.init} if loop.init else {}),

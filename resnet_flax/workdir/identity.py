@@ -1,4 +1,4 @@
-"""The identity of a run: its config and its data. With others it would be another run, so it resumes with no others."""
+"""The identity of a run: its config, its data and its teacher. With others it would be another run: it is refused."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,10 @@ from resnet_flax.optim.schedules import depends_on_length
 from resnet_flax.workdir.checkpoints import recorded_run
 
 
-def identity(config: FrozenConfigDict, data: dict[str, Examples]) -> dict[str, Any]:
-    """Return what a checkpoint records of its run, see Checkpoint: JSON of a complete config and of its fingerprint."""
-    return {"config": json.loads(config_to_json(config)), "data": data}
+def identity(config: FrozenConfigDict, data: dict[str, Examples], teacher: dict[str, str]) -> dict[str, Any]:
+    """Return what a checkpoint records of its run, see Checkpoint: JSON of a complete config, of its fingerprint, and
+    of the checksums of the networks that teach it, if any do."""
+    return {"config": json.loads(config_to_json(config)), "data": data} | ({"teacher": teacher} if teacher else {})
 
 
 def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
@@ -30,9 +31,11 @@ def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
     config = config_changes(recorded["config"], run["config"]) if recorded else []
     if data:  # normalize(auto) has followed the data
         config = [change for change in config if not change.startswith("config.data.policy:")]
-    if not data and config and is_extension(workdir, config, recorded["config"], run["config"]):
+    teacher = teacher_changes(recorded.get("teacher", {}), run.get("teacher", {}))
+    others = data + teacher
+    if not others and config and is_extension(workdir, config, recorded["config"], run["config"]):
         return
-    if changes := "; ".join(data + config):
+    if changes := "; ".join(others + config):
         raise UserError(f"{workdir} holds a different run ({changes}): undo the change, or choose another --workdir")
 
 
@@ -61,6 +64,11 @@ def data_changes(old: dict[str, Examples], new: dict[str, Examples]) -> list[str
         sizes = f"had {before:,} examples and has {now:,}" if before != now else f"has {now:,} other images or labels"
         changes.append(f"{role} {sizes}")
     return changes
+
+
+def teacher_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """Return a phrase for each network, in both dicts of checksums, whose weights differ."""
+    return [f"its teacher {path} has other weights" for path in old if path in new and old[path] != new[path]]
 
 
 def config_changes(old: dict, new: dict) -> list[str]:

@@ -29,7 +29,11 @@ PRETRAINED = "pretrained:"  # before a name, says that it is no folder
 # The file of weights in a folder that `export` writes, with --format=hub and by default.
 HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
 RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
-PRIVATE = {"data.dir": "", "train.init_from": ""}  # fields of a config that name places on this machine
+PRIVATE = {
+    "data.dir": "",
+    "train.init_from": "",
+    "train.teacher": "",
+}  # fields of a config that name places on this machine
 RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # ending of a program that `export` writes -> what runs it
 
 

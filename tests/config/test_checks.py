@@ -24,6 +24,7 @@ UNRULED = {
     "model.final_norm": "the same; what it goes with is tested below",
     "model.se": "True and False are both right",
     "model.zero_last_scale": "the same; what it goes with is tested below",
+    "optimizer.decay_all": "the same",
     "optimizer.nesterov": "the same",
     "schedule.three_phase": "the same",
     "schedule.cycle_momentum": "the same",
@@ -75,6 +76,8 @@ def test_values_out_of_range_are_refused(field):
     for value in edges(field):
         if field in ("data.dir", "train.init_from") and value in ("", "x" * 10_000, "\x1b[2J"):
             continue
+        if field in ("data.dir", "train.teacher") and value != "\0":  # looked for on the disk
+            continue
         if field == "data.train" and value:  # looked for in the data
             continue
         if field in ("model.blocks", "model.widths") and value == (1, 1):
@@ -114,6 +117,12 @@ NARROW = [
     (("train.epochs", 0), "must be positive"),
     (("train.batch_size", 0), "must be positive"),
     (("train.label_smoothing", 1.0), "at least 0 and below 1"),
+    (("train.mixup", 1e-4), "must be 0 (off), or from 0.001 to 1,000"),
+    (("train.cutmix", 1001.0), "must be 0 (off), or from 0.001 to 1,000"),
+    (("train.mix_probability", 0.0), "above 0 and at most 1"),
+    (("train.mix_switch", 1.1), "from 0 to 1"),
+    (("train.teacher_weight", 0.0), "above 0 and at most 1"),
+    (("train.teacher_temperature", 0.0), "must be positive"),
     (("train.ema_decay", 1.0), "below 1"),
     (("train.checkpoint_every", 0), "a positive number of epochs"),
     (("train.monitor", "val_acuracy"), "did you mean 'val_accuracy'?"),

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.defaults import get_config
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.device_feed import DeviceFeed
@@ -16,7 +17,16 @@ from resnet_flax.data.stream import Stream
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL
+from resnet_flax.training.distillation import Network, Teacher
 from resnet_flax.training.step import Totals, eval_step, init_state, train_step
+
+
+class Colours(nn.Module):
+    """A teacher that knows only the mean colour."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return nn.Dense(10, name="head")(image.mean((1, 2)))
 
 
 def main(way: str, out: str) -> None:
@@ -29,10 +39,14 @@ def main(way: str, out: str) -> None:
     optimizer = optimizers.build(config.optimizer, rate, momentum)
     parallel = PARALLEL[way]()
     model = ResNet((1, 1), (4, 8), axis_name=parallel.axis_name)
-    state = parallel.replicate(init_state(model, optimizer, 0, (16, 16, 3)))
+    network = Network(Colours(), np.float32([1, 1, 2]), np.float32([0, 1, 0]))
+    teaching = ({"params": {"head": {"kernel": 9 * np.eye(3, 10, dtype=np.float32), "bias": np.zeros(10)}}},)
+    state = parallel.replicate(jax.jit(partial(init_state, model, optimizer, 0, (16, 16, 3)))())
     totals = parallel.replicate(Totals.zero())
     arguments = dict(model=model, optimizer=optimizer, seed=0, axis_name=parallel.axis_name)
-    step = parallel.compile(partial(train_step, **arguments), sharded=(2,), donate=(0,))
+    # Of these five batches one is as it is, and the others are mixed by either method.
+    mixed = dict(mixing=Mixing(1.0, 1.0, 0.8), teacher=Teacher((network,), 4.0, 0.5), sam_radius=0.01)
+    step = parallel.compile(partial(train_step, **arguments, **mixed), sharded=(2,), donate=(0,))
     rng = np.random.default_rng(0)
     batches = [
         {
@@ -44,7 +58,7 @@ def main(way: str, out: str) -> None:
     for batch in batches:
         # Devices see batches of different contrast, so that statistics of one device alone would differ.
         batch["image"] *= np.linspace(0.5, 2, 32, dtype=np.float32)[:, None, None, None]
-        state, totals = step(state, totals, parallel.shard(batch))
+        state, totals = step(state, totals, parallel.shard(batch), parallel.replicate(teaching))
     evaluation = partial(
         eval_step, model=model, normalize=lambda x: x.astype(np.float32) / 64 - 2, axis_name=parallel.axis_name
     )

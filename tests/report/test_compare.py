@@ -21,17 +21,23 @@ def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
 def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, tmp_path):
     runs = [shutil.copytree(run, tmp_path / run.name) for run in small_runs]
     set_fields(runs[1] / "config.json", "optimizer", learning_rate=0.07)
+    set_fields(runs[1] / "config.json", "train", mixup=0.2)
     for run, commit in zip(runs, ("5ed9e26", "31af014"), strict=True):
         set_fields(
             run / "report" / "results.json", date="2026-11-21", code=commit, training_seconds=60, images_per_second=99
         )
     assert main(["report", *map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
-    _, _, table = (tmp_path / "both" / "comparison.txt").read_text().partition("\n\n")
+    scores, _, table = (tmp_path / "both" / "comparison.txt").read_text().partition("\n\n")
+    assert {line.split()[0]: "(mixed images)" in line for line in scores.splitlines()[1:]} == {
+        str(runs[0]): False,
+        str(runs[1]): True,
+    }
     header, *lines = [line.split() for line in table.splitlines()]
     first = header.index(str(runs[0])) + 1
     assert {line[0]: (line[first], line[3 - first]) for line in lines} == {
         "seed": ("0", "1"),
         "optimizer.learning_rate": ("0.1", "0.07"),
+        "train.mixup": ("0.0", "0.2"),
         "commit": ("5ed9e26", "31af014"),
     }
     page = (tmp_path / "both" / "comparison.html").read_text()

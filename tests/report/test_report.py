@@ -155,11 +155,13 @@ def test_its_numbers_are_those_of_the_chosen_epoch(small_runs, tmp_path):
         for name, value in (("val_loss", loss), ("train_accuracy", train), ("val_accuracy", val)):
             cells[epoch][header.index(name)] = str(value)
     (workdir / "metrics.csv").write_text("\n".join([rows[0], *map(",".join, cells)]) + "\n")
-    change_config(workdir, "train", monitor="val_loss")
+    change_config(workdir, "train", monitor="val_loss", mixup=0.2, teacher="runs/<b>")
     assert main(["report", f"--workdir={workdir}"]) == 0
     tiles = re.sub("<[^>]+>", " ", page_of(workdir).partition('class="tiles"')[2].partition("Training</h2>")[0])
     assert re.search(r"validation accuracy +62\.50% +epoch 2 ", tiles)
-    assert re.search(r"training accuracy +75\.00% +epoch 2 ", tiles)
+    assert re.search(r"training accuracy +75\.00% +epoch 2, of mixed images, by the class with the larger share", tiles)
+    assert "MixUp, Beta(0.2, 0.2), with probability 1" in page_of(workdir)
+    assert "runs/&lt;b&gt;, 0.9 of the loss, temperature 4" in page_of(workdir)
     assert "the weights are those of epoch 2, chosen by val_loss" in page_of(workdir)
 
 

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
+from resnet_flax.data.augment.mixing import Mixing, draw_shares
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.training.distillation import Network, Teacher
 from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, train_step
 
 SHAPE = (8, 8, 3)
@@ -34,6 +37,76 @@ def test_label_smoothing_equals_that_of_torch():
     log_probabilities = jax.nn.log_softmax(logits)[0]
     expected = -(0.9 * log_probabilities[0] + 0.1 * log_probabilities.mean())
     np.testing.assert_allclose(cross_entropy(logits, labels, 0.1), [expected], rtol=1e-6)
+
+
+class Linear(nn.Module):
+    """Logits that are linear in the pixels."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        return nn.Dense(10, name="head")(image.reshape(len(image), -1))
+
+
+def linear_step(batch: dict, step: int = 0, **arguments) -> tuple[float, float]:
+    """Return the mean loss and the accuracy of a step of Linear(), which the seed 0 initialises."""
+    optimizer = optax.sgd(0.1)
+    state = init_state(Linear(), optimizer, 0, SHAPE).replace(step=jnp.array(step))
+    teaching = arguments.pop("teaching", ())
+    step = jax.jit(partial(train_step, model=Linear(), optimizer=optimizer, seed=0, **arguments))
+    return step(state, Totals.zero(), batch, teaching)[1].means()
+
+
+def linear_logits(images, seed: int = 0) -> np.ndarray:
+    """Return the logits of Linear() that `seed` initialises."""
+    return np.asarray(Linear().apply(Linear().init(jax.random.key(seed), images, train=False), images, train=False))
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=1.0), Mixing(cutmix=1.0)])
+def test_a_mixed_step_trains_on_each_image_with_the_one_before_it_and_both_labels(mixing):
+    batch = make_batch()
+    shares = draw_shares(np, mixing, 0, 3, SHAPE[:2])  # as step 3 draws them
+    share = float(shares.label[0])
+    assert 0.05 < share < 0.95
+    images = shares.pixels * batch["image"] + (1 - shares.pixels) * np.roll(batch["image"], 1, axis=0)
+    logits, own, other = linear_logits(images), batch["label"], np.roll(batch["label"], 1)
+    expected = share * cross_entropy(logits, own).mean() + (1 - share) * cross_entropy(logits, other).mean()
+    loss, accuracy = linear_step(batch, 3, mixing=mixing)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert accuracy == np.mean(logits.argmax(1) == (own if share >= 0.5 else other))
+
+
+def test_a_taught_step_weighs_the_labels_with_the_teachers_answers():
+    batch = make_batch()
+    network = Network(Linear(), np.float32([2, 1, 1]), np.float32([0, 0.5, 0]))
+    variables = Linear().init(jax.random.key(7), batch["image"], train=False)
+    heat, weight = 3.0, 0.25
+    logits = linear_logits(batch["image"])
+    others = linear_logits(batch["image"] * network.scale + network.offset, 7)
+    softened, answers = jax.nn.log_softmax(logits / heat), jax.nn.log_softmax(others / heat)
+    divergence = np.sum(np.exp(answers) * (answers - softened), axis=1).mean()
+    expected = (1 - weight) * cross_entropy(logits, batch["label"]).mean() + weight * heat**2 * divergence
+    loss, _ = linear_step(batch, teacher=Teacher((network,), heat, weight), teaching=(variables,))
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_sharpness_aware_step_takes_the_gradient_at_the_radius_and_reports_the_loss_before_it():
+    batch, optimizer = make_batch(), optax.sgd(0.1)
+    state = init_state(Linear(), optimizer, 0, SHAPE)
+    step = jax.jit(partial(train_step, model=Linear(), optimizer=optimizer, seed=0, sam_radius=0.5))
+
+    def loss(params):
+        return cross_entropy(Linear().apply({"params": params}, batch["image"], train=True), batch["label"]).mean()
+
+    uphill = jax.grad(loss)(state.params)
+    norm = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(uphill)) ** 0.5
+    there = jax.grad(loss)(jax.tree.map(lambda p, g: p + 0.5 * g / norm, state.params, uphill))
+    after, totals = step(state, Totals.zero(), batch)
+    assert totals.means()[0] == pytest.approx(float(loss(state.params)), rel=1e-5)
+    for found, before, gradient, first in zip(
+        *map(jax.tree.leaves, (after.params, state.params, there, uphill)), strict=True
+    ):
+        np.testing.assert_allclose(found, before - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+        assert abs(gradient - first).max() > 1e-3
 
 
 def test_loss_falls_and_totals_add_up():

@@ -17,6 +17,7 @@ from resnet_flax.data.augment.backends import Array
 GOLDEN = np.uint32(0x9E3779B9)
 ORDER = np.uint32(0x5BD1E995)  # separates the order of an epoch from the draws of its examples
 TURN = np.uint32(0x27D4EB2F)  # separates the first turn of each example from both
+STEP = np.uint32(0x165667B1)  # separates the draws of whole batches from all of them
 
 
 def _uint32(xp: Any, number: Any) -> Array:
@@ -57,6 +58,11 @@ def turns(xp: Any, seed: Any, epoch: Any, index: Any) -> Array:
     return xp.bitwise_and(first + _uint32(xp, epoch), np.uint32(1)) == np.uint32(1)
 
 
+def step_keys(xp: Any, seed: Any, step: Any) -> Array:
+    """Return the key of the draws that a whole batch shares, uint32 (1,), from `seed` and `step` (ints or scalars)."""
+    return _mix(xp, xp.bitwise_xor(keys(xp, seed, step, 0), STEP))
+
+
 class Draws:
     """Draws for B examples with the given `keys` (uint32 (B,)); each call uses the next stream of every example.
 
@@ -64,7 +70,7 @@ class Draws:
     passed through for operations that alternate instead of drawing.
     """
 
-    def __init__(self, xp: Any, keys: Array, turns: Array) -> None:
+    def __init__(self, xp: Any, keys: Array, turns: Array | None) -> None:
         self.xp = xp
         self.keys = keys
         self.turns = turns

@@ -1,0 +1,164 @@
+"""Mixed batches and losses of soft targets against PyTorch.
+
+MixUp and CutMix are written here in torch as torchvision.transforms.v2 defines them, and get the same draws: the share,
+and for CutMix the centre of the box. The losses are torch.nn.functional's.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.fidelity import Row, relative, value_by_value
+from resnet_flax.data.augment.mixing import Shares, cutmix_shares, mix, mixup_shares
+from resnet_flax.training.distillation import divergence
+from resnet_flax.training.mixing import Examples, row_before
+from resnet_flax.training.step import soft_cross_entropy
+
+BATCH, SIZE, CLASSES = 6, (24, 20), 10  # height and width differ
+SMOOTHINGS = (0.0, 0.1)
+TEMPERATURES = (1.0, 4.0)
+
+
+class Draw(NamedTuple):
+    """What mixes a batch: the share, and for CutMix the centre of the box, None for MixUp."""
+
+    share: np.float32
+    centre: tuple[int, int] | None  # x, y
+
+
+def draws(count: int, seed: int = 0) -> dict[str, list[Draw]]:
+    """Return `count` draws of each method; of CutMix also boxes without pixels, of all, and with whole sides."""
+    random = np.random.default_rng(seed)
+    shares = random.beta(1, 1, 2 * count).astype(np.float32)
+    shares[-4:] = 0.0, 1.0, 0.75, np.nextafter(np.float32(0.75), np.float32(1))
+    places = random.integers(0, SIZE[::-1], (count, 2)).tolist()
+    return {
+        "mixup": [Draw(share, None) for share in shares[:count]],
+        "cutmix": [Draw(share, (x, y)) for share, (x, y) in zip(shares[count:], places, strict=True)],
+    }
+
+
+def batch(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.normal(size=(BATCH, *SIZE, 3)).astype(np.float32), random.integers(0, CLASSES, BATCH, np.int32)
+
+
+@jax.jit
+def _mixed(images: jax.Array, labels: jax.Array, shares: Shares) -> tuple[jax.Array, jax.Array]:
+    image = mix(images, row_before(images, None), shares.pixels)
+    return image, Examples(image, labels, row_before(labels, None), shares.label).targets(CLASSES)
+
+
+def ours(images: np.ndarray, labels: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+    """Return (images, targets) as the training step mixes them."""
+    share = jnp.asarray([draw.share])
+    if draw.centre is None:
+        shares = mixup_shares(jnp, share, SIZE)
+    else:
+        x, y = (np.array([place], np.int32) for place in draw.centre)
+        shares = _box(share, x, y)
+    image, targets = _mixed(images, labels, shares)
+    return np.asarray(image), np.asarray(targets)
+
+
+@jax.jit
+def _box(share: jax.Array, x: jax.Array, y: jax.Array) -> Shares:
+    return cutmix_shares(jnp, share, x, y, SIZE)
+
+
+def theirs(images: np.ndarray, labels: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same by torchvision's definition."""
+    import torch
+
+    image = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
+    label = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), CLASSES).float()
+    share, rolled = float(draw.share), image.roll(1, 0)
+    if draw.centre is None:
+        image = rolled * (1.0 - share) + image * share
+    else:
+        (height, width), (x, y) = SIZE, draw.centre
+        half = 0.5 * (1.0 - share) ** 0.5
+        left, right = max(x - int(half * width), 0), min(x + int(half * width), width)
+        top, bottom = max(y - int(half * height), 0), min(y + int(half * height), height)
+        image = image.clone()
+        image[..., top:bottom, left:right] = rolled[..., top:bottom, left:right]
+        share = 1.0 - (right - left) * (bottom - top) / (width * height)
+    return image.permute(0, 2, 3, 1).numpy(), (label.roll(1, 0) * (1.0 - share) + label * share).numpy()
+
+
+def logits_and_targets(seed: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the logits of a network, those of its teacher, and soft targets, (64, CLASSES) float32 each."""
+    random = np.random.default_rng(seed)
+    student, teacher = (random.normal(0, 4, (64, CLASSES)).astype(np.float32) for _ in range(2))
+    return student, teacher, random.dirichlet(np.ones(CLASSES), 64).astype(np.float32)
+
+
+def our_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the losses of each example and their gradients by the student's logits, by name."""
+    losses: dict[str, Callable] = {
+        f"cross-entropy, soft targets, smoothing {smoothing:g}": lambda logits, smoothing=smoothing: soft_cross_entropy(
+            logits, jnp.asarray(targets), smoothing
+        )
+        for smoothing in SMOOTHINGS
+    }
+    losses |= {
+        f"distillation, temperature {heat:g}": lambda logits, heat=heat: divergence(
+            logits, jax.nn.softmax(jnp.asarray(teacher) / heat), heat
+        )
+        for heat in TEMPERATURES
+    }
+    found = {}
+    for name, loss in losses.items():
+        found[name] = np.asarray(loss(jnp.asarray(student)))
+        found[f"{name}: gradient"] = np.asarray(jax.grad(lambda logits, loss=loss: loss(logits).sum())(student))
+    return found
+
+
+def their_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the same by torch.nn.functional."""
+    import torch
+    from torch.nn import functional
+
+    logits, others = torch.from_numpy(student).requires_grad_(), torch.from_numpy(teacher)
+    losses = {
+        f"cross-entropy, soft targets, smoothing {smoothing:g}": functional.cross_entropy(
+            logits, torch.from_numpy(targets), label_smoothing=smoothing, reduction="none"
+        )
+        for smoothing in SMOOTHINGS
+    }
+    for heat in TEMPERATURES:
+        ours, answers = functional.log_softmax(logits / heat, 1), functional.softmax(others / heat, 1)
+        losses[f"distillation, temperature {heat:g}"] = heat**2 * functional.kl_div(
+            ours, answers, reduction="none"
+        ).sum(1)
+    found = {}
+    for name, loss in losses.items():
+        found[name] = loss.detach().numpy()
+        found[f"{name}: gradient"] = torch.autograd.grad(loss.sum(), logits)[0].numpy()
+    return found
+
+
+def compare() -> Iterator[Row]:
+    images, labels = batch()
+    for method, some in draws(500).items():
+        pairs = [(ours(images, labels, draw), theirs(images, labels, draw)) for draw in some]
+        for part, (what, bound) in enumerate({"images": 0.0 if method == "cutmix" else 1e-6, "targets": 1e-7}.items()):
+            stacks = (np.stack([pair[side][part] for pair in pairs]) for side in (0, 1))
+            yield value_by_value(f"{method}, {what}", *stacks, bound)
+    a, b = our_losses(*logits_and_targets()), their_losses(*logits_and_targets())
+    yield from (Row(f"{name}, relative", relative(a[name], b[name]), 1e-6) for name in b)
+
+
+def golden() -> dict[str, np.ndarray]:
+    """Return a mixed batch for a few draws, and the losses."""
+    images, labels = batch()
+    arrays = {}
+    for method, some in draws(8).items():
+        for number, draw in enumerate(some):
+            mixed, targets = theirs(images, labels, draw)
+            # One image and one channel show the box.
+            arrays |= {f"{method} {number}/images": mixed[:2, ..., 0], f"{method} {number}/targets": targets}
+    return arrays | {f"losses/{name}": loss for name, loss in their_losses(*logits_and_targets()).items()}

@@ -1,0 +1,89 @@
+"""Reading the networks that teach a run: runs and exported weights, checked against the config of the run."""
+
+import zlib
+
+import jax
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from resnet_flax import models
+from resnet_flax.config.checks import complete
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.data.datasets.load import image_shape
+from resnet_flax.errors import UserError
+from resnet_flax.models.torch_weights import Variables
+from resnet_flax.text import escape_line, first_few
+from resnet_flax.training.distillation import Network, Teacher
+from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.workdir.trained import find_trained, read_trained_config
+
+CLASSES_NAMED = 5
+
+
+def load_teacher(config: FrozenConfigDict) -> tuple[Teacher | None, tuple[Variables, ...]]:
+    """Return the teacher of a complete `config` and the variables of its networks; (None, ()) if it has none.
+
+    Raises UserError if a network is missing, or has other classes or images of another size.
+    """
+    if not teacher_names(config):
+        return None, ()
+    try:
+        found = [load_network(config, name) for name in teacher_names(config)]
+    except UserError as mistake:
+        raise UserError(f"config.train.teacher: {mistake}") from None
+    networks, variables = zip(*found, strict=True)
+    return Teacher(networks, config.train.teacher_temperature, config.train.teacher_weight), variables
+
+
+def teacher_names(config: FrozenConfigDict) -> list[str]:
+    return [name.strip() for name in config.train.teacher.split(",") if name.strip()]
+
+
+def load_network(config: FrozenConfigDict, name: str) -> tuple[Network, Variables]:
+    """Return the network that `name` names, for images normalised as those of `config`, and its variables."""
+    teacher, variables = read_network(name)
+    check_agreement(config, teacher, name)
+    mean, std = normalization(teacher)
+    own_mean, own_std = normalization(config)
+    scale, offset = own_std / std, (own_mean - mean) / std
+    return Network(models.build(teacher), scale.astype(np.float32), offset.astype(np.float32)), variables
+
+
+def normalization(config: FrozenConfigDict) -> np.ndarray:
+    """Return the mean and the standard deviation of each channel, (2, 3) float64, by which a run normalises images."""
+    return np.asarray(Policy(config.data.policy).normalization, np.float64)
+
+
+def read_network(name: str) -> tuple[FrozenConfigDict, Variables]:
+    """Return the config and the variables of the trained network that `name` names, see find_trained."""
+    path = find_trained(name)
+    if jax.process_count() > 1 and not path.is_file():  # restoring a run is a step that all processes take together
+        raise UserError(f"several processes need {path} as a file: export it to a .safetensors that all can read")
+    config = complete(read_trained_config(path))
+    return config, jax.device_get(restore_checkpoint(config, path).tree["state"].variables)
+
+
+def check_agreement(config: FrozenConfigDict, teacher: FrozenConfigDict, name: str) -> None:
+    """Raise UserError unless the network `name` has the classes and the images of `config`."""
+    if tuple(teacher.data.classes) != tuple(config.data.classes):
+        theirs, ours = (class_list(one) for one in (teacher, config))
+        raise UserError(f"{name} has the classes {theirs}, and config.data.classes are {ours}: they must be the same")
+    theirs, ours = (f"{shape[0]}x{shape[1]}" for shape in (image_shape(teacher.data), image_shape(config.data)))
+    if theirs != ours:
+        raise UserError(f"{name} takes images of {theirs} pixels, and those of config.data have {ours}")
+
+
+def class_list(config: FrozenConfigDict) -> str:
+    return ", ".join(first_few([escape_line(name, 40) for name in config.data.classes], CLASSES_NAMED))
+
+
+def checksums(config: FrozenConfigDict, variables: tuple[Variables, ...]) -> dict[str, str]:
+    """Return the CRC-32 of all arrays of each network of the teacher, by its name: a dict that JSON can hold."""
+    return {name: f"{checksum(one):08x}" for name, one in zip(teacher_names(config), variables, strict=True)}
+
+
+def checksum(variables: Variables) -> int:
+    crc = 0
+    for leaf in jax.tree.leaves(variables):
+        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
+    return crc

@@ -1,0 +1,77 @@
+"""Ablations: all changes with one seed before the next, no run twice, and their differences paired by seed."""
+
+import json
+import statistics
+
+import pytest
+
+from benchmarks import ablation, recipes
+from resnet_flax.errors import UserError
+
+MIXUP, SMOOTH = "--config.train.mixup=0.2", "--config.train.label_smoothing=0 --config.train.epochs=9"
+SHARED = ("--config.train.epochs=4",)
+
+
+def test_runs_are_compared_on_images_held_out_of_training_and_never_on_the_test_split():
+    fast = recipes.config("preact:fast", ablation.changes_of("preact:fast", SMOOTH, SHARED))
+    assert (fast.data.train, fast.data.validation, fast.data.test) == ("train[:90%]", "train[90%:]", "")
+    assert (fast.train.epochs, fast.train.label_smoothing) == (9, 0)
+    own = recipes.config("preact", ablation.changes_of("preact", "", ()))
+    assert (own.data.train, own.data.validation, own.data.test) == ("train[:80%]", "train[80%:]", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("mixup=0.2", "a change is --config.FIELD=VALUE, or several in quotes: what is 'mixup=0.2'?"),
+        ("--config.train.mixupp=0.2", "did you mean 'train.mixup'?"),
+        ("--config.data.validation=", "there is nothing to compare the runs on"),
+    ],
+)
+def test_a_change_that_cannot_be_compared_is_refused(change, message):
+    with pytest.raises(UserError) as raised:
+        ablation.changes_of("preact:fast", change, ())
+    assert message in str(raised.value)
+
+
+def found(accuracy: float, seconds: float) -> dict:
+    return {"accuracy": accuracy, "loss": 1.0, "training_seconds": seconds}
+
+
+def test_differences_are_paired_by_seed_with_their_standard_error():
+    base, mixed, others = (0.90, 0.92, 0.91), (0.91, 0.935, 0.915), (0.5,)
+    lines = [
+        {"case": ablation.case_of("preact", change, SHARED, seed), "found": found(accuracy, seconds)}
+        for change, seconds, some in (("", 100.0, base), (MIXUP, 150.0, mixed), (SMOOTH, 90.0, others))
+        for seed, accuracy in enumerate(some)
+    ]
+    lines += [{"case": ablation.case_of("speed94", MIXUP, SHARED, 0), "found": found(0.1, 1.0)}]
+    lines += [{"case": ablation.case_of("preact", MIXUP, (), 0), "found": found(0.1, 1.0)}]
+    _, _, *rows = ablation.compared(lines, "preact", SHARED, [MIXUP, SMOOTH, "--config.seed=1"]).strip().splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    gaps = [1.0, 1.5, 0.5]
+    error = statistics.stdev(gaps) / 3**0.5
+    assert cells[0] == ["none (preact)", "91.00 ± 1.00", "", "", "3", "2 min", "1.00x"]
+    assert cells[1] == [f"`{MIXUP}`", "92.00 ± 1.32", "+1.00", f"{error:.2f}", "3", "2 min", "1.50x"]
+    assert cells[2] == [f"`{SMOOTH}`", "50.00", "-40.00", "", "1", "90 s", "0.90x"]
+    assert cells[3][4] == "0"
+
+
+def test_seeds_are_interleaved_and_a_finished_run_is_not_repeated(tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def fake_run(case, workdirs):
+        trained.append((case["change"], case["seed"]))
+        return (143, {}) if len(trained) == 4 else (0, found(0.9 + 0.01 * len(trained), 10.0))
+
+    monkeypatch.setattr(ablation, "run", fake_run)
+    words = ["ablation", "--base=quickstart", f"--change={MIXUP}", f"--change={SMOOTH}", "--seeds=2", *SHARED]
+    monkeypatch.setattr("sys.argv", [*words, f"--output={tmp_path}"])
+    assert ablation.main() == 143
+    rows = [(change, seed) for seed in (0, 1) for change in ("", MIXUP, SMOOTH)]
+    assert trained == rows[:4]
+    assert ablation.main() == 0
+    assert trained == [*rows[:4], *rows[3:]]
+    lines = [json.loads(line) for line in (tmp_path / "ablation.jsonl").read_text().splitlines()]
+    assert [(line["case"]["change"], line["case"]["seed"]) for line in lines] == rows
+    assert "| none (quickstart) | " in capsys.readouterr().out
