@@ -83,7 +83,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        activation, init = ACTIVATIONS[self.activation], KERNEL_INITS[self.kernel_init]
+        activation = jax.named_scope(self.activation)(ACTIVATIONS[self.activation])  # as profiles and graphs call it
+        init = KERNEL_INITS[self.kernel_init]
         conv = partial(convolution, kernel_init=init, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name)
         block = partial(BLOCKS[self.block], conv=conv, norm=norm, activation=activation, dropout=self.block_dropout)
