@@ -62,7 +62,7 @@ class ResNet(nn.Module):
     instead of the convolution, that of the first stage does so, too. Convolutions have no bias and explicit padding
     (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
 
-    Input: (batch, height, width, 3), normalised, of a float dtype (UserError for another). Output: logits,
+    Input: (batch, height, width, 3), normalised, of a float dtype (UserError for anything else). Output: logits,
     (batch, num_classes) float32.
     Collections: `params` and `batch_stats`; `intermediates`, if it is mutable, gets the pooled `features` before the
     last layer, (batch, channels) float32. Training needs a "dropout" key if a dropout rate is not 0.
@@ -92,6 +92,8 @@ class ResNet(nn.Module):
 
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(f"a network takes normalised images of a float dtype, not {x.dtype}: normalize them first")
+        if x.ndim != 4 or x.shape[-1] != 3:
+            raise UserError(f"a network takes images of shape (batch, height, width, 3), not {x.shape}")
         x = x.astype(self.dtype)
         if self.stem == "whitening":
             x = activation(Whitening(name="stem_whitening")(x))
