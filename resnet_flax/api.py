@@ -116,11 +116,11 @@ def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
     images (n, H, W, 3) and `train`, and `apply` returns logits (n, num_classes) float32. Raises UserError for an
     unknown name, an unknown field or a wrong value.
     """
-    if type(num_classes) is not int or num_classes < 1:
+    if not isinstance(num_classes, int | np.integer) or isinstance(num_classes, bool) or num_classes < 1:
         raise UserError(f"num_classes must be a positive whole number, not {short_repr(num_classes)}")
     config = get_config()
     set_fields(config, {"model.name": name} | {f"model.{field}": value for field, value in fields.items()})
-    model = models.build(complete(config)).clone(num_classes=num_classes)
+    model = models.build(complete(config)).clone(num_classes=int(num_classes))
     if config.model.max_params:
         models.count_within_budget(model, config.model, image_shape(config.data))
     return model
@@ -165,6 +165,8 @@ def train(
     Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
     Interrupted after Ctrl-C, when the run is saved. Call it in the main thread: others get no signals.
     """
+    if not isinstance(recipe, str) or not isinstance(fields or {}, Mapping):
+        raise UserError(f"train takes a recipe and a dict of fields, not {short_repr(recipe)} and {short_repr(fields)}")
     keep_freed_memory()
     config = load_recipe(recipe)
     set_fields(config, {full_name(name): value for name, value in keywords.items()} | dict(fields or {}))

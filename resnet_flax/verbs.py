@@ -55,7 +55,8 @@ VERBS: dict[str, Verb] = {
     "list": Verb("list the recipes, the networks, pretrained or not, and the runs in ./runs", "list", standalone=True),
     "summary": Verb(
         "print layers, parameters, memory and data of a config, and a run's checkpoints",
-        "summary --config=resnet_353",
+        "summary --config=resnet_353 --picture=resnet_353.png",
+        {"picture": Flag("", "FILE", "also draw the network, with a block opened up, into a .png or .svg file")},
     ),
     "preview": Verb(
         "draw augmented training images",

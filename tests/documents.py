@@ -129,7 +129,7 @@ def documented_code(path: Path) -> Iterator[None]:
             changed.update(old)
 
 
-def code_cells() -> list[dict]:
-    notebook = json.loads((ROOT / "examples" / "tour.ipynb").read_text())
+def code_cells(name: str) -> list[dict]:
+    notebook = json.loads((ROOT / "examples" / name).read_text())
     assert notebook["nbformat"] == 4
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]

@@ -5,23 +5,27 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
 import resnet_flax as rf
 from resnet_flax import models
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
 from resnet_flax.config.recipes import recipe_names
 from resnet_flax.errors import Damaged
 from resnet_flax.main import main
 from resnet_flax.models.weight_files import encode_safetensors
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.signals import StopRequest
-from resnet_flax.training.step import eval_step
+from resnet_flax.training.step import Totals, eval_step, feature_step, train_step
 from resnet_flax.workdir.predictions import read_predictions
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
@@ -114,8 +118,24 @@ def test_the_classifier_and_normalize_refuse_them_too(net):
 def test_images_that_are_not_normalised_are_refused_by_the_network_and_normalised_ones_by_the_step(net):
     with pytest.raises(rf.UserError, match="takes normalised images of a float dtype, not uint8"):
         net.model.apply(net.variables, IMAGES, train=False)
-    with pytest.raises(AssertionError, match="uint8"):
-        eval_step(net.variables, {"image": net.normalize(IMAGES)}, model=net.model, normalize=net.normalize)
+    for step in (eval_step, feature_step):
+        for wrong in (net.normalize(IMAGES), IMAGES[0], IMAGES[..., :1]):
+            with pytest.raises(rf.UserError, match=r"uint8 \(0 to 255\) of shape \(batch, height, width, 3\)"):
+                step(net.variables, {"image": wrong}, model=net.model, normalize=net.normalize)
+
+
+def test_the_network_refuses_a_single_image_grey_ones_and_those_in_the_order_of_torch(net):
+    images = net.normalize(IMAGES)
+    for wrong in (images[0], images[..., :1], images.transpose(0, 3, 1, 2)):
+        with pytest.raises(rf.UserError, match=r"takes images of shape \(batch, height, width, 3\), not \("):
+            net.model.apply(net.variables, wrong, train=False)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(5, np.float32), np.zeros((5, 10), np.int32), np.zeros(4, np.int32)])
+def test_the_training_step_takes_one_integer_for_each_image(net, labels):
+    step = partial(train_step, model=net.model, optimizer=optax.identity(), seed=0)
+    with pytest.raises(rf.UserError, match=r"labels must be integers of shape \(5,\), not "):
+        step(net._state, Totals.zero(), {"image": net.normalize(IMAGES), "label": labels})
 
 
 def test_files_that_cannot_be_read_are_named(net, tmp_path):
@@ -181,6 +201,10 @@ def test_what_is_neither_a_run_nor_weights_is_refused(small_runs, tmp_path):
         rf.load(tmp_path / "weights.txt")
 
 
+def test_a_number_of_classes_may_be_one_of_numpy():
+    assert type(rf.create("tiny", np.int64(7)).num_classes) is int
+
+
 def test_a_network_by_name_is_the_one_of_the_config_and_takes_overrides():
     model = rf.create("resnet_443", num_classes=100, widths=[8, 16, 32], activation="gelu", compute_dtype="bfloat16")
     assert (model.num_classes, model.blocks, model.widths) == (100, (4, 4, 3), (8, 16, 32))
@@ -206,13 +230,18 @@ def test_a_mistake_in_a_network_is_one_line(message):
         rf.create(**MISTAKES[message])
 
 
-def test_build_refuses_a_name_and_says_what_takes_it():
-    with pytest.raises(rf.UserError, match=r"takes a complete config, not 'tiny': resnet_flax\.create builds"):
-        models.build("tiny", 10)  # type: ignore[arg-type]
+@pytest.mark.parametrize("given", [("tiny", 10), (get_config(),), (complete(get_config()).model,), ({},)])
+def test_build_refuses_a_name_or_an_incomplete_config_and_says_what_takes_it(given):
+    with pytest.raises(
+        rf.UserError, match=r"takes a complete config, .*: resnet_flax\.create builds a network by name"
+    ):
+        models.build(*given)
 
 
 TRAINING_MISTAKES = {
     "there is no recipe 'preakt': did you mean 'preact'?": (["preakt"], {}),
+    "train takes a recipe and a dict of fields, not None and None": ([None], {}),
+    "train takes a recipe and a dict of fields, not 'quickstart' and ['epochs=1']": (["quickstart", ["epochs=1"]], {}),
     "unknown config argument 'sdg': did you mean 'sgd'?": (["preact:sdg"], {}),
     "config.train.epochs must be a whole number, not 'five'": (["quickstart"], {"epochs": "five"}),
     "config.train.epochs must be positive, not -1": (["quickstart"], {"epochs": -1}),

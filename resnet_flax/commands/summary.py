@@ -1,4 +1,4 @@
-"""Print the layers, data and memory of a config, and the checkpoints of a run."""
+"""Print the layers, data and memory of a config, and the checkpoints of a run; draw its network."""
 
 import textwrap
 from functools import partial
@@ -14,6 +14,7 @@ from resnet_flax.config.stored import differences, read_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import ROLES, image_shape
 from resnet_flax.errors import UserError
+from resnet_flax.files import atomic_write
 from resnet_flax.models import layers
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.report.tables import MAX_NAME_CHARS, decimal, percent, text_table
@@ -29,11 +30,14 @@ MANY = 10_007  # a number of images that no other dimension has: no network is s
 CHECKPOINTS_HEADER = ["checkpoint", "epoch", "val acc", "val loss", ""]
 
 
-def summary(config: FrozenConfigDict, workdir: Path) -> None:
+def summary(config: FrozenConfigDict, workdir: Path, picture: str) -> None:
     """Print the network of `config`, its memory and data, and the checkpoints of `workdir` if it is a run of `config`.
 
-    Reads no data. Raises UserError, after printing, for a network over its budget.
+    With `picture` also draw the network into that file, .png or .svg. Reads no data. Raises UserError, after printing,
+    for a network over its budget.
     """
+    if picture:
+        write_picture(config, Path(picture))
     model = models.build(config)
     shape = image_shape(config.data)
     parts = [layers.layer_table(model, shape), text_table(["memory of training", "MiB"], memory_rows(config, model))]
@@ -42,6 +46,22 @@ def summary(config: FrozenConfigDict, workdir: Path) -> None:
         parts.append(checkpoints_text(config, workdir))
     print_line("\n".join(parts).rstrip())
     models.count_within_budget(model, config.model, shape)
+
+
+def write_picture(config: FrozenConfigDict, path: Path) -> None:
+    """Draw the network into `path`. Raises UserError if its ending is neither .png nor .svg."""
+    from resnet_flax.report import network, render  # Matplotlib takes a quarter of a second
+
+    formats = {".png": render.png, ".svg": render.svg_file}
+    if path.suffix.lower() not in formats:
+        raise UserError(f"--picture={path} must end in one of {', '.join(formats)}")
+    figure = network.network(models.build(config), config.model.name, image_shape(config.data))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, "wb") as file:
+            file.write(formats[path.suffix.lower()](figure))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:

@@ -99,8 +99,12 @@ def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
 
     BatchNorm averages over the mapped axis `axis_name`, if there is one. `resnet_flax.create` builds a network by name.
     """
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"build takes a complete config, not {config!r}: resnet_flax.create builds a network by name")
+    if not isinstance(config, ConfigDict) or "model" not in config or config.model.get("blocks") is None:
+        given = type(config).__name__ if isinstance(config, ConfigDict) else repr(config)
+        raise UserError(
+            f"build takes a complete config, as resnet_flax.config.checks.complete returns it, not {given}: "
+            "resnet_flax.create builds a network by name"
+        )
     model = config.model
     return ResNet(
         **{field: model[field] for field in ARCHITECTURE},

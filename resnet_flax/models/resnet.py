@@ -29,7 +29,7 @@ class ResNet(nn.Module):
     instead of the convolution, that of the first stage does so, too. Convolutions have no bias and explicit padding
     (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
 
-    Input: (batch, height, width, 3), normalised, of a float dtype (UserError for another). Output: logits,
+    Input: (batch, height, width, 3), normalised, of a float dtype (UserError for anything else). Output: logits,
     (batch, num_classes) float32.
     Collections: `params` and `batch_stats`; `intermediates`, if it is mutable, gets the pooled `features` before the
     last layer, (batch, channels) float32. Training needs a "dropout" key if a dropout rate or drop_path is not 0.
@@ -58,7 +58,8 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        activation, init = ACTIVATIONS[self.activation], KERNEL_INITS[self.kernel_init]
+        activation = jax.named_scope(self.activation)(ACTIVATIONS[self.activation])  # as profiles and graphs call it
+        init = KERNEL_INITS[self.kernel_init]
         conv = partial(convolution, kernel_init=init, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name)
         block = partial(
@@ -77,6 +78,8 @@ class ResNet(nn.Module):
 
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise UserError(f"a network takes normalised images of a float dtype, not {x.dtype}: normalize them first")
+        if x.ndim != 4 or x.shape[-1] != 3:
+            raise UserError(f"a network takes images of shape (batch, height, width, 3), not {x.shape}")
         trains = {name: train and name not in self.frozen for name in part_names(len(self.blocks), self.final_norm)}
         x = x.astype(self.dtype)
         if self.stem == "whitening":

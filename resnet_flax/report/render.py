@@ -1,4 +1,4 @@
-"""Figures as PNG and as SVG within a page. The same figure gives the same bytes every time."""
+"""Figures as PNG, as SVG, and as SVG within a page. The same figure gives the same bytes every time."""
 
 import io
 import re
@@ -30,11 +30,14 @@ def png(figure: Figure) -> bytes:
     return rendered(figure, format="png", facecolor="white")
 
 
+def svg_file(figure: Figure, **options: object) -> bytes:
+    with matplotlib.rc_context(SVG_SETTINGS):
+        return rendered(figure, format="svg", metadata=SVG_METADATA, **options)
+
+
 def svg(figure: Figure) -> str:
     """Return an <svg> element that takes the width of its parent, within limits, and the colours of the page."""
-    with matplotlib.rc_context(SVG_SETTINGS):
-        content = rendered(figure, format="svg", transparent=True, metadata=SVG_METADATA)
-    root = ElementTree.fromstring(content)
+    root = ElementTree.fromstring(svg_file(figure, transparent=True))
     width = float(root.attrib.pop("width").removesuffix("pt"))
     root.attrib.pop("height")
     root.set("style", f"min-width: {0.75 * width:.0f}px; max-width: {1.7 * width:.0f}px")  # so that texts are legible

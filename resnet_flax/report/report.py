@@ -13,10 +13,12 @@ from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError
 from resnet_flax.models.layers import layer_table
+from resnet_flax.models.resnet import ResNet
 from resnet_flax.report import evaluation, figures, html
 from resnet_flax.report.facts import chosen_row, interval_text, run_facts
 from resnet_flax.report.files import Files
 from resnet_flax.report.html import Tile
+from resnet_flax.report.network import network
 from resnet_flax.report.tables import decimal, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import Classifier
@@ -52,7 +54,8 @@ def draw_report(config: FrozenConfigDict, workdir: Path, digest: str) -> Files:
     """Return the files of a report, report.html last."""
     results, history = read_results(workdir), read_history(config, workdir)
     found = predictions_to_report(config, workdir, bool(results))
-    files, layers = Files(), layer_table(models.build(config), image_shape(config.data))
+    model = models.build(config)
+    files, layers = Files(), layer_table(model, image_shape(config.data))
     files.text("summary.txt", layers)
     files.picture("summary", figures.text_figure(layers))
     files.picture("epochs", figures.text_figure(text_table(EPOCH_HEADER, epoch_rows(history))))
@@ -61,7 +64,7 @@ def draw_report(config: FrozenConfigDict, workdir: Path, digest: str) -> Files:
     parts += [
         run_section(files, config, history, results),
         html.section("Epochs", html.table(EPOCH_HEADER, epoch_rows(history), "long")),
-        html.section("Layers", html.preformatted(layers)),
+        network_section(files, config, model, layers),
         html.folded("Config", html.preformatted(config_to_json(config))),
     ]
     files.text("report.html", html.document(workdir.absolute().name, parts, digest))
@@ -165,6 +168,13 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
 def taught(config: FrozenConfigDict) -> str:
     train = config.train
     return f"{train.teacher}, {train.teacher_weight:g} of the loss, temperature {train.teacher_temperature:g}"
+
+
+def network_section(files: Files, config: FrozenConfigDict, model: ResNet, layers: str) -> str:
+    """Return the network as a drawing and as a table of its layers."""
+    figure = network(model, config.model.name, image_shape(config.data))
+    drawn = files.chart("network", figure, "Stem, stages and head, and the layers of one block")
+    return html.section("Network", drawn, html.titled("Layers", html.preformatted(layers)))
 
 
 def epoch_rows(history: list[EpochRow]) -> list[list[str]]:

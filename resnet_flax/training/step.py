@@ -11,6 +11,7 @@ import optax
 from flax import struct
 
 from resnet_flax.data.augment.mixing import UNMIXED, Mixing
+from resnet_flax.errors import UserError
 from resnet_flax.models.resnet import part_of
 from resnet_flax.training.distillation import Teacher
 from resnet_flax.training.mixing import mix_batch
@@ -116,7 +117,7 @@ def train_step(
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
     `teaching` are the variables of the networks of `teacher`, which are not trained.
     """
-    chex.assert_equal_shape_prefix([batch["image"], batch["label"]], 1)
+    check_labels(batch["label"], len(batch["image"]))
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
     if axis_name is not None:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
@@ -165,6 +166,21 @@ def train_step(
     )
 
 
+def check_labels(labels: jax.Array, count: int) -> None:
+    """Raise UserError unless `labels` are `count` integers; their values are not known when a step is compiled."""
+    if labels.shape != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"labels must be integers of shape ({count},), not {labels.dtype} of shape {labels.shape}")
+
+
+def check_pixels(images: jax.Array) -> None:
+    """Raise UserError unless `images` are uint8 (batch, H, W, 3)."""
+    if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise UserError(
+            "images must be uint8 (0 to 255) of shape (batch, height, width, 3), which the step normalises itself, "
+            f"not {images.dtype} of shape {images.shape}"
+        )
+
+
 def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
     """Return the weights at the distance `radius` from `params` along the gradients.
 
@@ -198,7 +214,7 @@ def eval_step(
     Images are uint8; `normalize` maps them to what the network was trained on. Under a mapped axis `axis_name` every
     device gets the rows of all.
     """
-    chex.assert_type(batch["image"], jnp.uint8)
+    check_pixels(batch["image"])
     logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
     return all_rows(jax.nn.log_softmax(logits), axis_name)
 
@@ -212,7 +228,7 @@ def feature_step(
     axis_name: str | None = None,
 ) -> jax.Array:
     """Return the pooled features before the last layer, (batch, channels) float32; the arguments are eval_step's."""
-    chex.assert_type(batch["image"], jnp.uint8)
+    check_pixels(batch["image"])
     _, sown = model.apply(variables, normalize(batch["image"]), train=False, mutable=["intermediates"])
     return all_rows(sown["intermediates"]["features"][0], axis_name)
 

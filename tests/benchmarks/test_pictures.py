@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from benchmarks import pictures, readme, runs
+from benchmarks import networks, pictures, readme, runs
 from resnet_flax.errors import UserError
 
 
@@ -31,3 +31,11 @@ def test_a_run_that_is_not_finished_has_no_picture(small_runs, tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["pictures", f"--workdir={tmp_path}", f"--output={tmp_path / 'run.png'}"])
     with pytest.raises(UserError, match="is not finished or has no test split: train it to the end first"):
         pictures.main()
+
+
+@pytest.mark.parametrize("name", networks.SHOWN)
+def test_a_drawing_is_of_the_network_as_it_is(name):
+    path = pictures.PICTURE.parent / f"{name}.png"
+    assert path.stat().st_size < 50_000
+    with Image.open(path) as picture:
+        assert picture.text["Text"] == networks.draw(name)[1]

@@ -92,10 +92,24 @@ def without_numbers(line: str) -> str:
     return " ".join(re.sub(r"\d[\d.,]*(e-\d+)?", "#", line).split())
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_the_tour_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     furnish(tmp_path)
     space: dict = {}
-    for cell in code_cells():
+    for cell in code_cells("tour.ipynb"):
         exec("".join(cell["source"]), space)
     assert space["probabilities"].shape == (360, 10) and (tmp_path / "runs" / "tour" / "gradients.png").exists()
+
+
+def test_the_first_steps_run_from_top_to_bottom_in_fewer_epochs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    furnish(tmp_path)
+    monkeypatch.setattr(recipes, "RECIPE_FOLDER", tmp_path / "configs")
+    source = "\n".join("".join(cell["source"]) for cell in code_cells("first_steps.ipynb"))
+    assert source.count("EPOCHS = 20  #") == 1
+    space: dict = {}
+    exec(source.replace("EPOCHS = 20  #", "EPOCHS = 2  #"), space)
+    names = [space["net"].classes[label] for label in space["probabilities"].argmax(1)]
+    assert names == ["airplane", "automobile", "ship"]
+    assert space["trained"].results["epochs"] == 2
+    assert "pictures/ship.png" in capsys.readouterr().out and (tmp_path / "pictures.png").stat().st_size > 10_000

@@ -24,7 +24,7 @@ from resnet_flax.training.restore import read_history
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.results import read_results
 
-PICTURES = ["loss", "accuracy", "learning_rate", "epochs", "summary", "confusion", "reliability", "mistakes"]
+PICTURES = ["network", "loss", "accuracy", "learning_rate", "epochs", "summary", "confusion", "reliability", "mistakes"]
 
 
 def copy(workdir: Path, to: Path, finished: bool) -> Path:
@@ -101,7 +101,7 @@ def test_predictions_of_an_unfinished_run_are_not_saved(small_runs, tmp_path):
     """predictions.npz is written once, by training."""
     workdir = copy(small_runs[0], tmp_path / "run", finished=False)
     assert main(["report", f"--workdir={workdir}"]) == 0
-    assert sorted(path.suffix for path in (workdir / "report").iterdir()) == [".html", *[".png"] * 8, ".txt"]
+    assert sorted(path.suffix for path in (workdir / "report").iterdir()) == [".html", *[".png"] * 9, ".txt"]
 
 
 @pytest.mark.parametrize("moment", ["is drawn", "is written"])

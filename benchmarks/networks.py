@@ -1,0 +1,27 @@
+"""Draw the networks that docs/recipes.md shows: python -m benchmarks.networks"""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+import resnet_flax as rf
+from benchmarks.pictures import PICTURE, write_palette
+from resnet_flax.report.network import network
+
+SHOWN = ("resnet_443", "preact")
+
+
+def draw(name: str) -> tuple[Figure, str]:
+    """Return the figure of a network, and its text, by which a test finds out whether the network has changed."""
+    figure = network(rf.create(name), name, (32, 32, 3))
+    return figure, "\n".join(text.get_text() for text in figure.axes[0].texts)
+
+
+def write(name: str, folder: Path = PICTURE.parent) -> None:
+    figure, text = draw(name)
+    write_palette(figure, folder / f"{name}.png", Text=text)
+
+
+if __name__ == "__main__":
+    for shown in SHOWN:
+        write(shown)
