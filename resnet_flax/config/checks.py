@@ -283,13 +283,13 @@ def bottleneck_conflicts(model: ConfigDict) -> Iterator[str]:
         if model.groups > 1:
             yield f"config.model.groups {model.groups} needs config.model.block to be bottleneck, not {model.block}"
         return
-    for width in model.widths:
-        inner = width * model.bottleneck_ratio
-        if inner < 1 or inner != int(inner) or inner % model.groups:
-            yield (
-                f"config.model.bottleneck_ratio {model.bottleneck_ratio} of {width} channels is {inner:g}: "
-                f"it must be a positive multiple of config.model.groups {model.groups}"
-            )
+    inners = {width: width * model.bottleneck_ratio for width in model.widths}
+    misfits = [width for width, inner in inners.items() if inner < 1 or inner % 1 or inner % model.groups]
+    for width in misfits[:1]:
+        yield (
+            f"config.model.bottleneck_ratio {model.bottleneck_ratio} of {width} channels is {inners[width]:g}: "
+            f"it must be a positive multiple of config.model.groups {model.groups}"
+        )
 
 
 def schedule_conflicts(schedule: ConfigDict, epochs: int, has_momentum: bool) -> Iterator[str]:
