@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 10  # seconds for a request
 
     def do_GET(self) -> None:
-        if self.headers["Host"] not in (f"{name}:{self.server.server_port}" for name in (HOST, "localhost")):
+        if (self.headers["Host"] or "").partition(":")[0] not in (HOST, "localhost"):  # the port may be forwarded
             return self.send_error(403)  # a page from elsewhere, whose name has been given this address
         if not (page := self.server.pages.at(self.path)):
             return self.send_error(404)

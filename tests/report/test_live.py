@@ -195,6 +195,7 @@ def test_the_page_loads_itself_again_and_only_this_machine_is_answered(server, c
     assert status == 200 and headers["Refresh"] == "3" and content.endswith(b"</html>\n")
     assert answer(server.server_port, "/nothing")[0] == 404
     assert answer(server.server_port, host=f"evil.example:{server.server_port}")[0] == 403
+    assert answer(server.server_port, host="127.0.0.1:9")[0] == 200  # a port that SSH forwards
     with socket.create_connection(("127.0.0.1", server.server_port)):
         assert answer(server.server_port)[0] == 200  # a connection that says nothing keeps no other waiting
     assert capfd.readouterr() == ("", "")
@@ -210,9 +211,10 @@ def test_mistakes_about_the_port_are_one_line(server, capsys, unfinished):
 
 
 def test_ctrl_c_ends_it_quietly_also_before_there_is_a_run(tmp_path):
-    words = [sys.executable, "-m", "resnet_flax.main", "report", f"--workdir={tmp_path / 'new'}", "--watch"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=os.environ) as started:
+    """Without a folder, those in ./runs are watched."""
+    words = [sys.executable, "-m", "resnet_flax.main", "report", "--watch"]
+    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
         assert started.stdout and started.stderr
         address = started.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
