@@ -1,7 +1,8 @@
-"""The memory of the process: freed blocks are kept for the next dispatch instead of being returned to the system."""
+"""The memory of the process: freed blocks are kept for the next dispatch, and returned to the system after an epoch."""
 
 import ctypes
 import os
+from collections.abc import Callable
 
 # Parameters of mallopt with their values, from malloc.h of glibc.
 MALLOC_OPTIONS = (
@@ -20,7 +21,19 @@ def keep_freed_memory() -> None:
     """
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl and macOS have none
+    mallopt = c_function("mallopt")
     if mallopt is not None:
         for parameter, value in MALLOC_OPTIONS:
             mallopt(parameter, value)
+
+
+def return_free_memory() -> None:
+    """Return all memory that is free at this moment to the system: gaps that no dispatch fits into add up otherwise."""
+    malloc_trim = c_function("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(ctypes.c_size_t(0))
+
+
+def c_function(name: str) -> Callable[..., int] | None:
+    """Return a function of the C library; None for one that it lacks, as musl and macOS lack these."""
+    return getattr(ctypes.CDLL(None), name, None)

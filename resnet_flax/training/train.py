@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, UserError
+from resnet_flax.memory import return_free_memory
 from resnet_flax.parallel.processes import (
     max_over_processes,
     reported_by_first_process,
@@ -152,6 +153,7 @@ class Loop:
                 if self.finished() or self.is_best(row) or len(self.history) % self.config.checkpoint_every == 0:
                     self.save()
                 run_on_first_process(partial(self.progress.end_epoch, self.history, speed))
+                return_free_memory()
                 if not math.isnan(speed):  # nothing was trained here of an epoch resumed at its evaluation
                     self.speeds.append(speed)
 
