@@ -132,7 +132,7 @@ def read(results: Path = RESULTS) -> list[Recorded]:
 
 def read_one(path: Path) -> Recorded:
     """Return the run that is recorded in a folder."""
-    config = FrozenConfigDict(read_config(path))
+    config = complete(read_config(path))  # older runs lack newer fields
     outcome = path / "results.json"
     results = check_results(read_json(outcome)) if outcome.exists() else {}
     return Recorded(path, *identify(config), config, read_history(config, path), results)
