@@ -13,6 +13,7 @@ from typing import Any
 from resnet_flax.config.defaults import flatten
 from resnet_flax.errors import reason
 from resnet_flax.files import atomic_write, read_json
+from resnet_flax.text import print_line
 from resnet_flax.training.trackers import Tracker
 from resnet_flax.workdir.history import EpochRow
 
@@ -158,7 +159,7 @@ def main(name: str) -> int:
     try:
         follow({"wandb": Wandb, "mlflow": Mlflow}[name](), sys.stdin)
     except BaseException as error:
-        print(reason(error), file=sys.stderr, flush=True)
+        print_line(reason(error), sys.stderr)
         os._exit(1)  # libraries wait at exit for what cannot be sent
     return 0
 
