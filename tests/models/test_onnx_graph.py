@@ -14,7 +14,7 @@ import pytest
 from resnet_flax.api import create
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.errors import UserError
-from resnet_flax.models import NETWORKS
+from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.onnx_graph import to_onnx
 
 SIDE = 16
@@ -56,8 +56,9 @@ def export(model: nn.Module, variables: dict, **keywords) -> tuple[bytes, np.nda
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_gives_the_same_probabilities(name):
-    blocks = [min(count, 2) for count in NETWORKS[name]["blocks"]]
-    model = create(name, len(CLASSES), blocks=blocks, widths=[NARROW] * len(blocks))
+    fields = architecture(name)
+    small = dict(blocks=[min(count, 2) for count in fields["blocks"]], groups=min(fields["groups"], 2))
+    model = create(name, len(CLASSES), **small, widths=[NARROW] * len(fields["blocks"]))
     content, expected = export(model, random_variables(model), train=False)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
     np.testing.assert_allclose(run(content, IMAGES), expected, rtol=0, atol=1e-5)
