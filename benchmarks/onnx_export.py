@@ -6,6 +6,7 @@ Needs the packages onnx and onnxruntime.
 """
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +49,7 @@ def measure(recipe: str) -> dict:
     # As confident as a trained network: with probabilities of 0 and 1 there would be nothing to compare.
     spread = np.ptp(answer(state.variables, {"image": images}), axis=1).mean()
     state.params["head"] = jax.tree.map(lambda leaf: leaf * (5 / spread), state.params["head"])
-    content = onnx_model(config, state)
+    content = onnx_model(config, state, Path())
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     ours = np.exp(answer(state.variables, {"image": images}))
     differences = np.abs(ours - session.run(None, {"images": images})[0])
