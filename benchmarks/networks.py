@@ -4,16 +4,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-import resnet_flax as rf
 from benchmarks.pictures import PICTURE, write_palette
+from resnet_flax import models
+from resnet_flax.config.checks import complete
+from resnet_flax.config.recipes import load_recipe
 from resnet_flax.report.network import network
 
 SHOWN = ("resnet_443", "preact")
 
 
 def draw(name: str) -> tuple[Figure, str]:
-    """Return the figure of a network, and its text, by which a test finds out whether the network has changed."""
-    figure = network(rf.create(name), name, (32, 32, 3))
+    """Return the figure of a recipe's network, and its text, by which a test finds out whether that has changed."""
+    figure = network(models.build(complete(load_recipe(name))), name, (32, 32, 3))
     return figure, "\n".join(text.get_text() for text in figure.axes[0].texts)
 
 

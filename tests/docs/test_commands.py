@@ -18,6 +18,7 @@ from tests.documents import (
     furnish,
     name_of,
     write_documented_recipes,
+    write_recipe,
 )
 
 SHORTER = {
@@ -104,6 +105,7 @@ def test_the_tour_runs_from_top_to_bottom(tmp_path, monkeypatch):
 def test_the_first_steps_run_from_top_to_bottom_in_fewer_epochs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     furnish(tmp_path)
+    write_recipe(tmp_path / "configs" / "preact.py", (ROOT / "configs" / "preact.py").read_text(), tiny=False)
     monkeypatch.setattr(recipes, "RECIPE_FOLDER", tmp_path / "configs")
     source = "\n".join("".join(cell["source"]) for cell in code_cells("first_steps.ipynb"))
     assert source.count("EPOCHS = 20  #") == 1
@@ -111,5 +113,5 @@ def test_the_first_steps_run_from_top_to_bottom_in_fewer_epochs(tmp_path, monkey
     exec(source.replace("EPOCHS = 20  #", "EPOCHS = 2  #"), space)
     names = [space["net"].classes[label] for label in space["probabilities"].argmax(1)]
     assert names == ["airplane", "automobile", "ship"]
-    assert space["trained"].results["epochs"] == 2
+    assert (space["trained"].results["epochs"], space["tuned"].results["epochs"]) == (2, 1)
     assert "pictures/ship.png" in capsys.readouterr().out and (tmp_path / "pictures.png").stat().st_size > 10_000
