@@ -25,9 +25,10 @@ keep_compiled_programs()  # before the first program: jax decides then
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_is_heard():
-    """A shell's job in the background ignores it, and so do pytest's workers; what tests start would inherit that."""
+def signals_are_heard():
+    """A shell's job in the background ignores Ctrl-C, as pytest does in workers, and nohup ignores hangups."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

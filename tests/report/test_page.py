@@ -59,7 +59,7 @@ def test_the_page_needs_nothing_else(small_runs):
         assert base64.b64decode(data).startswith(b"\x89PNG")
     assert tags.links and all(link.startswith("#") for link in tags.links)
     assert not re.search(r"url\((?!#)|@import", page)
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
 
 
 @pytest.mark.parametrize("count", range(1, 20))

@@ -59,7 +59,7 @@ class Runs:
         self.trained: list[Path] = []
         self.before = lambda config: None
 
-    def __call__(self, config, workdir: Path) -> dict:
+    def __call__(self, config, workdir: Path, trackers) -> dict:
         self.before(config)
         self.trained.append(workdir)
         return results_of(config)
@@ -400,7 +400,7 @@ from resnet_flax.main import main
 sys.path.insert(0, {tests!r})
 from test_sweep import GRID, RATES, SWEEPS, results_of
 
-def train(config, workdir):
+def train(config, workdir, trackers):
     with open({log!r}, "a") as file:
         file.write(f"{{os.getpid()}} {{workdir.name}}\\n")
     deadline = time.monotonic() + 60  # until all train, so that they have something to share
