@@ -55,8 +55,11 @@ VERBS: dict[str, Verb] = {
     "list": Verb("list the recipes, the networks, pretrained or not, and the runs in ./runs", "list", standalone=True),
     "summary": Verb(
         "print layers, parameters, memory and data of a config, and a run's checkpoints",
-        "summary --config=resnet_353 --picture=resnet_353.png",
-        {"picture": Flag("", "FILE", "also draw the network, with a block opened up, into a .png or .svg file")},
+        "summary --config=resnet_353 --picture",
+        {
+            "picture": Flag(False, "", "also draw the network, with a block opened up"),
+            "output": Flag("", "PATH", "the file of --picture, .png or .svg; by default network.png in the workdir"),
+        },
     ),
     "preview": Verb(
         "draw augmented training images",
@@ -109,6 +112,7 @@ VERBS: dict[str, Verb] = {
         {
             "checkpoint": CHECKPOINT,
             "output": Flag("", "PATH", "the file, by default predictions.csv or submission.csv in the workdir"),
+            "json": Flag(False, "", "write JSON, by default to predictions.json"),
             "top": Flag(1, "K", "the number of most probable classes for each image"),
             "probabilities": Flag(False, "", "also write the probability of every class"),
             "submission": Flag(False, "", "write the columns ID and Labels, as Kaggle wants them"),

@@ -1,6 +1,8 @@
 """Every test runs on the CPU, offline, with a cache folder of its own."""
 
+import fcntl
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="resnet_flax-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that starts them
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="resnet_flax-tests-")
 os.environ.pop("TFDS_DATA_DIR", None)
 # Compiling is most of what tests do, and LLVM's later optimisations are a fifth of that; what a program computes is the
 # same. `make soak` and the benchmarks compile as users do.
@@ -23,6 +26,8 @@ from resnet_flax.memory import keep_freed_memory
 keep_freed_memory()  # before JAX starts its threads
 keep_compiled_programs()  # before the first program: jax decides then
 
+CACHE = Path(os.environ["XDG_CACHE_HOME"])
+
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_heard():
@@ -31,16 +36,30 @@ def signals_are_heard():
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Trainings draw no report, which takes as long as a small one."""
+    monkeypatch.setattr("resnet_flax.commands.train.ensure_report", lambda workdir: None)
+
+
 @pytest.fixture(scope="session")
 def small_runs(tmp_path_factory) -> list[Path]:
     """Two finished runs that differ in their seed. Nobody writes into them but into their reports."""
+    trained, folder = CACHE / "small_runs", tmp_path_factory.mktemp("runs")
+    with open(CACHE / "small_runs.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker trains them, and each has a copy
+        if not trained.exists():
+            train_small_runs(trained.with_suffix(".new"))
+            trained.with_suffix(".new").rename(trained)
+    shutil.copytree(trained, folder, dirs_exist_ok=True)
+    return [folder / "first", folder / "second"]
+
+
+def train_small_runs(folder: Path) -> None:
     from resnet_flax.main import main
 
     recipe = Path(__file__).parents[1] / "configs" / "quickstart.py"
-    folder = tmp_path_factory.mktemp("runs")
-    workdirs = [folder / "first", folder / "second"]
-    for seed, workdir in enumerate(workdirs):
+    for seed, name in enumerate(("first", "second")):
         small = ["--config.model.blocks=(1,1)", "--config.model.widths=(8,16)", "--config.data.train_examples=512"]
-        short = ["--config.train.epochs=4", f"--config.seed={seed}", f"--workdir={workdir}"]
+        short = ["--config.train.epochs=4", f"--config.seed={seed}", f"--workdir={folder / name}"]
         assert main([f"--config={recipe}", *small, *short]) == 0
-    return workdirs

@@ -97,7 +97,7 @@ def block() -> tuple[Tensors, Gradient]:
 
     from benchmarks.fidelity import reference
 
-    net = reference.BasicBlock(3, 4, stride=2, activation=torch.nn.ReLU(), dropout=0.0).double()
+    net = reference.BasicBlock(3, 4, stride=2, activation=torch.nn.ReLU()).double()
     reference.randomise(net, seed=5)
     draw = np.random.default_rng(6)
     images = torch.from_numpy(draw.normal(size=(STEPS, 8, 3, 8, 8)))

@@ -59,7 +59,18 @@ class Block(nn.Module):
     """The parts that variants share."""
 
     def __init__(
-        self, inputs, width, stride, activation, *, shortcut, bottleneck_ratio, groups, dropout, drop_path, se
+        self,
+        inputs,
+        width,
+        stride,
+        activation,
+        *,
+        shortcut="conv",
+        bottleneck_ratio=0.25,
+        groups=1,
+        dropout=0.0,
+        drop_path=0.0,
+        se=False,
     ):
         super().__init__()
         self.activation, self.dropout, self.drop_path = activation, nn.Dropout(dropout), DropPath(drop_path)

@@ -64,19 +64,24 @@ def predict(
     files: list[str],
     checkpoint: str,
     output: str,
+    json: bool,
     top: int,
     probabilities: bool,
     submission: bool,
 ) -> None:
-    """Write predictions for every image in `files` to `output`, predictions.csv or submission.csv in the workdir.
+    """Write predictions for every image in `files` to `output`, by default in the workdir.
 
-    The ending of `output` is one of WRITERS and says what is written. Raises UserError at the end, after everything
-    else is written, with the files that could not be read; if that is all of them, nothing is written.
+    The ending of `output` is one of WRITERS and says what is written; `json` stands for predictions.json. Raises
+    UserError at the end, after everything else is written, with the files that could not be read; if that is all of
+    them, nothing is written.
     """
     if not files:
         raise UserError("which images? Name files, folders, .npy, .npz or a pickle behind 'predict'")
     contents = Contents(config.data.classes, top, probabilities, submission)
-    path = Path(output) if output else output_folder(workdir) / ("submission.csv" if submission else "predictions.csv")
+    default = "submission.csv" if submission else "predictions.json" if json else "predictions.csv"
+    path = Path(output) if output else output_folder(workdir) / default
+    if json and path.suffix.lower() != ".json":
+        raise UserError(f"--json writes a .json file, not {path.name}: leave one of the two out")
     write = choose_writer(path, contents)
     images = Images(list_image_files(files), image_shape(config.data)[:2])
     state = restore_checkpoint(config, workdir, checkpoint).tree["state"]

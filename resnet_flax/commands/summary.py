@@ -30,14 +30,16 @@ MANY = 10_007  # a number of images that no other dimension has: no network is s
 CHECKPOINTS_HEADER = ["checkpoint", "epoch", "val acc", "val loss", ""]
 
 
-def summary(config: FrozenConfigDict, workdir: Path, picture: str) -> None:
+def summary(config: FrozenConfigDict, workdir: Path, picture: bool, output: str) -> None:
     """Print the network of `config`, its memory and data, and the checkpoints of `workdir` if it is a run of `config`.
 
-    With `picture` also draw the network into that file, .png or .svg. Reads no data. Raises UserError, after printing,
-    for a network over its budget.
+    With `picture` also draw the network into `output`, .png or .svg, by default network.png in `workdir`. Reads no
+    data. Raises UserError, after printing, for a network over its budget.
     """
+    if output and not picture:
+        raise UserError("--output is the file of --picture: add that, too")
     if picture:
-        write_picture(config, Path(picture))
+        write_picture(config, Path(output) if output else workdir / "network.png")
     model = models.build(config)
     shape = image_shape(config.data)
     parts = [layers.layer_table(model, shape), text_table(["memory of training", "MiB"], memory_rows(config, model))]
@@ -54,7 +56,7 @@ def write_picture(config: FrozenConfigDict, path: Path) -> None:
 
     formats = {".png": render.png, ".svg": render.svg_file}
     if path.suffix.lower() not in formats:
-        raise UserError(f"--picture={path} must end in one of {', '.join(formats)}")
+        raise UserError(f"--output={path} must end in one of {', '.join(formats)}")
     figure = network.network(models.build(config), config.model.name, image_shape(config.data))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ def write_picture(config: FrozenConfigDict, path: Path) -> None:
             file.write(formats[path.suffix.lower()](figure))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+    print_line(f"network drawn in {path}")
 
 
 def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:

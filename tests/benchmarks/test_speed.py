@@ -12,6 +12,8 @@ from benchmarks import speed
 from resnet_flax.main import main, parse
 from resnet_flax.training.run import Run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "--config.data.name=digits",

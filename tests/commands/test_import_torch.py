@@ -26,6 +26,8 @@ from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 

@@ -99,7 +99,10 @@ def test_predictions_as_json_are_those_of_the_csv(small_runs, tmp_path):
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
     words = ["predict", str(tmp_path), f"--workdir={small_runs[0]}", "--top=10", "--probabilities"]
     assert main([*words, f"--output={tmp_path}/out.json"]) == main([*words, f"--output={tmp_path}/out.csv"]) == 0
-    found = json.loads((tmp_path / "out.json").read_text("ascii"))
+    assert main([*words, "--json"]) == 0
+    written = (tmp_path / "out.json").read_bytes()
+    assert written == (small_runs[0] / "predictions.json").read_bytes()
+    found = json.loads(written.decode("ascii"))
     assert [Path(one["file"]).name for one in found] == ["b.png", name]
     for one, row in zip(found, rows(tmp_path / "out.csv"), strict=True):
         ranked = [tuple(entry.values()) for entry in one["predictions"]]
@@ -300,6 +303,8 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         ([".", "--top=11"], "--top must be from 1 to 10, the number of classes, not 11"),
         ([".", "--top=all"], "--top must be a whole number, not 'all'"),
         ([".", "--output=out.jpg"], "--output=out.jpg must end in one of .csv, .json, .npy, .png"),
+        ([".", "--json", "--output=out.csv"], "--json writes a .json file, not out.csv: leave one of the two out"),
+        ([".", "--json", "--submission"], "--json writes a .json file, not submission.csv"),
         ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
         ([".", "--submission", "--output=out.json"], "--submission writes only ID and Labels, as .csv"),
         ([".", "--probabilities", "--output=out.png"], "--probabilities are written to a .csv or .json file"),

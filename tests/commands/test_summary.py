@@ -92,14 +92,19 @@ def test_summary_of_a_run_lists_checkpoints_and_marks_the_best(small_runs, capsy
 
 def test_the_network_is_drawn_into_a_picture_of_its_ending(tmp_path, capsys):
     for name, start in (("new/tiny.png", b"\x89PNG"), ("tiny.SVG", b"<?xml")):
-        printed(capsys, "--config=quickstart", f"--picture={tmp_path}/{name}")
+        out = printed(capsys, "--config=quickstart", "--picture", f"--output={tmp_path}/{name}")
+        assert out.startswith(f"network drawn in {tmp_path}/{name}\n")
         assert (tmp_path / name).read_bytes().startswith(start)
     drawn = (tmp_path / "tiny.SVG").read_text()
     assert "78,042 parameters" in drawn and "var(--" not in drawn
-    assert main(["summary", "--config=quickstart", f"--picture={tmp_path}/tiny.jpg"]) == 1
+    printed(capsys, "--config=quickstart", "--picture", f"--workdir={tmp_path}/run")
+    assert (tmp_path / "run" / "network.png").read_bytes() == (tmp_path / "new" / "tiny.png").read_bytes()
+    assert main(["summary", "--config=quickstart", f"--output={tmp_path}/tiny.png"]) == 1
+    assert capsys.readouterr().err == "error: --output is the file of --picture: add that, too\n"
+    assert main(["summary", "--config=quickstart", "--picture", f"--output={tmp_path}/tiny.jpg"]) == 1
     error = capsys.readouterr().err
-    assert error == f"error: --picture={tmp_path}/tiny.jpg must end in one of .png, .svg\n"
+    assert error == f"error: --output={tmp_path}/tiny.jpg must end in one of .png, .svg\n"
     (tmp_path / "file").touch()
-    assert main(["summary", "--config=quickstart", f"--picture={tmp_path}/file/tiny.png"]) == 1
+    assert main(["summary", "--config=quickstart", "--picture", f"--output={tmp_path}/file/tiny.png"]) == 1
     assert "cannot write" in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {"new", "tiny.SVG", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "run", "tiny.SVG", "file"}

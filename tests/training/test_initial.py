@@ -27,6 +27,8 @@ from resnet_flax.workdir import identity
 from resnet_flax.workdir.identity import is_extension
 from resnet_flax.workdir.results import read_results
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 LAST = 2  # epochs
 WORDS = [
     "--config.schedule.name=constant",

@@ -16,6 +16,8 @@ from resnet_flax.errors import UserError
 from resnet_flax.main import main
 from resnet_flax.training.teacher import load_teacher
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SHORT = ["--config.train.epochs=2", "--config.train.patience=0"]
 
 
