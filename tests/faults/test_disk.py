@@ -107,10 +107,10 @@ def test_checkpoint_that_cannot_be_written_leaves_earlier_ones(tmp_path):
             checkpoints.save(saved_at(2), None)
             checkpoints.wait()
         assert checkpoints.restore_newest(saved_at(0).tree).step == 1
-        assert not list(tmp_path.glob("*tmp*"))
         checkpoints.save(saved_at(2), None)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_newest(saved_at(0).tree).step == 2
+        assert not list(tmp_path.glob("*tmp*"))  # a thread of the save that failed may leave a folder behind
 
 
 def test_file_that_cannot_be_written_stays_as_it_was(tmp_path):
