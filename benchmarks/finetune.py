@@ -3,8 +3,8 @@
 RUN is a trained `preact`, such as the pretrained network of that name. The same network then learns scikit-learn's
 handwritten digits from the first 100 training images, about 10 of each class, and is tested on all 360 test images,
 with the weights of the last epoch. Every run has the settings of preact:full, Adam at 0.001, but for 10 epochs of
-batches of 20, and no flips; one way from scratch has SGD at 0.05 with a cosine schedule instead. Needs no accelerator and no download. Writes a line for each run to finetune.jsonl, and
-prints a table.
+batches of 20, and no flips; one way from scratch has SGD at 0.05 with a cosine schedule instead. Needs no accelerator
+and no download. Writes a line for each run to finetune.jsonl, and prints a table.
 """
 
 import argparse
