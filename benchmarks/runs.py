@@ -27,7 +27,7 @@ from benchmarks import recipes
 from benchmarks.record import RESULTS
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
-from resnet_flax.config.identify import training_fields
+from resnet_flax.config.identify import nearest_of, training_fields
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.errors import UserError
@@ -69,10 +69,7 @@ def trainings() -> dict[str, dict]:
 
 def identify(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
     """Return the recipe that a complete config is, or the nearest, and as --config.FIELD=VALUE what it changes."""
-    mine = training_fields(config)
-    differing = {recipe: [field for field in mine if mine[field] != its[field]] for recipe, its in trainings().items()}
-    nearest = min(differing, key=lambda recipe: len(differing[recipe]))
-    return nearest, tuple(f"--config.{field}={mine[field]}" for field in differing[nearest])
+    return nearest_of(config, trainings())
 
 
 def name_of(config: FrozenConfigDict, device: str = "") -> str:

@@ -1,4 +1,4 @@
-"""What a process frees stays with it, unless its environment says otherwise."""
+"""Freed memory stays with the process, unless its environment says otherwise."""
 
 import os
 import platform

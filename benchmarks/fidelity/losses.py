@@ -23,7 +23,7 @@ TEMPERATURES = (1.0, 4.0)
 
 
 class Draw(NamedTuple):
-    """What mixes a batch: the share, and for CutMix the centre of the box, None for MixUp."""
+    """The draw that mixes a batch: the share, and for CutMix the centre of the box, None for MixUp."""
 
     share: np.float32
     centre: tuple[int, int] | None  # x, y

@@ -38,7 +38,7 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str, pu
     folder is uploaded. Raises UserError if the flags disagree, if there is no checkpoint, and if the upload fails.
     """
     if push:
-        hub.check_repository(push)
+        hub.library(push)  # before anything is computed
         if format not in ("", "hub"):
             raise UserError(f"--push uploads what --format=hub writes, not --format={format}: leave one of them out")
     chosen = EXPORT_FORMATS[choose_format("hub" if push else format, output)]

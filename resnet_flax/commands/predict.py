@@ -39,7 +39,7 @@ Answers = Generator[Answer, None, None]
 
 
 class Contents(NamedTuple):
-    """What a file says about each image: its `top` most probable classes, perhaps `probabilities` of all `classes`.
+    """The contents of a file: for each image its `top` most probable classes, perhaps `probabilities` of all `classes`.
 
     Or, as a `submission` to Kaggle, only an ID and a label.
     """

@@ -1,7 +1,7 @@
-"""Which recipe a config is, and the command that trains it."""
+"""Find the recipe that a config is, and the command that trains it."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ml_collections import FrozenConfigDict
 
@@ -26,10 +26,15 @@ def nearest_recipe(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
 
     The changes are flags, --config.FIELD=VALUE. A network without a recipe is compared with `quickstart`.
     """
-    mine = training_fields(config)
     recipes = dict(recipes_of(config.model.name)) or {
         "quickstart": training_fields(complete(load_recipe("quickstart")))
     }
+    return nearest_of(config, recipes)
+
+
+def nearest_of(config: FrozenConfigDict, recipes: Mapping[str, dict]) -> tuple[str, tuple[str, ...]]:
+    """Return what nearest_recipe does, of `recipes` by name with the `training_fields` of each."""
+    mine = training_fields(config)
     differing = {recipe: [field for field in mine if mine[field] != its[field]] for recipe, its in recipes.items()}
     nearest = min(differing, key=lambda recipe: len(differing[recipe]))
     return nearest, tuple(f"--config.{field}={mine[field]}" for field in differing[nearest])

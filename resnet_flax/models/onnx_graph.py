@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from resnet_flax.errors import UserError
 
-NEEDS_ONNX = "--format=onnx needs the package onnx: install it (pip install '.[onnx]')"
+NEEDS_ONNX = "--format=onnx needs the package onnx: install it (pip install -c constraints.txt -e '.[onnx]')"
 OPSET, IR_VERSION = 18, 9  # those of ONNX 1.14 (2023), which runtimes of today read
 Shape = tuple[int, ...]
 BATCH = 99_991  # of the images that are traced: a prime, which no other axis has, so that it is known wherever it is

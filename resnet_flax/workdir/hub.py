@@ -58,19 +58,17 @@ def upload(folder: Path, repository: str, names: Sequence[str]) -> str:
     return str(address)
 
 
-def check_repository(repository: str) -> None:
-    """Raise UserError unless `repository` is OWNER/NAME, and the package for the Hub is installed."""
-    library(repository)
-
-
 def library(repository: str) -> ModuleType:
+    """Return the package for the Hub. Raises UserError if it is missing, or `repository` is not OWNER/NAME."""
     if not REPOSITORY.fullmatch(repository):
         raise UserError(f"a repository of the Hub is OWNER/NAME, not {short_repr(repository)}")
     try:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError:
-        raise UserError(f"{PREFIX}{repository} needs huggingface_hub: install it (pip install '.[hub]')") from None
+        raise UserError(
+            f"{PREFIX}{repository} needs huggingface_hub: install it (pip install -c constraints.txt -e '.[hub]')"
+        ) from None
     return huggingface_hub
 
 

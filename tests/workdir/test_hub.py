@@ -226,7 +226,7 @@ def test_a_repository_has_an_owner_and_a_name():
 
 def test_without_the_package_one_line_says_what_to_install(small_runs, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    message = "hf:me/net needs huggingface_hub: install it (pip install '.[hub]')"
+    message = "hf:me/net needs huggingface_hub: install it (pip install -c constraints.txt -e '.[hub]')"
     with pytest.raises(rf.UserError) as refusal:
         rf.load("hf:me/net")
     assert str(refusal.value) == message
