@@ -1,7 +1,6 @@
 """Every figure of the report of a run; each is a function that returns one."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ CHART_SIZE = (5.2, 3.3)  # inches, in which text is legible on a phone
 DARK_INK, LIGHT_INK = "#111111", "#fefefe"  # text on a coloured background, the same on every screen
 MANY_CLASSES = 20  # above this, the cells of a matrix are too small for numbers
 TILES_A_ROW, MAX_TILE_CHARS, MAX_MISTAKES = 5, 22, 25
+TILE_SIDE = 1.5  # inches
 MAX_LABEL_CHARS = 20  # characters of a class name
 MAX_RUN_CHARS = 40  # characters of a run's name
 MAX_TEXT_ROWS = 1000  # rows of a table drawn as a picture
@@ -181,17 +181,24 @@ def mistakes(predictions: Predictions, images: np.ndarray, classes: Sequence[str
 
 
 def image_tiles(images: Sequence[np.ndarray], captions: Sequence[Sequence[str]]) -> Figure:
-    """Images (H, W, 3) uint8 in rows of TILES_A_ROW, each below the lines of its caption."""
+    """Images (H, W, 3) uint8 in rows of TILES_A_ROW, each below the lines of its caption.
+
+    They share one pair of axes, in inches: an axes for each takes ten times as long to draw.
+    """
     rows = -(-len(images) // TILES_A_ROW)
-    lines = max(map(len, captions))
-    size = (1.6 * TILES_A_ROW, (1.65 + 0.15 * lines) * rows)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    tiles = zip_longest(figure.subplots(rows, TILES_A_ROW, squeeze=False).flat, images, captions)
-    for axes, image, caption in tiles:
-        axes.set_axis_off()
-        if caption:
-            axes.imshow(image, interpolation="nearest")
-            axes.set_title("\n".join(caption), size=8, parse_math=False)
+    above = 0.1 + 0.15 * max(map(len, captions))  # inches between an image and the one above it
+    width, height = 1.6 * TILES_A_ROW, (TILE_SIDE + above) * rows + 0.1
+    figure = Figure(figsize=(width, height), dpi=120)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(index, TILES_A_ROW)
+        top, left = row * (TILE_SIDE + above) + above, column * 1.6 + (1.6 - TILE_SIDE) / 2
+        tall, wide = TILE_SIDE * np.array(image.shape[:2]) / max(image.shape[:2])
+        axes.imshow(image, interpolation="nearest", extent=(left, left + wide, top + tall, top))
+        text = "\n".join(caption)
+        axes.text(left + wide / 2, top - 0.05, text, size=8, ha="center", va="bottom", parse_math=False)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 

@@ -41,7 +41,7 @@ def test_a_class_is_drawn_as_it_is_called():
         assert len(png(figure)) > 5_000
         assert figure.axes[0].get_window_extent().width > 0.1 * figure.bbox.width
     assert r"$\frac$" in [label.get_text() for label in matrix.axes[0].get_yticklabels()]
-    assert "_x_\nas <script>alert(…, 50.0%" in [axes.get_title() for axes in mistakes.axes]
+    assert "_x_\nas <script>alert(…, 50.0%" in [text.get_text() for text in mistakes.axes[0].texts]
     rows = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
     legend = figures.compared_curves({"_first_": rows, "$second$": rows}, "loss").axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == [" _first_", "$second$"]
