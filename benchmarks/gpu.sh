@@ -2,26 +2,57 @@
 # Run every benchmark that belongs on an accelerator, the most important first: benchmarks/gpu.sh DATA [OUTPUT [SECONDS]]
 #
 # DATA is a folder with CIFAR-10 as train_images.npy, train_labels.npy, test_images.npy and test_labels.npy; TensorFlow is
-# not needed. Logs go to OUTPUT (benchmarks/results by default), and everything ends after SECONDS (3,600 by default). The
+# not needed. Logs go to OUTPUT (benchmarks/results by default), and everything ends after SECONDS (570 by default). The
 # same command resumes what was cut off, and does not repeat what OUTPUT already has. Outside a git checkout set COMMIT.
+#
+# OUTPUT/parts then has what the next start needs, the logs and the newest checkpoint of each unfinished run, in files of
+# at most 15 MB, as small files are all that some machines give back. A start unpacks it where OUTPUT has no runs.
 set -u
 cd "$(dirname "$0")/.." || exit
 data=$1 output=${2:-benchmarks/results}
-end=$(($(date +%s) + ${3:-3600}))
+end=$(($(date +%s) + ${3:-570}))
+reserve=20 # seconds for saving a run and for packing
+unfinished=$output/unfinished
+
+mkdir -p "$unfinished"
+if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ]; then
+    cat "$output"/parts/* | tar -xzf - -C "$output"
+fi
+
+# pack: write OUTPUT/parts
+pack() {
+    rm -rf "$output/parts" && mkdir "$output/parts"
+    (cd "$output" && {
+        find . -maxdepth 1 -name '*.jsonl'
+        find runs -type f
+        for run in unfinished/*; do
+            [ -f "$run/report/results.json" ] && continue
+            find "$run" -maxdepth 1 -type f
+            find "$run/checkpoints" -maxdepth 1 -name '[0-9]*' | grep -E '/[0-9]+$' | sort -t / -k 4 -n | tail -n 1
+        done
+    } 2>/dev/null | tar -czf - -T - | split -b 15m - parts/part)
+}
+trap pack EXIT
 
 # stage LIMIT MODULE ARGUMENTS: run a benchmark for at most LIMIT seconds, and not beyond the end
 stage() {
-    left=$((end - $(date +%s)))
-    limit=$(($1 < left ? $1 : left))
-    shift
+    left=$((end - reserve - $(date +%s)))
+    limit=$(($1 < left ? $1 : left)) module=$2
+    shift 2
     [ "$limit" -gt 0 ] || return
-    echo "== $* ($limit s)"
-    timeout --signal=TERM --kill-after=30 "$limit" "${PYTHON:-python3}" -m "benchmarks.$@" --output="$output"
+    echo "== $module $* ($limit s)"
+    timeout --signal=TERM --kill-after=30 "$limit" "${PYTHON:-python3}" -m "benchmarks.$module" "$@" --output="$output"
 }
 
-stage 240 throughput --dtypes=bfloat16 --parts=loop --ways=looped --steps=1,100
-stage 900 reproduce --config.data.dir="$data"
-stage 600 speed --config.data.dir="$data"
+train() { stage 570 reproduce --config.data.dir="$data" --workdir="$unfinished" --recipes="$1"; }
+
+stage 120 speed --targets=94 --config.data.dir="$data"
+stage 200 throughput --dtypes=bfloat16 --batches=recipe --parts=loop --ways=looped --steps=100
+train speed94:full,speed95:full,preact:fast,resnet18_w42:fast,resnet_large:fast,resnet_2322:fast
+train resnet_443:fast,resnet_353:fast,preact
+stage 200 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=looped --steps=100
+stage 300 speed --targets=95,96 --config.data.dir="$data"
+train speed96:full,resnet_2322,resnet18_w42,resnet_353,resnet_443,resnet_large
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
 
@@ -35,4 +66,4 @@ flagged --xla_gpu_enable_triton_gemm=false
 flagged --xla_gpu_exhaustive_tiling_search=true
 tried --recipes=resnet18_w42 '--config.model.widths=(48,96,192,384)' --config.model.max_params=0
 stage 240 startup --feeds=device --rounds=3 --config.data.dir="$data"
-stage 3600 throughput
+stage 570 throughput

@@ -71,7 +71,7 @@ def throughput(found: list[dict]) -> str:
     """A row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
     rows = []
     keys = {(line["case"]["recipe"], line["case"]["batch"], line["case"].get("dtype")) for line in found}
-    in_order = sorted((k for k in keys if k[2]), key=lambda k: (k[2], recipes.RECIPES.index(k[0]), k[1]))
+    in_order = sorted((k for k in keys if k[2]), key=lambda k: (k[2], recipes.NAMES.index(k[0]), k[1]))
     for recipe, batch, dtype in in_order:
         parts: dict[str, list[dict]] = {"loop": [], "step": [], "feed": []}
         for line in found:
@@ -90,7 +90,7 @@ def ways(found: list[dict]) -> str:
     for line in found:
         case = line["case"]
         if case["part"] == "loop":
-            row = rows.setdefault((case["dtype"], recipes.RECIPES.index(case["recipe"]), case["batch"]), {})
+            row = rows.setdefault((case["dtype"], recipes.NAMES.index(case["recipe"]), case["batch"]), {})
             row[case["way"], case["steps"]] = rate([line])
     columns = sorted({column for row in rows.values() for column in row}, key=lambda way: (way[1], way[0]))
     header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for way, steps in columns)]

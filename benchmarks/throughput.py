@@ -164,7 +164,7 @@ def summary(case: dict, speeds: list[float]) -> dict:
     """Return the median, minimum and maximum of the images per second of a case."""
     found = {"images_per_second": statistics.median(speeds), "low": min(speeds), "high": max(speeds)}
     found = {name: round(rate, 1) for name, rate in found.items()}
-    if "H200" in jax.devices()[0].device_kind and case["part"] != "feed":
+    if "H200" in jax.devices()[0].device_kind and case["part"] != "feed" and case["recipe"] in LIMITS:
         found |= {"percent_of_limits": percent_of_limits(case["recipe"], found["images_per_second"])}
     return found
 
