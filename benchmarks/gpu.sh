@@ -39,7 +39,7 @@ stage() {
     left=$((end - reserve - $(date +%s)))
     limit=$(($1 < left ? $1 : left)) module=$2
     shift 2
-    [ "$limit" -gt 0 ] || return
+    [ "$limit" -gt 0 ] || return 0
     echo "== $module $* ($limit s)"
     timeout --signal=TERM --kill-after=30 "$limit" "${PYTHON:-python3}" -m "benchmarks.$module" "$@" --output="$output"
 }

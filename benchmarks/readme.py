@@ -95,7 +95,7 @@ def ways(found: list[dict]) -> str:
     columns = sorted({column for row in rows.values() for column in row}, key=lambda way: (way[1], way[0]))
     header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for way, steps in columns)]
     named = {
-        (recipes.RECIPES[index], str(batch), dtype): rows[dtype, index, batch] for dtype, index, batch in sorted(rows)
+        (recipes.NAMES[index], str(batch), dtype): rows[dtype, index, batch] for dtype, index, batch in sorted(rows)
     }
     return table(header, [[*name, *(row.get(column, "") for column in columns)] for name, row in named.items()])
 
