@@ -61,9 +61,9 @@ def dry_run(*words: str, **environment: str) -> list[list[str]]:
 
 
 def test_a_tpu_is_made_and_gets_this_commit_on_all_hosts():
-    made, copied, *commands = dry_run("create", NAME="pod", TYPE="v5litepod-16", SPOT="1")
+    made, copied, *commands = dry_run("create", NAME="pod", TYPE="v5litepod-16")
     assert made[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "create", "pod"]
-    assert {"--accelerator-type=v5litepod-16", "--spot", "--zone=us-central1-a"} <= set(made)
+    assert {"--accelerator-type=v5litepod-16", "--zone=us-central1-a"} <= set(made)
     assert copied[4] == "scp" and {"pod:resnet_flax.tgz", "--worker=all"} <= set(copied)
     assert all(command[4:7] == ["ssh", "pod", "--worker=all"] for command in commands)
     assert "--editable='.[tpu]'" in commands[-1][7]

@@ -109,8 +109,9 @@ def launched_with_others() -> bool:
         return True
     if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return False
-    # On a Cloud TPU (importing jax finds that out). GKE names all hosts, elsewhere a metadata server does.
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES")
+    # On a Cloud TPU (importing jax finds that out). GKE names all hosts, elsewhere a metadata server does; as JAX does,
+    # the first of the two variables is preferred. JAX's source: jax/_src/clusters/cloud_tpu_cluster.py.
+    hosts = os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES"))
     return "," in hosts if hosts else "TPU_SKIP_MDS_QUERY" not in os.environ
 
 

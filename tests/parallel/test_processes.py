@@ -40,7 +40,7 @@ SMALL = [
 def nowhere(monkeypatch):
     """An environment that names no other processes; returns the arguments of calls of jax.distributed.initialize."""
     ours = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")
-    for name in (*processes.COUNTS, *ours, "TPU_WORKER_HOSTNAMES"):
+    for name in (*processes.COUNTS, *ours, "TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         monkeypatch.delenv(name, raising=False)
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.append(args))
@@ -71,6 +71,9 @@ def test_processes_that_the_environment_names_are_joined(nowhere, monkeypatch, e
     [
         ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, True),
         ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "one:8471,two:8471"}, True),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "localhost:8471", "TPU_WORKER_HOSTNAMES": "one,two"}, False),
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, True),
         ("tpu,cpu", {}, True),  # its metadata server knows
         ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1"}, False),
         ("cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, False),
