@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks import accuracy, recipes, runs, speed, speed_ablation, startup
 from benchmarks.pictures import PICTURE
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, is_cpu
 from benchmarks.runs import Recorded
 from benchmarks.tables import span, spread, table
 from resnet_flax import models
@@ -50,7 +50,7 @@ def lines(name: str, folder: Path = RESULTS) -> list[dict]:
 
 def by_device(found: list[dict]) -> Iterator[tuple[str, list[dict]]]:
     """Yield (device, versions and date; its lines) for each device, accelerators first."""
-    for device in sorted({line["made"]["device"] for line in found}, key=lambda name: ("cores of" in name, name)):
+    for device in sorted({line["made"]["device"] for line in found}, key=lambda name: (is_cpu(name), name)):
         here = [line for line in found if line["made"]["device"] == device]
         versions = here[-1]["made"]["versions"]
         made = ", ".join(f"{package} {versions[package]}" for package in ("jax", "torch") if package in versions)
@@ -257,7 +257,7 @@ def caption(folder: Path) -> str:
     run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
     results, config = run.results, run.config
     low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
-    device = "a CPU" if results["device"].endswith("cpu") else results["device"]
+    device = "a CPU" if is_cpu(results["device"]) else results["device"]
     epochs = f"{results['epochs']} epochs of {config.optimizer.name.upper()} on {results['train_examples']:,} images"
     tested = f"{results['test_accuracy']:.2%} of {results['test_examples']:,} test images"
     return (

@@ -9,7 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-import jax
+from resnet_flax.parallel.devices import device_name
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "tensorflow-cpu", "torch", "pillow", "numpy")
@@ -67,7 +67,7 @@ def circumstances() -> dict:
             continue
     return {
         "date": datetime.date.today().isoformat(),
-        "device": device(),
+        "device": device_name(),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),  # processes waiting for a core; a busy machine measures too slow
         "python": platform.python_version(),
@@ -76,20 +76,9 @@ def circumstances() -> dict:
     }
 
 
-def device() -> str:
-    """Return the device, such as "1 x NVIDIA H200" or "2 cores of Intel(R) Xeon(R) Processor"."""
-    if jax.default_backend() == "cpu":
-        return f"{os.cpu_count()} cores of {processor()}"
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-
-
-def processor() -> str:
-    """Return the name of the processor, as far as the system knows it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+def is_cpu(device: str) -> bool:
+    """Return whether the name of a device is that of a CPU; in runs of the first versions it is "1 x cpu"."""
+    return "cores of" in device or device.endswith("cpu")
 
 
 def commit() -> str:

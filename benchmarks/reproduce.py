@@ -19,11 +19,10 @@ import contextlib
 import sys
 from pathlib import Path
 
-import jax
-
 from benchmarks import accuracy, recipes, runs
 from resnet_flax.errors import UserError
 from resnet_flax.main import main as train
+from resnet_flax.parallel.devices import device_name
 
 # In the order of their FLOPs.
 DEFAULT = (
@@ -72,7 +71,7 @@ def chosen(word: str) -> str:
 def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bool) -> int:
     """Train or resume a run, unless it is recorded as finished, and record it; return the exit code of training."""
     config = recipes.config(recipe, changes)
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    device = device_name()
     if (output / runs.RUNS / runs.name_of(config, device) / "results.json").exists() and not again:
         return 0
     workdir = workdirs / runs.name_of(config)

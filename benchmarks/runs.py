@@ -24,7 +24,7 @@ from typing import NamedTuple
 from ml_collections import FrozenConfigDict
 
 from benchmarks import recipes
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, is_cpu
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.identify import nearest_of, training_fields
@@ -76,7 +76,7 @@ def name_of(config: FrozenConfigDict, device: str = "") -> str:
     """Return the name of the run of a complete config, on an accelerator such as "1 x NVIDIA H200" if it is one."""
     recipe, changes = identify(config)
     digest = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:6]
-    accelerator = "" if device.endswith("cpu") else re.sub(r"\W+", "-", device.removeprefix("1 x ").lower())
+    accelerator = "" if is_cpu(device) else re.sub(r"\W+", "-", device.removeprefix("1 x ").lower())
     parts = [recipe, f"changed-{digest}" if changes else "", f"seed{config.seed}", accelerator]
     return re.sub("[:,]", "-", "-".join(filter(None, parts)))
 

@@ -7,9 +7,11 @@
 # IMAGE   built from launch/Dockerfile          CLAIM   the PersistentVolumeClaim that becomes runs/
 # HOSTS   how many, 1 by default                NAME    of the job, resnet-flax by default
 # GPUS    on each host; or                      TPU, TOPOLOGY, CHIPS   its type, its shape and the chips of each host
+# SPOT=1  on spot nodes
 #
-# With several hosts the claim must be one that all of them can mount (ReadWriteMany). A host that goes away or is
-# needed elsewhere stops the run, which saves; the job starts it again and it resumes from there.
+# With several hosts the claim must be one that all of them can mount (ReadWriteMany). Datasets and compiled programs are
+# kept there, too, in .cache. A host that goes away or is needed elsewhere stops the run, which saves; the job starts it
+# again and it resumes from there.
 set -euo pipefail
 
 missing=
@@ -24,12 +26,13 @@ NAME=${NAME:-resnet-flax}
 HOSTS=${HOSTS:-1}
 
 if [[ -n ${TPU:-} ]]; then
-  nodes="{cloud.google.com/gke-tpu-accelerator: $TPU, cloud.google.com/gke-tpu-topology: $TOPOLOGY}"
+  nodes="cloud.google.com/gke-tpu-accelerator: $TPU, cloud.google.com/gke-tpu-topology: $TOPOLOGY"
   devices="{google.com/tpu: $CHIPS}"
 else
-  nodes="{}"
+  nodes=
   devices="{nvidia.com/gpu: $GPUS}"
 fi
+[[ -z ${SPOT:-} ]] || nodes+="${nodes:+, }cloud.google.com/gke-spot: 'true'"
 words=""
 for word in "$@"; do words+=" '${word//\'/\'\'}',"; done
 
@@ -56,6 +59,9 @@ spec:
   backoffLimit: 1000 # hosts may come and go
   podFailurePolicy:
     rules:
+      - action: Ignore # the node went away or was needed
+        onPodConditions:
+          - type: DisruptionTarget
       - action: FailJob # an error of the user's, or a loss that is not finite
         onExitCodes:
           operator: In
@@ -65,7 +71,8 @@ spec:
       subdomain: $NAME
       restartPolicy: Never
       terminationGracePeriodSeconds: 120
-      nodeSelector: $nodes
+      nodeSelector: {$nodes}
+      tolerations: [{key: cloud.google.com/gke-spot, operator: Exists}]
       containers:
         - name: train
           image: $IMAGE
@@ -79,6 +86,10 @@ spec:
               valueFrom:
                 fieldRef:
                   fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']
+            - name: XDG_CACHE_HOME # decoded datasets and compiled programs
+              value: /app/runs/.cache
+            - name: TFDS_DATA_DIR
+              value: /app/runs/.cache/tensorflow_datasets
           resources:
             limits: $devices
           volumeMounts:

@@ -3,16 +3,17 @@
 #
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/preact.py
 #
-# To be sent from the project's folder, with all nodes seeing it. Two minutes before its time is up, or when the job must
-# make room, the run saves and stops; the same command resumes from there. PYTHON=PATH names another Python than
-# .venv/bin/python; DRY_RUN=1 prints the command instead of running it.
+# To be sent from the project's folder, with all nodes seeing it. Two minutes before its time is up the run saves and
+# stops, and the job is queued again, which resumes it; SLURM itself queues a job again that must make room, or that loses
+# a node. scancel saves and ends it. PYTHON=PATH names another Python than .venv/bin/python; DRY_RUN=1 prints the command
+# instead of running it.
 #SBATCH --job-name=resnet_flax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -28,6 +29,21 @@ command=(srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}"
 if [[ -n ${DRY_RUN:-} ]]; then
   printf '%q ' "${command[@]}"
   echo
-else
-  exec "${command[@]}"
+  exit
 fi
+
+"${command[@]}" &
+step=$!
+requeue=
+trap 'kill -TERM "$step"' TERM
+trap 'requeue=1; kill -TERM "$step"' USR1
+code=0
+wait "$step" || code=$?
+while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, and the run is saving
+  code=0
+  wait "$step" || code=$?
+done
+if [[ -n $requeue && $code == 143 ]]; then # stopped by SIGTERM: with more time it goes on
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

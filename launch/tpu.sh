@@ -9,7 +9,7 @@
 #   launch/tpu.sh install                            # installs this commit instead of the one there
 #   launch/tpu.sh delete                             # with its disk
 #
-# The first host keeps the workdir. A TPU that may be taken away (SPOT=1) needs one on a disk or bucket mounted there.
+# The first host keeps the workdir. For a TPU that may be taken away there is spot.sh.
 set -euo pipefail
 
 NAME=${NAME:-resnet-flax}
@@ -44,7 +44,7 @@ install() {
 
 case ${1:-} in
   create)
-    tpu create "$NAME" --accelerator-type="$TYPE" --version="$VERSION" ${SPOT:+--spot}
+    tpu create "$NAME" --accelerator-type="$TYPE" --version="$VERSION"
     install
     ;;
   install) install ;;

@@ -1,25 +1,30 @@
 """The cache of decoded datasets and compiled programs: XDG_CACHE_HOME/resnet_flax."""
 
+import contextlib
 import os
 import re
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from resnet_flax.errors import UserError
+from resnet_flax.errors import UserError, refuse_address
+from resnet_flax.files import try_lock
 from resnet_flax.text import print_line
 
+WAIT_SECONDS = 0.1  # between two looks whether another process is done
 # JAX's warning about an entry of its cache, which names the program. The file is called PROGRAM-HASH-cache.
 BAD_ENTRY = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '([^'/]+)'")
 
 
 def cache_folder() -> Path:
     """Return the folder, which is created so that no other user can read it. Raises UserError if that is impossible."""
+    refuse_address("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", ""))
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet_flax"
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -31,11 +36,34 @@ def cache_folder() -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def one_process(path: Path) -> Iterator[None]:
+    """Wait until no other process, here or on a machine with the same file system, is in this context for `path`.
+
+    `path` is the file of the lock, which is created. Where there can be none, as on some file systems, nobody waits:
+    what is prepared in the context must do without, and only takes longer.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = try_lock(path)
+        if not file:
+            print_line("waiting for another process to prepare the dataset")
+        while not file:
+            time.sleep(WAIT_SECONDS)
+            file = try_lock(path)
+    except OSError:
+        file = None
+    with file or contextlib.nullcontext():
+        yield
+
+
 def keep_compiled_programs() -> None:
     """Have JAX keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already.
 
-    They are machine code, so a folder in which another user could have put them is not used.
+    They are machine code, so a folder in which another user could have put them is not used. Raises UserError for an
+    XDG_CACHE_HOME that is an address, in which libraries would make folders, too.
     """
+    refuse_address("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", ""))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     try:

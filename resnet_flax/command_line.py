@@ -12,7 +12,7 @@ from resnet_flax.config.checks import TYPES, complete, raise_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
-from resnet_flax.errors import UserError, lookup
+from resnet_flax.errors import UserError, lookup, refuse_address
 from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.verbs import VERBS, Flag
@@ -55,6 +55,8 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
         jobs.append(Job(complete(config), workdir))
     if verb.words in ("files", "fields"):
         options[verb.words] = words
+    for word in words if verb.words == "files" else ():
+        refuse_address("an image", word)
     if verb.words == "fields":
         options["recipe"] = [word for word in argv if word.startswith(("--config=", "--config."))]
     return name, jobs, options
@@ -168,6 +170,7 @@ def read_trained(text: str) -> Path:
 
 
 def check_path(text: str) -> None:
+    refuse_address("--workdir", text)
     if not text or not is_utf8(text):
         raise UserError(f"--workdir must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
 
@@ -202,6 +205,9 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
                 flag = name if name.startswith("config.") else f"--{name}"
                 errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
     raise_errors(errors)
+    for name, one in own.items():
+        if one.value == "PATH":
+            refuse_address(f"--{name}", values.get(name, ""))
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})

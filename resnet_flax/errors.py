@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ MAX_COMPARED_CHARS = 100  # of a name that is compared with the valid ones
 MAX_NAMES_LISTED = 100
 NO_BACKEND = "Unable to initialize backend"  # how JAX says that it misses a device
 INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # gs://BUCKET, and gs:/BUCKET, which pathlib makes of it
 
 
 class UserError(Exception):
@@ -57,6 +59,20 @@ def lookup(kind: str, name: object, registry: dict):
     if isinstance(name, str) and name in registry:
         return registry[name]
     raise UserError(f"unknown {kind} {short_repr(name)}: {nearest(name, registry)}")
+
+
+def is_address(text: str) -> bool:
+    """Return whether `text` is an address such as gs://BUCKET/FOLDER, of which Path would make a folder `gs:`."""
+    return bool(ADDRESS.match(text))
+
+
+def refuse_address(name: str, text: str) -> None:
+    """Raise UserError if the value of `name` is an address: locks and atomic renames need a file system."""
+    if is_address(text):
+        raise UserError(
+            f"{name} must be a path on this machine, not {short_repr(text)}: mount the bucket as a folder, or copy "
+            "from and to it, see launch/README.md"
+        )
 
 
 def reason(error: BaseException) -> str:

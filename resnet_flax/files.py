@@ -1,6 +1,8 @@
-"""Read untrusted files without running anything in them and with bounded memory, and write files atomically."""
+"""Read untrusted files without running anything in them and with bounded memory; write files atomically; lock them."""
 
 import contextlib
+import errno
+import fcntl
 import io
 import json
 import math
@@ -16,6 +18,8 @@ import numpy as np
 MAX_TEXT_BYTES = 2**23
 MAX_UNPACKED_BYTES = 2**29  # of an .npz archive; an .npy file, which is memory-mapped, may have any size
 HEADER_BYTES = 2**14  # in which the header of an .npy file must lie; NumPy itself allows 10,000
+
+BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock while another process holds the lock
 
 # Version of the .npy format -> the function that reads its header. Version 3 is for structured arrays only.
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -133,3 +137,20 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(path)  # a failed write does not name its file
         raise
+
+
+def try_lock(path: Path) -> IO | None:
+    """Lock the file at `path`, created if need be, and return it; None if another process holds the lock.
+
+    The lock is the system's: it lasts until the file is closed, at the latest by the end of the process. Raises OSError
+    if the file system has no locks.
+    """
+    file = open(path, "a+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if error.errno in BUSY:
+            return None
+        raise
+    return file

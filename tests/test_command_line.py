@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -259,6 +260,49 @@ def test_a_workdir_that_cannot_be_a_folder_is_one_line(verb, tmp_path, capsys):
         assert run(verb, QUICKSTART, f"--workdir={text}", *words) == 1
         assert capsys.readouterr().err == f"error: {message}\n"
     assert (tmp_path / "file").read_text() == "kept"
+
+
+ELSEWHERE = "gs://bucket/run"
+MOUNT = f"must be a path on this machine, not '{ELSEWHERE}': mount the bucket as a folder, or copy from and to it"
+# What a flag, or a word after the verb, is called in the message -> verb and words.
+ADDRESSES = [
+    *[("--workdir", [verb, QUICKSTART, f"--workdir={ELSEWHERE}"]) for verb in VERBS if not VERBS[verb].standalone],
+    *[("--workdir", [verb, ELSEWHERE]) for verb in ("evaluate", "report")],
+    ("--workdir", ["report", "--watch", ELSEWHERE]),
+    ("--output", ["summary", QUICKSTART, f"--output={ELSEWHERE}"]),
+    ("--file", ["import-torch", QUICKSTART, f"--file={ELSEWHERE}"]),
+    ("--config", ["summary", f"--config={ELSEWHERE}"]),
+    ("an image", ["predict", "--workdir=pretrained:preact", ELSEWHERE]),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), ADDRESSES, ids=lambda value: " ".join(value) if type(value) is list else "")
+def test_a_bucket_is_refused_in_one_line_that_says_what_to_do(name, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 1
+    assert capsys.readouterr().err == f"error: {name} {MOUNT}, see launch/README.md\n"
+    assert list(tmp_path.iterdir()) == []  # no folder called gs:
+
+
+@pytest.mark.parametrize("name", ["XDG_CACHE_HOME", "TFDS_DATA_DIR"])
+def test_a_bucket_in_the_environment_is_refused(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(name, ELSEWHERE)
+    assert run("preview", f"--config={ROOT}/configs/preact.py", f"--workdir={tmp_path}/run") == 1
+    assert capsys.readouterr().err == f"error: {name} {MOUNT}, see launch/README.md\n"
+    assert not (tmp_path / "gs:").exists()
+
+
+@pytest.mark.parametrize("verb", ["export", "predict", "report"])
+def test_a_bucket_is_no_place_for_output(verb, tmp_path, monkeypatch, capsys):
+    """Of verbs that read a run first."""
+    monkeypatch.chdir(tmp_path)
+    words = ["runs"] if verb == "report" else ["--workdir=pretrained:preact"]
+    (tmp_path / "runs").mkdir()
+    shutil.copy(ROOT / "tests/fixtures/stopped_run/config.json", tmp_path / "runs")
+    assert run(verb, *words, f"--output={ELSEWHERE}") == 1
+    assert capsys.readouterr().err == f"error: --output {MOUNT}, see launch/README.md\n"
 
 
 @pytest.mark.parametrize("workdir", ["/proc/x", "{file}/x"])

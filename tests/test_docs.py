@@ -79,12 +79,12 @@ def check_command(words: list[str]) -> None:
     elif rest[:1] == ["launch/local.py"]:
         assert rest[1].isdecimal(), words
         check_main(rest[2:])
-    elif program in ("sbatch", "launch/tpu.sh", "launch/gke.sh"):
+    elif program in ("sbatch", "launch/tpu.sh", "launch/gke.sh", "launch/spot.sh"):
         check_launcher(given, [program, *rest])
     elif words[:3] == [".venv/bin/python", "-m", "pytest"]:
         pass  # its files were looked for above
     else:
-        assert program in ("benchmarks/gpu.sh", "git", "docker", "pre-commit"), words
+        assert program in ("benchmarks/gpu.sh", "git", "docker", "pre-commit", "sky"), words
 
 
 def check_main(words: list[str]) -> None:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -41,11 +42,14 @@ def test_shellcheck_has_nothing_to_say():
 
 
 def test_scripts_without_arguments_print_their_usage():
-    for script in ("tpu.sh", "gke.sh"):
+    for script in ("tpu.sh", "gke.sh", "spot.sh"):
         done = launch(script)
         assert done.returncode == 2
         assert f"launch/{script}" in done.stderr
     assert launch("gke.sh", *WORDS, IMAGE="i", GPUS="1").stderr.splitlines()[-1] == "error: CLAIM is not set"
+    assert (
+        launch("spot.sh", *WORDS, BUCKET="b").stderr.splitlines()[-1].startswith("error: BUCKET must be set to gs://")
+    )
     assert "start this with sbatch" in launch("slurm.sh", *WORDS).stderr
     assert local.main([]) == 2
 
@@ -57,9 +61,9 @@ def dry_run(*words: str, **environment: str) -> list[list[str]]:
 
 
 def test_a_tpu_is_made_and_gets_this_commit_on_all_hosts():
-    made, copied, *commands = dry_run("create", NAME="pod", TYPE="v5litepod-16", SPOT="1")
+    made, copied, *commands = dry_run("create", NAME="pod", TYPE="v5litepod-16")
     assert made[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "create", "pod"]
-    assert {"--accelerator-type=v5litepod-16", "--spot", "--zone=us-central1-a"} <= set(made)
+    assert {"--accelerator-type=v5litepod-16", "--zone=us-central1-a"} <= set(made)
     assert copied[4] == "scp" and {"pod:resnet_flax.tgz", "--worker=all"} <= set(copied)
     assert all(command[4:7] == ["ssh", "pod", "--worker=all"] for command in commands)
     assert "--editable='.[tpu]'" in commands[-1][7]
@@ -101,6 +105,7 @@ def wait_for(file: Path, text: str) -> None:
     ("environment", "limits", "selector"),
     [
         (GPUS, {"nvidia.com/gpu": 8}, {}),
+        (GPUS | {"SPOT": "1"}, {"nvidia.com/gpu": 8}, {"cloud.google.com/gke-spot": "true"}),
         (
             TPU,
             {"google.com/tpu": 8},
@@ -127,7 +132,12 @@ def test_a_kubernetes_job_starts_processes_that_find_each_other(environment, lim
         "JAX_COORDINATOR_ADDRESS": f"{name}-0.{name}:8476",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": None,  # Kubernetes says it
+        "XDG_CACHE_HOME": "/app/runs/.cache",
+        "TFDS_DATA_DIR": "/app/runs/.cache/tensorflow_datasets",
     }
+    assert "/app/runs" in [mount["mountPath"] for mount in container["volumeMounts"]]
+    ignored, failing = job["spec"]["podFailurePolicy"]["rules"]
+    assert (ignored["action"], failing["onExitCodes"]["values"]) == ("Ignore", [1, 4])
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
@@ -153,6 +163,129 @@ def test_slurm_starts_a_process_for_each_gpu():
     refused = launch("slurm.sh", *WORDS, **job | {"SLURM_GPUS_ON_NODE": "8"})
     assert refused.returncode == 1
     assert refused.stderr == "error: --gpus-per-node is 8 and --ntasks-per-node 4: make them equal\n"
+
+
+# What srun does in these tests: a run that saves and stops when it is asked to.
+SRUN = "trap 'exit 143' TERM; echo $$ > {folder}/srun.pid; for _ in $(seq 500); do sleep 0.02; done"
+
+
+@pytest.mark.parametrize(("sent", "requeued"), [(signal.SIGUSR1, "requeue 7\n"), (signal.SIGTERM, "")])
+def test_slurm_queues_a_run_again_that_ran_out_of_time_but_not_one_that_was_cancelled(tmp_path, sent, requeued):
+    environment = stand_in(tmp_path, "srun", SRUN.format(folder=tmp_path))
+    stand_in(tmp_path, "scontrol", 'echo "$@"')
+    job = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "7"}
+    command = [str(ROOT / "launch" / "slurm.sh"), *WORDS]
+    script = subprocess.Popen(command, env=os.environ | environment | job, stdout=subprocess.PIPE, text=True)
+    for _ in range(500):
+        if (tmp_path / "srun.pid").exists() and (tmp_path / "srun.pid").read_text():
+            break
+        time.sleep(0.02)
+    script.send_signal(sent)
+    assert script.communicate(timeout=20)[0] == requeued
+    assert script.returncode == 143
+
+
+def test_slurm_ends_with_the_code_of_the_run(tmp_path):
+    environment = stand_in(tmp_path, "srun", "exit 4")
+    done = launch("slurm.sh", *WORDS, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="1", **environment)
+    assert (done.returncode, done.stdout) == (4, "")
+
+
+# gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once.
+GCLOUD = """
+import os, shutil, subprocess, sys
+from pathlib import Path
+
+base, words = Path({folder!r}), [word for word in sys.argv[1:] if not word.startswith("-") or word == "-"]
+state, host = base / "state", base / "host"
+options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+place = [Path(word.replace("gs:/", str(base))) for word in words]
+with open(base / "calls", "a") as calls:
+    print(*words[:4], file=calls)
+match words:
+    case [*_, "queued-resources", "describe", _]:
+        sys.exit(print(state.read_text()) if state.exists() else 1)
+    case [*_, "queued-resources", "create", _]:
+        shutil.copy(options["--metadata-from-file"].removeprefix("startup-script="), base / "start.sh")
+        state.write_text("ACTIVE")
+        quiet = dict(stdin=subprocess.DEVNULL, stdout=open(base / "host.log", "a"), stderr=subprocess.STDOUT)
+        subprocess.Popen(["bash", base / "start.sh"], env=os.environ | {{"FOLDER": str(host)}}, **quiet)
+    case [*_, "queued-resources", "delete", _]:
+        state.unlink()
+        shutil.rmtree(host)
+    case ["storage", "rsync", *_]:
+        place[3].parent.mkdir(parents=True, exist_ok=True)
+        if "--delete-unmatched-destination-objects" in sys.argv:
+            shutil.rmtree(place[3])
+        shutil.copytree(place[2], place[3], dirs_exist_ok=True)
+    case ["storage", "cp", "-", _]:
+        place[3].write_text(sys.stdin.read())
+    case ["storage", "cp", *_]:
+        place[3].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(place[2], place[3])
+    case ["storage", "ls", _]:
+        sys.exit(not place[2].exists())
+    case ["storage", "cat", _]:
+        sys.exit(print(place[2].read_text()) if place[2].exists() else 1)
+    case ["storage", "rm", _]:
+        place[2].unlink()
+"""
+# The run: an epoch at each start; the third is the last. After the others the TPU is taken away once they are copied.
+RUN = """
+touch runs/epoch$(ls runs | wc -l)
+echo "$(ls runs | wc -l): $*"
+[[ $(ls runs | wc -l) != 3 ]] || exit 0
+trap 'exit 143' TERM
+until [[ $(ls {folder}/bucket/runs 2> /dev/null | wc -l) == $(ls runs | wc -l) ]]; do sleep 0.02; done
+kill $PPID; echo SUSPENDED > {folder}/state; for _ in $(seq 500); do sleep 0.02; done
+"""
+
+
+def test_a_spot_tpu_that_is_taken_away_is_queued_for_again_and_its_run_resumes(tmp_path):
+    """Installing stands still here: python3 makes a .venv whose Python is RUN."""
+    stand_in(tmp_path, "curl", "echo 0")  # the first host
+    run = stand_in(tmp_path, "run", RUN.format(folder=tmp_path))
+    stand_in(tmp_path, "python3", f"mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
+    (tmp_path / "gcloud.py").write_text(GCLOUD.format(folder=str(tmp_path)))
+    stand_in(tmp_path, "gcloud", f'exec {sys.executable} {tmp_path}/gcloud.py "$@"')
+    environment = run | {"BUCKET": "gs://bucket", "SECONDS_BETWEEN": "0.05"}
+    done = launch("spot.sh", *WORDS, **environment)
+    assert done.returncode == 0, done.stderr + (tmp_path / "host.log").read_text()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    for verb in ("create", "delete"):
+        assert calls.count(f"compute tpus queued-resources {verb}") == 3
+    assert done.stdout.count("the TPU is gone: queueing again") == 2
+    assert done.stdout.splitlines()[-1] == "the run has ended with code 0: gs://bucket/train.log and gs://bucket/runs"
+    words = " ".join(["-m", "resnet_flax.main", *WORDS])
+    assert (tmp_path / "bucket" / "train.log").read_text().splitlines() == [f"{n}: {words}" for n in (1, 2, 3)]
+    assert len(list((tmp_path / "bucket" / "runs").iterdir())) == 3
+
+
+def test_a_spot_tpu_is_asked_for_as_gcloud_wants_it():
+    done = launch("spot.sh", *WORDS, BUCKET="gs://bucket/runs/", DRY_RUN="1", TYPE="v5litepod-16", NAME="pod")
+    request, start = done.stdout.split("\n", 1)
+    assert shlex.split(request)[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "pod"]
+    assert {"--node-id=pod", "--accelerator-type=v5litepod-16", "--spot", "--zone=us-central1-a"} <= {
+        *shlex.split(request)
+    }
+    said = subprocess.run(
+        ["bash", "-c", start.split("set -euo")[0] + 'printf "%s\n" $BUCKET "${WORDS[@]}"'], capture_output=True
+    )
+    assert said.stdout.decode().splitlines() == ["gs://bucket/runs", *WORDS]
+
+
+def test_skypilot_starts_a_process_on_each_machine(tmp_path):
+    task = yaml.safe_load((ROOT / "launch" / "sky.yaml").read_text())
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/usr/bin/env bash\necho $JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID "$@"\n')
+    python.chmod(0o755)
+    said = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
+    environment = os.environ | said | {"WORDS": task["envs"]["WORDS"]}
+    done = subprocess.run(["bash", "-c", task["run"]], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    expected = "10.0.0.1:8476 2 1 -m resnet_flax.main --config=configs/preact.py --workdir=/runs/resnet-flax\n"
+    assert done.stdout == expected, done.stderr
+    assert task["file_mounts"]["/runs"]["name"] == "${BUCKET}"
 
 
 def test_local_exits_with_the_code_of_the_first_process_that_failed(monkeypatch):

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.fidelity import HEADING, Row, augmentation, losses, networks, optimizers, relative, schedules
-from benchmarks.record import RESULTS, circumstances, processor
+from benchmarks.record import RESULTS, circumstances
 from resnet_flax.files import atomic_write
+from resnet_flax.parallel.devices import processor
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 MODULES = {

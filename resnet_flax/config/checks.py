@@ -14,7 +14,7 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.augment.statistics import channel_statistics
 from resnet_flax.data.datasets.load import fill_from_dataset, load_dataset
 from resnet_flax.data.datasets.sources import SOURCES
-from resnet_flax.errors import UserError, lookup
+from resnet_flax.errors import UserError, is_address, lookup
 from resnet_flax.models import NETWORKS, architecture
 from resnet_flax.models.blocks import BLOCKS, SHORTCUTS
 from resnet_flax.models.initializers import KERNEL_INITS
@@ -44,10 +44,16 @@ def distinct_names(values: tuple) -> bool:
 
 def is_path(text: str) -> bool:
     try:
-        return b"\0" not in os.fsencode(text)
+        return b"\0" not in os.fsencode(text) and not is_address(text)
     except UnicodeEncodeError:
         return False
 
+
+def are_paths(text: str) -> bool:
+    return all(is_path(name.strip()) for name in text.split(","))
+
+
+MOUNTED = "on this machine (mount a bucket as a folder, see launch/README.md)"
 
 # A rule is a test of a value, and in words what the value must be.
 Rule = tuple[Callable[[Any], bool], str]
@@ -60,7 +66,7 @@ ALPHA: Rule = (lambda v: v == 0 or 1e-3 <= v <= 1e3, "0 (off), or from 0.001 to 
 # Field -> its rule. A float is tested as the float32 that it becomes.
 RULES: dict[str, Rule] = {
     "seed": (lambda v: v >= 0, "an integer from 0 to 2**31 - 1"),
-    "data.dir": (is_path, "a path"),
+    "data.dir": (is_path, f"a path {MOUNTED}"),
     "data.train": (lambda v: v.strip() != "", "a split, such as train or train[:90%]"),
     "data.classes": (lambda v: len(v) > 1 and distinct_names(v), "two or more names, all different"),
     "data.image_size": (lambda v: 8 <= v <= 1024, "from 8 to 1,024 pixels"),
@@ -98,7 +104,7 @@ RULES: dict[str, Rule] = {
     "schedule.end_divisor": POSITIVE,
     "schedule.min_momentum": BELOW_ONE,
     "schedule.max_momentum": BELOW_ONE,
-    "train.init_from": (is_path, "the name or path of a trained network"),
+    "train.init_from": (is_path, f"the name of a trained network, or its path {MOUNTED}"),
     "train.freeze": (distinct_names, "parts of the network, all different"),
     "train.epochs": POSITIVE,
     "train.batch_size": POSITIVE,
@@ -107,7 +113,7 @@ RULES: dict[str, Rule] = {
     "train.cutmix": ALPHA,
     "train.mix_probability": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "train.mix_switch": (lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "train.teacher": (is_path, "paths, separated by commas"),
+    "train.teacher": (are_paths, f"names of trained networks or their paths {MOUNTED}, separated by commas"),
     "train.teacher_weight": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "train.teacher_temperature": POSITIVE,
     "train.sam_radius": (lambda v: v >= 0, "0 (off) or positive"),

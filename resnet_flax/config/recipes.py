@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.errors import UserError, nearest
+from resnet_flax.errors import UserError, nearest, refuse_address
 from resnet_flax.text import escape_line, short_repr
 
 # configs/ is beside the package in a checkout, and within it once it is installed.
@@ -52,6 +52,7 @@ def load_recipe(recipe: str) -> ConfigDict:
 
     Raises UserError if there is no such recipe, and with the line of its file in which something went wrong.
     """
+    refuse_address("--config", recipe)
     text, colon, argument = recipe.partition(":")
     file = find_recipe(text)
     loader = importlib.machinery.SourceFileLoader("recipe", file)

@@ -4,8 +4,12 @@
 loss see the whole batch. `Pmap` runs the same step on each device, which sums over the axis "data" itself.
 """
 
+import os
+import platform
+import subprocess
 from collections.abc import Callable
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import chex
@@ -120,6 +124,32 @@ def compiler_options() -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return options
+
+
+def device_name() -> str:
+    """Return what all devices are called: "8 x NVIDIA H200", or "2 cores of AMD EPYC", as JAX says only "cpu".
+
+    Several devices that share a CPU, which is for tests, are "4 x cpu on 2 cores of AMD EPYC".
+    """
+    count, kind = jax.device_count(), jax.devices()[0].device_kind
+    if kind != "cpu":
+        return f"{count} x {kind}"
+    cores = f"{os.cpu_count()} cores of {processor()}"
+    return cores if count == 1 else f"{count} x cpu on {cores}"
+
+
+def processor() -> str:
+    """Return the name of the processor, or its architecture if the system does not know it."""
+    try:
+        if platform.system() == "Darwin":
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        else:
+            lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+            name = next((line.partition(": ")[2].strip() for line in lines if line.startswith("model name")), "")
+    except (OSError, subprocess.CalledProcessError):
+        name = ""
+    return name or platform.machine()
 
 
 def check_batch_size(size: int) -> None:

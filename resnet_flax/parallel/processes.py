@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import chex
@@ -20,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_flax.errors import UserError, reason
+from resnet_flax.files import read_text
 from resnet_flax.text import first_few, print_line
 
 Result = TypeVar("Result")
@@ -110,8 +112,18 @@ def launched_with_others() -> bool:
     if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return False
     # On a Cloud TPU (importing jax finds that out). GKE names all hosts, elsewhere a metadata server does.
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES")
+    hosts = tpu_hosts()
     return "," in hosts if hosts else "TPU_SKIP_MDS_QUERY" not in os.environ
+
+
+def tpu_hosts() -> str:
+    """Return the hosts of a TPU slice on GKE, with commas between, "" elsewhere.
+
+    Looks where JAX does and in the same order (jax/_src/clusters/cloud_tpu_cluster.py of jax 0.12).
+    """
+    if path := os.environ.get("TPU_PROCESS_ADDRESSES_PATH"):
+        return read_text(Path(path))
+    return os.environ.get("TPU_PROCESS_ADDRESSES", os.environ.get("TPU_WORKER_HOSTNAMES", ""))
 
 
 def read_env_number(name: str) -> int:

@@ -24,6 +24,7 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 
 from resnet_flax.errors import NotFinite, UserError, reason
+from resnet_flax.files import try_lock
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.studies import sweep_report
 from resnet_flax.studies.space import Field, Plan, Range, Settings
@@ -32,7 +33,7 @@ from resnet_flax.text import print_line
 from resnet_flax.training.run import Run
 from resnet_flax.training.trackers import Tracker
 from resnet_flax.training.train import train
-from resnet_flax.workdir.folder import try_lock, wait_for_lock
+from resnet_flax.workdir.folder import wait_for_lock
 from resnet_flax.workdir.history import lower_is_better
 
 try:

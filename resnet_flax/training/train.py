@@ -19,6 +19,7 @@ from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, UserError
 from resnet_flax.memory import return_free_memory
+from resnet_flax.parallel.devices import device_name
 from resnet_flax.parallel.processes import (
     max_over_processes,
     reported_by_first_process,
@@ -82,8 +83,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     accuracy = f"; training accuracy is of {COUNTED}" if Mixing.of(run.config.train).on else ""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
-        f"{run.stream.steps_per_epoch:,} steps an epoch, on {jax.device_count()} x {jax.devices()[0].device_kind}"
-        f"{accuracy}"
+        f"{run.stream.steps_per_epoch:,} steps an epoch, on {device_name()}{accuracy}"
     )
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
@@ -315,7 +315,7 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
         "training_seconds": loop.seconds(),
         "images_per_second": round(statistics.median(loop.speeds), 1) if loop.speeds else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "device": device_name(),
         "code": code_version(),
         "jax": jax.__version__,
         "python": platform.python_version(),

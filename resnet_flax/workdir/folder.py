@@ -1,27 +1,24 @@
 """The folder of a run: one process trains there at a time, with one config."""
 
 import contextlib
-import errno
-import fcntl
 import os
 import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import config_to_json, differences, read_config
 from resnet_flax.errors import Damaged, UserError
-from resnet_flax.files import atomic_write
+from resnet_flax.files import atomic_write, try_lock
 from resnet_flax.text import print_line
 from resnet_flax.workdir.identity import is_extension
 from resnet_flax.workdir.results import remove_results
 
-BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock while another process holds the lock
 LOOK_SECONDS = 0.2  # more than the moment for which live.is_locked holds the lock
 LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # what files.atomic_write has under way, and its process
 
@@ -31,23 +28,6 @@ class Job(NamedTuple):
 
     config: FrozenConfigDict
     workdir: Path
-
-
-def try_lock(path: Path) -> IO | None:
-    """Lock the file at `path`, created if need be, and return it; None if another process holds the lock.
-
-    The lock is the system's: it lasts until the file is closed, at the latest by the end of the process. Raises OSError
-    if the file system has no locks.
-    """
-    file = open(path, "a+")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if error.errno in BUSY:
-            return None
-        raise
-    return file
 
 
 @contextlib.contextmanager

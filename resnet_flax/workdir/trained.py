@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import resnet_flax
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config
-from resnet_flax.errors import Damaged, UserError, nearest, reason
+from resnet_flax.errors import Damaged, UserError, nearest, reason, refuse_address
 from resnet_flax.files import atomic_write, read_json
 from resnet_flax.models.torch_weights import Tensors
 from resnet_flax.models.weight_files import encode_safetensors
@@ -65,6 +65,7 @@ def find_trained(name: str | os.PathLike) -> Path:
 
 def place_of(name: str | os.PathLike) -> Path:
     """Return the file or folder that `name` names, downloaded if need be."""
+    refuse_address("a trained network", os.fspath(name))
     if isinstance(name, str) and name.startswith(hub.PREFIX):
         return hub.download(name.removeprefix(hub.PREFIX), (HUB_WEIGHTS, RESULTS_NAME))
     found = find_pretrained(name) if isinstance(name, str) else None

@@ -1,5 +1,7 @@
 """A journal has one line for a case and device, and survives whatever kills a benchmark."""
 
+import pytest
+
 from benchmarks import record
 
 
@@ -17,6 +19,11 @@ def test_journal_has_one_line_for_a_case_and_device(tmp_path):
     elsewhere.add({"part": "feed"}, {"rate": 9.0})
     assert len(journal.lines()) == 3
     assert not record.Journal("speed", tmp_path / "new", again=True).has({"part": "feed"})
+
+
+@pytest.mark.parametrize("device", ["1 x cpu", "2 cores of AMD EPYC", "4 x cpu on 2 cores of AMD EPYC"])
+def test_a_cpu_is_told_from_an_accelerator_in_runs_of_all_versions(device):
+    assert record.is_cpu(device) and not record.is_cpu("1 x NVIDIA H200")
 
 
 def test_commit_is_told_where_the_code_is_no_checkout(monkeypatch, tmp_path):

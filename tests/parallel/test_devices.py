@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resnet_flax.errors import UserError
-from resnet_flax.parallel.devices import check_batch_size, compiler_options, local_rows
+from resnet_flax.parallel.devices import check_batch_size, compiler_options, device_name, local_rows
 
 
 def five_steps(way: str, devices: int, out: Path) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
@@ -51,6 +51,21 @@ def test_local_rows_are_this_processes_share(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert local_rows(np.arange(6)).tolist() == [3, 4, 5]
     assert local_rows(np.arange(8).reshape(2, 4), axis=1).tolist() == [[2, 3], [6, 7]]
+
+
+@pytest.mark.parametrize(("system", "processor"), [("Linux", "AMD EPYC"), ("Darwin", "Apple M4"), ("Darwin", "")])
+def test_a_cpu_is_called_by_its_name(system, processor, monkeypatch):
+    info = f"processor\t: 0\nmodel name\t: {processor}\n"
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: info)
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, f"{processor}\n")
+    )
+    assert device_name() == f"2 cores of {processor or 'arm64'}"
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert device_name() == f"4 x cpu on 2 cores of {processor or 'arm64'}"
 
 
 def test_options_of_xla_are_for_a_cpu_and_for_a_jaxlib_that_has_them(monkeypatch):

@@ -40,7 +40,13 @@ SMALL = [
 def nowhere(monkeypatch):
     """An environment that names no other processes; returns the arguments of calls of jax.distributed.initialize."""
     ours = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")
-    for name in (*processes.COUNTS, *ours, "TPU_WORKER_HOSTNAMES"):
+    for name in (
+        *processes.COUNTS,
+        *ours,
+        "TPU_PROCESS_ADDRESSES_PATH",
+        "TPU_PROCESS_ADDRESSES",
+        "TPU_WORKER_HOSTNAMES",
+    ):
         monkeypatch.delenv(name, raising=False)
     asked = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: asked.append(args))
@@ -71,12 +77,18 @@ def test_processes_that_the_environment_names_are_joined(nowhere, monkeypatch, e
     [
         ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, True),
         ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "one:8471,two:8471"}, True),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "localhost:8471", "TPU_WORKER_HOSTNAMES": "one,two"}, False),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES_PATH": "two hosts", "TPU_PROCESS_ADDRESSES": "localhost:8471"}, True),
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, True),
         ("tpu,cpu", {}, True),  # its metadata server knows
         ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1"}, False),
         ("cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, False),
     ],
 )
-def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, platforms, environment, several):
+def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, tmp_path, platforms, environment, several):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two hosts").write_text("one:8471,two:8471\n")
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # jax sets it where there is no TPU
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -21,10 +21,10 @@ from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import load
 from resnet_flax.data.datasets.arrays import read_split
 from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.files import try_lock
 from resnet_flax.main import main, parse
 from resnet_flax.studies import figures, trials
 from resnet_flax.studies.space import Plan, Range, Space
-from resnet_flax.workdir.folder import try_lock
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from resnet_flax.cache import cache_folder
+from resnet_flax.cache import cache_folder, one_process
 from resnet_flax.data.datasets.arrays import Split, read_arrays, read_split, write_arrays
 from resnet_flax.data.datasets.sources import SOURCES
 from resnet_flax.data.datasets.splits import parse_split, refuse_shared_examples, refuse_swapped_splits, split_names
@@ -116,13 +116,18 @@ def find_arrays(config: ConfigDict) -> Path:
 def decode_once(config: ConfigDict) -> Path:
     """Return the folder in the cache with the decoded arrays of a dataset, decoding it if this version is not there.
 
-    Older versions of it are deleted then.
+    Of the processes that share a cache one decodes, and the others wait. Older versions are deleted then.
     """
     source = SOURCES[config.name]
     place, version = source.key(config)
     place = f"{config.name}-{place}"
-    folder = cache_folder() / "datasets" / (f"{place}-{version}" if version else place)
-    if not split_names(folder):
+    cache = cache_folder()
+    folder = cache / "datasets" / (f"{place}-{version}" if version else place)
+    if split_names(folder):
+        return folder
+    with one_process(cache / f".{place}.lock"):
+        if split_names(folder):
+            return folder
         write_arrays(source.decode(config), folder)
         for older in set(folder.parent.glob(f"{place}-{'?' * len(version)}")) - {folder}:
             shutil.rmtree(older, ignore_errors=True)

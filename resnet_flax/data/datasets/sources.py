@@ -16,9 +16,10 @@ from typing import Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_flax.cache import one_process
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.folders import Tree
-from resnet_flax.errors import UserError, reason
+from resnet_flax.errors import UserError, reason, refuse_address
 
 TFDS_SPLITS = ("train", "test")  # of a dataset that is here by name
 
@@ -81,10 +82,12 @@ class Tfds:
                 f"dataset {config.name!r} is not at {folder} and {self.host} cannot be reached to download it: point "
                 f"TFDS_DATA_DIR or --config.data.dir at a folder that holds {self.path}"
             )
-        return decode_tfds(folder)
+        with one_process(folder.parents[1] / f".{folder.parent.name}.lock"):  # it may serve machines with own caches
+            return decode_tfds(folder)
 
     def _folder(self, config: ConfigDict) -> Path:
         root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        refuse_address("TFDS_DATA_DIR", root)
         return Path(root).expanduser().resolve() / self.path
 
 

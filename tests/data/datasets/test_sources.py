@@ -2,6 +2,7 @@
 
 import contextlib
 import mmap
+import os
 import resource
 import subprocess
 import sys
@@ -230,6 +231,53 @@ def test_decoding_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load_dataset(data_config())
     assert list((tmp_path / "resnet_flax" / "datasets").iterdir()) == []
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from resnet_flax.config.defaults import get_config
+from resnet_flax.data.datasets import load, sources
+
+log = Path(sys.argv[1])
+
+def slow_digits():
+    with open(log, "a") as file:
+        print("decoded", file=file)
+    for _ in range(200):  # until the other process has looked, too
+        if len(list(log.parent.glob("ready*"))) == 2:
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    return sources.decode_digits()
+
+sources.SOURCES["digits"] = sources.Embedded(tuple("0123456789"), slow_digits)
+config = get_config()
+config.data.name = "digits"
+log.with_name(f"ready{sys.argv[2]}").touch()
+print(load.find_arrays(config.data))
+"""
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_one_process_for_each_cache_prepares_the_data_and_the_others_wait(shared, tmp_path):
+    caches = [tmp_path / ("cache" if shared else f"cache{index}") for index in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, tmp_path / "log", str(index)],
+            env=os.environ | {"XDG_CACHE_HOME": str(cache)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index, cache in enumerate(caches)
+    ]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert (tmp_path / "log").read_text() == "decoded\n" * (1 if shared else 2)
+    assert [text.splitlines()[-1] for text in said] == [
+        str(cache / "resnet_flax" / "datasets" / "digits-embedded") for cache in caches
+    ]
+    assert "".join(said).count("waiting for another process to prepare the dataset\n") == shared
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Train on a spot Cloud TPU that may be taken away: it is queued for again, and the run resumes from its copy in a bucket.
+#
+#   BUCKET=gs://my-bucket/resnet launch/spot.sh --config=configs/preact.py
+#
+# Leave it running, or start the same command again: it queues for the TPU, does so again whenever that is taken away, and
+# deletes it when the run has ended. Its exit code is that of the run. The workdir is on the first host, which copies it
+# to BUCKET/runs each minute, as the log to BUCKET/train.log; a TPU that comes back begins with that copy.
+#
+# NAME, ZONE, TYPE and VERSION choose the TPU as in tpu.sh. Its service account must be able to write to the bucket.
+# DRY_RUN=1 prints the request, and what each host runs when it starts, instead.
+set -euo pipefail
+
+if [[ $# == 0 || ${BUCKET:-} != gs://* ]]; then
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" >&2
+  [[ $# == 0 ]] || echo "error: BUCKET must be set to gs://NAME or gs://NAME/FOLDER" >&2
+  exit 2
+fi
+BUCKET=${BUCKET%/}
+NAME=${NAME:-resnet-flax}
+ZONE=${ZONE:-us-central1-a}
+TYPE=${TYPE:-v5litepod-8}
+VERSION=${VERSION:-v2-alpha-tpuv5-lite}
+SECONDS_BETWEEN=${SECONDS_BETWEEN:-60}
+
+cd "$(dirname "$0")/.."
+folder=$(mktemp --directory)
+trap 'rm -r "$folder"' EXIT
+{
+  printf '#!/usr/bin/env bash\nBUCKET=%q\nWORDS=(' "$BUCKET"
+  printf '%q ' "$@"
+  printf ')\n'
+  sed 1d launch/spot_host.sh
+} > "$folder/start.sh"
+
+queue() {
+  gcloud compute tpus queued-resources "$1" "$NAME" --zone="$ZONE" "${@:2}"
+}
+
+request=(--node-id="$NAME" --accelerator-type="$TYPE" --runtime-version="$VERSION" --spot
+  --metadata-from-file=startup-script="$folder/start.sh" --scopes=https://www.googleapis.com/auth/cloud-platform)
+if [[ -n ${DRY_RUN:-} ]]; then
+  printf '%q ' gcloud compute tpus queued-resources create "$NAME" --zone="$ZONE" "${request[@]}"
+  echo
+  cat "$folder/start.sh"
+  exit
+fi
+
+state() { # "" if there is no such request
+  queue describe --format='value(state.state)' 2> /dev/null || true
+}
+
+if [[ -z $(state) ]]; then
+  git archive --output="$folder/code.tgz" HEAD
+  gcloud storage cp "$folder/code.tgz" "$BUCKET/code.tgz"
+  gcloud storage rm "$BUCKET/exit" 2> /dev/null || true # of an earlier run
+fi
+while true; do
+  if code=$(gcloud storage cat "$BUCKET/exit" 2> /dev/null); then
+    queue delete --force --quiet
+    echo "the run has ended with code $code: $BUCKET/train.log and $BUCKET/runs"
+    exit "$code"
+  fi
+  case $(state) in
+    SUSPENDED | FAILED) # taken away, or not to be had: it must be deleted before it can be asked for again
+      echo "the TPU is gone: queueing again"
+      queue delete --force --quiet
+      ;;
+    "") queue create "${request[@]}" ;;
+  esac
+  sleep "$SECONDS_BETWEEN"
+done
