@@ -25,6 +25,7 @@ RECIPES = (
     "speed94",
     "speed95",
     "speed96",
+    "best",
 )
 
 
