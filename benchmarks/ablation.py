@@ -11,7 +11,8 @@ No epoch is chosen, so nothing is selected on that part within a run.
 
 The same command resumes: a run that was stopped continues in its folder below --workdir, and a finished one is not
 repeated. Each finished run is a line of ablation.jsonl in the folder --output. The table at the end shows for each
-change the mean difference from the recipe with the same seed, its standard error, and the time of training.
+change the mean difference from the recipe with the same seed, its standard error, and the time of training: that of the
+fastest run, since other work on the machine can only make a run slower.
 """
 
 import argparse
@@ -81,15 +82,27 @@ def compared(lines: Sequence[dict], base: str, shared: Sequence[str], changes: S
     return table(HEADER, [row(change, base, found) for change in ("", *changes)])
 
 
+def tables(lines: Sequence[dict]) -> str:
+    """Return a table for each recipe with what applies to all its rows, in the order of the journal."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for case in (line["case"] for line in lines):
+        changes = groups.setdefault((case["base"], case["shared"]), [])
+        changes += [case["change"]] if case["change"] and case["change"] not in changes else []
+    return "\n".join(
+        f"`{f'{base} {shared}'.rstrip()}`:\n\n{compared(lines, base, shlex.split(shared), changes)}"
+        for (base, shared), changes in groups.items()
+    )
+
+
 def row(change: str, base: str, found: dict[tuple[str, int], dict]) -> list[str]:
     """Return the row of a change, of the seeds with which both it and the recipe have run."""
     seeds = sorted(seed for name, seed in found if name == change and ("", seed) in found)
-    name = f"`{change}`" if change else f"none ({base})"
+    name = f"`{change}`".replace("|", r"\|") if change else f"none ({base})"
     if not seeds:
         return [name, "", "", "", "0", "", ""]
     here, there = ([found[which, seed] for seed in seeds] for which in (change, ""))
     gaps = [100 * (a["accuracy"] - b["accuracy"]) for a, b in zip(here, there, strict=True)]
-    seconds, base_seconds = (statistics.mean(one["training_seconds"] for one in some) for some in (here, there))
+    seconds, base_seconds = (min(one["training_seconds"] for one in some) for some in (here, there))
     return [
         name,
         spread([100 * one["accuracy"] for one in here]),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import accuracy, recipes, runs, speed, speed_ablation, startup
+from benchmarks import ablation, accuracy, recipes, runs, speed, speed_ablation, startup
 from benchmarks.pictures import PICTURE
 from benchmarks.record import RESULTS, is_cpu
 from benchmarks.runs import Recorded
@@ -24,13 +24,12 @@ from resnet_flax.workdir.predictions import wilson_interval
 
 ROOT = RESULTS.parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "results.md")
-RECIPE_FILES = tuple(ROOT / "configs" / f"{name}.py" for name in (*recipes.RECIPES, *recipes.SPEED))
+RECIPE_FILES = tuple(ROOT / "configs" / f"{name}.py" for name in recipes.NAMES)
 PART = re.compile(r"(<!-- (\w+), written by python -m benchmarks.readme: -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
-ALL_RECIPES = (*recipes.RECIPES, *recipes.SPEED)
 # The rows of README: each network as in its report, and with `fast`.
 OVERVIEW = (
     *(row for name in recipes.RECIPES for row in (recipes.as_reported(name), f"{name}:fast")),
-    *(f"{name}:full" for name in recipes.SPEED),
+    *(f"{name}:full" for name in recipes.OWN),
 )
 DOCSTRING = re.compile(r'^This project: .*?(?=\n\n|\n""")', re.DOTALL | re.MULTILINE)  # of a recipe: its accuracy
 BLOCKS = {
@@ -183,6 +182,14 @@ SECTIONS = (
         "Widths 8/16/32, 4 epochs on 10,000 images; accuracy on 5,000 held-out images, mean and standard deviation.",
         speed_ablation.table,
     ),
+    (
+        "ablation",
+        "What a recipe gains and loses by single changes",
+        "Accuracy after the last epoch on training images held out, mean and standard deviation; the difference is\n"
+        "from the recipe with the same seed. One of less than two standard errors, or of one seed, shows neither gain\n"
+        "nor loss. CPUs were shared with other work: times are those of the fastest run, and upper bounds.",
+        ablation.tables,
+    ),
     ("profile", "Where the time of a training step goes", "By kind of kernel.", profile),
 )
 
@@ -240,7 +247,7 @@ def fastest_to_target(name: str, folder: Path) -> list[str]:
 def settings(folder: Path) -> str:
     """A row for each recipe: how it is trained; below, the augmentation of each."""
     rows, policies = [], []
-    for name in ALL_RECIPES:
+    for name in recipes.NAMES:
         config = recipes.config(name)
         optimizer, schedule, train = config.optimizer, config.schedule, config.train
         numbers = [f"{value:g}" for value in (optimizer.learning_rate, optimizer.weight_decay)]

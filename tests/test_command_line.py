@@ -26,6 +26,7 @@ RECIPES = (
     "speed94",
     "speed95",
     "speed96",
+    "best",
 )
 
 

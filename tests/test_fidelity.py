@@ -39,9 +39,9 @@ def test_network(variant):
     assert not far
 
 
-@pytest.mark.parametrize(("method", "tolerance"), [("mixup", 1e-6), ("cutmix", 0)])
-def test_mixed_batch_is_that_of_torchvision(method, tolerance):
-    """Given the same draw, of CutMix also boxes that are clipped, empty, or the whole image."""
+@pytest.mark.parametrize(("method", "tolerance"), [("mixup", 1e-6), ("cutmix", 0), ("ricap", 0)])
+def test_mixed_batch_is_that_of_torchvision_or_the_paper(method, tolerance):
+    """Given the same draw, of CutMix also boxes that are clipped, empty, or the whole image, of RICAP such patches."""
     images, labels = losses.batch()
     for number, draw in enumerate(losses.draws(8)[method]):
         expected = below(golden("losses"), f"{method} {number}")
@@ -88,7 +88,7 @@ def test_nothing_of_the_golden_files_is_left_out():
     assert {name.split("/")[0] for name in golden("networks")} == set(networks.NARROW)
     assert {name.split("/")[0] for name in golden("losses")} == {
         "losses",
-        *(f"{method} {number}" for method in ("mixup", "cutmix") for number in range(8)),
+        *(f"{method} {number}" for method in ("mixup", "cutmix", "ricap") for number in range(8)),
     }
     assert {name.split("/")[0] for name in golden("optimizers")} == {"weights", "gradients", *optimizers.CASES}
     assert {name.split("/")[0] for name in golden("schedules")} == set(schedules.CASES)

@@ -1,7 +1,8 @@
 """Mixed batches and losses of soft targets against PyTorch.
 
-MixUp and CutMix are written here in torch as torchvision.transforms.v2 defines them, and get the same draws: the share,
-and for CutMix the centre of the box. The losses are torch.nn.functional's.
+MixUp and CutMix are written here in torch as torchvision.transforms.v2 defines them, RICAP as its paper does, and they
+get the same draws: the share, for CutMix the centre of the box, for RICAP the boundaries and the crops. The losses are
+torch.nn.functional's.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fidelity import Row, relative, value_by_value
-from resnet_flax.data.augment.mixing import Shares, cutmix_shares, mix, mixup_shares
+from resnet_flax.data.augment.mixing import Patches, Shares, cutmix_shares, mix, mixup_shares, patch, patch_shares
 from resnet_flax.training.distillation import divergence
-from resnet_flax.training.mixing import Examples, row_before
+from resnet_flax.training.mixing import Examples, with_rows_before
 from resnet_flax.training.step import soft_cross_entropy
 
 BATCH, SIZE, CLASSES = 6, (24, 20), 10  # height and width differ
@@ -23,22 +24,35 @@ TEMPERATURES = (1.0, 4.0)
 
 
 class Draw(NamedTuple):
-    """The draw that mixes a batch: the share, and for CutMix the centre of the box, None for MixUp."""
+    """The draw of MixUp or CutMix: the share, and for CutMix the centre of the box, None for MixUp."""
 
     share: np.float32
     centre: tuple[int, int] | None  # x, y
 
 
-def draws(count: int, seed: int = 0) -> dict[str, list[Draw]]:
-    """Return `count` draws of each method; of CutMix also boxes without pixels, of all, and with whole sides."""
+def draws(count: int, seed: int = 0) -> dict[str, list[Draw | Patches]]:
+    """Return `count` draws of each method; of CutMix also boxes without pixels, of all, and with whole sides.
+
+    Of RICAP also patches without pixels, and one that is the whole image.
+    """
     random = np.random.default_rng(seed)
     shares = random.beta(1, 1, 2 * count).astype(np.float32)
     shares[-4:] = 0.0, 1.0, 0.75, np.nextafter(np.float32(0.75), np.float32(1))
     places = random.integers(0, SIZE[::-1], (count, 2)).tolist()
+    boundaries = random.integers(0, np.add(SIZE, 1), (count, 2)).astype(np.int32)
+    boundaries[:3] = SIZE, (0, 7), (11, SIZE[1])
     return {
         "mixup": [Draw(share, None) for share in shares[:count]],
         "cutmix": [Draw(share, (x, y)) for share, (x, y) in zip(shares[count:], places, strict=True)],
+        "ricap": [patches(random, low, left) for low, left in boundaries],
     }
+
+
+def patches(random: np.random.Generator, low: np.int32, left: np.int32) -> Patches:
+    """Return four patches that meet at row `low` and column `left`, with crops from anywhere in their images."""
+    (height, width), right, high = SIZE, SIZE[1] - left, SIZE[0] - low
+    sizes = np.array([(low, left), (low, right), (high, left), (high, right)], np.int32)
+    return Patches(sizes, random.integers(0, np.array((height, width)) - sizes + 1).astype(np.int32))
 
 
 def batch(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -48,12 +62,21 @@ def batch(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _mixed(images: jax.Array, labels: jax.Array, shares: Shares) -> tuple[jax.Array, jax.Array]:
-    image = mix(images, row_before(images, None), shares.pixels)
-    return image, Examples(image, labels, row_before(labels, None), shares.label).targets(CLASSES)
+    image = mix(*with_rows_before(images, 2, None), shares.pixels)
+    return image, Examples(image, with_rows_before(labels, 2, None), (shares.label, 1 - shares.label)).targets(CLASSES)
 
 
-def ours(images: np.ndarray, labels: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+@jax.jit
+def _patched(images: jax.Array, labels: jax.Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
+    image = patch(jnp, with_rows_before(images, 4, None), patches)
+    return image, Examples(image, with_rows_before(labels, 4, None), patch_shares(jnp, patches, SIZE)).targets(CLASSES)
+
+
+def ours(images: np.ndarray, labels: np.ndarray, draw: Draw | Patches) -> tuple[np.ndarray, np.ndarray]:
     """Return (images, targets) as the training step mixes them."""
+    if isinstance(draw, Patches):
+        image, targets = _patched(images, labels, draw)
+        return np.asarray(image), np.asarray(targets)
     share = jnp.asarray([draw.share])
     if draw.centre is None:
         shares = mixup_shares(jnp, share, SIZE)
@@ -69,12 +92,21 @@ def _box(share: jax.Array, x: jax.Array, y: jax.Array) -> Shares:
     return cutmix_shares(jnp, share, x, y, SIZE)
 
 
-def theirs(images: np.ndarray, labels: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same by torchvision's definition."""
+def theirs(images: np.ndarray, labels: np.ndarray, draw: Draw | Patches) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same by the definition of torchvision, or of RICAP's paper."""
     import torch
 
     image = torch.from_numpy(images.copy()).permute(0, 3, 1, 2)
     label = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), CLASSES).float()
+    if isinstance(draw, Patches):
+        crops = [
+            image.roll(number, 0)[..., row : row + height, column : column + width]
+            for number, ((height, width), (row, column)) in enumerate(zip(*map(np.ndarray.tolist, draw), strict=True))
+        ]
+        image = torch.cat([torch.cat(crops[:2], 3), torch.cat(crops[2:], 3)], 2)
+        shares = [crop[0, 0].numel() / image[0, 0].numel() for crop in crops]
+        targets = sum(share * label.roll(number, 0) for number, share in enumerate(shares))
+        return image.permute(0, 2, 3, 1).numpy(), targets.numpy()
     share, rolled = float(draw.share), image.roll(1, 0)
     if draw.centre is None:
         image = rolled * (1.0 - share) + image * share
@@ -145,7 +177,7 @@ def compare() -> Iterator[Row]:
     images, labels = batch()
     for method, some in draws(500).items():
         pairs = [(ours(images, labels, draw), theirs(images, labels, draw)) for draw in some]
-        for part, (what, bound) in enumerate({"images": 0.0 if method == "cutmix" else 1e-6, "targets": 1e-7}.items()):
+        for part, (what, bound) in enumerate({"images": 1e-6 if method == "mixup" else 0.0, "targets": 1e-7}.items()):
             stacks = (np.stack([pair[side][part] for pair in pairs]) for side in (0, 1))
             yield value_by_value(f"{method}, {what}", *stacks, bound)
     a, b = our_losses(*logits_and_targets()), their_losses(*logits_and_targets())

@@ -51,12 +51,18 @@ NARROW = {
     name: architecture("tiny") | dict(blocks=(1, 2), widths=(4, 8)) | changes for name, changes in VARIANTS.items()
 }
 SMOOTHING = 0.1  # of the labels, with the narrow networks
+CIFAR_RESNETS = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")
 FULL = {name: architecture(name) for name in NETWORKS} | {
+    **{f"{name}, option B": architecture(name) | dict(shortcut="conv") for name in CIFAR_RESNETS},
     "preact, GELU": architecture("preact") | dict(activation="gelu"),
     "preact, final BatchNorm": architecture("preact") | dict(final_norm=True),
     "resnet_443, SE": architecture("resnet_443") | dict(se=True),
     "resnet_353, ResNet-D, stochastic depth": architecture("resnet_353") | dict(shortcut="avg_pool", drop_path=0.2),
     "wrn_16_4, dropout": architecture("wrn_16_4") | dict(block_dropout=0.3),
+    "wrn_16_4, SE": architecture("wrn_16_4") | dict(se=True),
+    "speed94, SE": architecture("speed94") | dict(se=True),
+    "resnext29_32x4d, ResNet-D, stochastic depth": architecture("resnext29_32x4d")
+    | dict(shortcut="avg_pool", drop_path=0.2),
 }
 
 # How every result is measured, and its bound: eval and running by absolute, train and gradient by relative difference.

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import resolve_normalization
-from resnet_flax.data.augment.mixing import Mixing, draw_shares, mix
+from resnet_flax.data.augment.mixing import Mixing, mixed
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.data.stream import Stream
@@ -37,7 +37,7 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     columns = [(data.train.images[:images] / np.float32(255), [""] * images)]
     columns += [version(stream, mixing, names, epoch) for epoch in range(versions)]
 
-    height = 1.2 if mixing.on else 0.9  # inches of an image with its caption
+    height = 0.9 + 0.15 * mixing.images * mixing.on  # inches of an image with its caption
     figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, height * images + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(images, versions + 1, squeeze=False)
     for row, label in zip(grid, data.train.labels, strict=False):
@@ -59,15 +59,18 @@ def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) ->
     """Return the first images as in `epoch`, pixels from 0 to 1, and the classes of each with their shares if mixed."""
     data, first = stream.split, np.arange(stream.batch_size, dtype=np.int32)
     batch = stream.batch(np, data.images, data.labels, epoch, first)
-    images, labels, captions = batch["image"], batch["label"], [""] * len(first)
-    if mixing.on:
-        shares = draw_shares(np, mixing, stream.seed, epoch, images.shape[1:3])
-        images, others = mix(images, np.roll(images, 1, axis=0), shares.pixels), np.roll(labels, 1)
-        captions = [caption(names[a], names[b], shares.label[0]) for a, b in zip(labels, others, strict=True)]
+    images, *others = (np.roll(batch["image"], number, axis=0) for number in range(mixing.images))
+    images, shares = mixed(np, mixing, stream.seed, epoch, (images, *others))
+    parts = [np.squeeze(share).item() for share in shares]
+    labels = [np.roll(batch["label"], number) for number in range(mixing.images)]
+    captions = [caption([names[label] for label in ones], parts) for ones in zip(*labels, strict=True)]
     assert stream.policy.normalization
     mean, std = (np.asarray(values, np.float32) for values in stream.policy.normalization)
     return np.clip(images * std + mean, 0, 1), captions
 
 
-def caption(own: str, other: str, share: float) -> str:
-    return f"{share:.0%} {own}\n{1 - share:.0%} {other}" if share < 1 else ""
+def caption(names: Sequence[str], shares: Sequence[float]) -> str:
+    """Return a line for each class that has a share of an image, none for an image that is not mixed."""
+    if shares[0] == 1:
+        return ""
+    return "\n".join(f"{share:.0%} {name}" for name, share in zip(names, shares, strict=True) if share > 0)

@@ -111,6 +111,7 @@ RULES: dict[str, Rule] = {
     "train.label_smoothing": BELOW_ONE,
     "train.mixup": ALPHA,
     "train.cutmix": ALPHA,
+    "train.ricap": ALPHA,
     "train.mix_probability": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "train.mix_switch": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "train.teacher": (are_paths, f"names of trained networks or their paths {MOUNTED}, separated by commas"),
@@ -240,6 +241,8 @@ def conflicts(config: ConfigDict) -> Iterator[str]:
     if optimizer.nesterov and not (like_sgd and has_momentum and optimizer.dampening == 0):
         yield "config.optimizer.nesterov needs sgd or muon with a momentum and no dampening, as in PyTorch"
     yield from schedule_conflicts(config.schedule, config.train.epochs, has_momentum)
+    if config.train.ricap and (config.train.mixup or config.train.cutmix):
+        yield "config.train.ricap takes the place of config.train.mixup and config.train.cutmix: set them to 0"
     if not config.data.validation:
         missing = "needs a validation split, and config.data.validation is empty"
         if config.train.patience:

@@ -102,8 +102,9 @@ def get_config() -> ConfigDict:
                 label_smoothing=0.0,  # share of the target that is spread evenly over the classes
                 mixup=0.0,  # alpha of MixUp, whose shares are Beta(alpha, alpha); 0 for none
                 cutmix=0.0,  # alpha of CutMix; 0 for none
-                mix_probability=1.0,  # of a batch to be mixed, if mixup or cutmix is on
-                mix_switch=0.5,  # if both are on: the probability that a mixed batch is mixed by CutMix
+                ricap=0.0,  # beta of RICAP, whose boundaries between four images are Beta(beta, beta); 0 for none
+                mix_probability=1.0,  # of a batch to be mixed, if mixup, cutmix or ricap is on
+                mix_switch=0.5,  # if mixup and cutmix are on: the probability that a mixed batch is mixed by CutMix
                 teacher="",  # learn from these networks: workdirs, weights or pretrained names, separated by commas
                 teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is that of the labels
                 teacher_temperature=4.0,  # divides the logits of both in that comparison

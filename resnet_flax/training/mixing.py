@@ -1,42 +1,50 @@
 """A batch as the network sees it in training: its examples mixed with each other, if the config says so."""
 
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from resnet_flax.data.augment.mixing import Mixing, draw_shares, mix
+from resnet_flax.data.augment.mixing import Mixing, mixed
 
 # What is right in training, wherever the training accuracy of a run that mixes is shown.
-COUNTED = "mixed images, by the class with the larger share"
+COUNTED = "mixed images, by the class with the largest share"
 
 
 class Examples(NamedTuple):
-    """A batch as the network sees it: images, and one label or two mixed ones for each."""
+    """A batch as the network sees it: images, and for each one label or several mixed ones."""
 
     image: jax.Array  # (batch, H, W, 3) float32
-    label: jax.Array  # (batch,) int32
-    other: jax.Array | None = None  # (batch,) int32, the labels mixed in
-    share: jax.Array | float = 1.0  # (1,) float32, of `label`
+    labels: tuple[jax.Array, ...]  # (batch,) int32 each, its own first
+    shares: tuple[jax.Array | float, ...] = (1.0,)  # (1,) float32 each, of each of `labels`
 
     def targets(self, classes: int) -> jax.Array:
         """Return the probability of each class, (batch, classes) float32."""
-        own = jax.nn.one_hot(self.label, classes)
-        return own if self.other is None else mix(own, jax.nn.one_hot(self.other, classes), self.share)
+        first, *others = (
+            share * jax.nn.one_hot(label, classes) for label, share in zip(self.labels, self.shares, strict=True)
+        )
+        return sum(others, first)
 
     def answers(self) -> jax.Array:
-        """Return the label with the larger share of each image, (batch,) int32, its own if both are equal."""
-        return self.label if self.other is None else jnp.where(self.share >= 0.5, self.label, self.other)
+        """Return the class with the largest share of each image, (batch,) int32; of equal ones the first."""
+        if len(self.labels) == 1:
+            return self.labels[0]
+        labels = jnp.stack(self.labels, 1)
+        shares = sum(share * (labels == label[:, None]) for label, share in zip(self.labels, self.shares, strict=True))
+        return jnp.take_along_axis(labels, jnp.argmax(shares, 1)[:, None], 1)[:, 0]
 
 
 def mix_batch(batch: dict, mixing: Mixing, seed: int, step: jax.Array, axis_name: str | None) -> Examples:
     """Return the batch of a step, mixed if that is on; under a mapped axis `axis_name` it is this device's share."""
-    image, label = batch["image"], batch["label"]
-    if not mixing.on:
-        return Examples(image, label)
-    shares = draw_shares(jnp, mixing, seed, step, image.shape[1:3])
-    other, other_label = (row_before(rows, axis_name) for rows in (image, label))
-    return Examples(mix(image, other, shares.pixels), label, other_label, shares.label)
+    images, labels = (with_rows_before(batch[name], mixing.images, axis_name) for name in ("image", "label"))
+    image, shares = mixed(jnp, mixing, seed, step, images)
+    return Examples(image, labels, shares)
+
+
+def with_rows_before(rows: jax.Array, count: int, axis_name: str | None) -> tuple[jax.Array, ...]:
+    """Return `count` arrays: the rows of the batch, for each row the one before it, the one before that, and so on."""
+    return tuple(accumulate(repeat(axis_name, count - 1), row_before, initial=rows))
 
 
 def row_before(rows: jax.Array, axis_name: str | None) -> jax.Array:

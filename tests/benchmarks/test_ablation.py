@@ -55,6 +55,23 @@ def test_differences_are_paired_by_seed_with_their_standard_error():
     assert cells[1] == [f"`{MIXUP}`", "92.00 ± 1.32", "+1.00", f"{error:.2f}", "3", "2 min", "1.50x"]
     assert cells[2] == [f"`{SMOOTH}`", "50.00", "-40.00", "", "1", "90 s", "0.90x"]
     assert cells[3][4] == "0"
+    assert ablation.row("--config.data.policy=flip|normalize(half)", "preact", {})[0].count(r"\|") == 1
+
+
+def test_documents_have_a_table_for_each_recipe_and_what_applies_to_all_its_rows():
+    cases = [("preact:fast", ""), ("preact:fast", MIXUP), ("speed94", ""), ("preact:fast", SMOOTH)]
+    lines = [
+        {"case": ablation.case_of(base, change, SHARED if base != "speed94" else (), 0), "found": found(0.5, 60.0)}
+        for base, change in cases
+    ]
+    first, rows, second, other = ablation.tables(lines).strip().split("\n\n")
+    assert (first, second) == (f"`preact:fast {SHARED[0]}`:", "`speed94`:")
+    assert [row.split("|")[1].strip() for row in rows.splitlines()[2:]] == [
+        "none (preact:fast)",
+        f"`{MIXUP}`",
+        f"`{SMOOTH}`",
+    ]
+    assert len(other.splitlines()) == 3
 
 
 def test_seeds_are_interleaved_and_a_finished_run_is_not_repeated(tmp_path, monkeypatch, capsys):

@@ -122,6 +122,7 @@ NARROW = [
     (("train.label_smoothing", 1.0), "at least 0 and below 1"),
     (("train.mixup", 1e-4), "must be 0 (off), or from 0.001 to 1,000"),
     (("train.cutmix", 1001.0), "must be 0 (off), or from 0.001 to 1,000"),
+    (("train.ricap", -0.3), "must be 0 (off), or from 0.001 to 1,000"),
     (("train.mix_probability", 0.0), "above 0 and at most 1"),
     (("train.mix_switch", 1.1), "from 0 to 1"),
     (("train.teacher_weight", 0.0), "above 0 and at most 1"),
@@ -165,6 +166,7 @@ CONTRADICTIONS = [
     ({"schedule.name": "warmup_cosine", "schedule.warmup": 11}, "warmup 11 is longer than config.train.epochs 10"),
     ({"schedule.name": "onecycle", "train.epochs": 3}, "must be more than one epoch: train for at least 4 epochs"),
     ({"schedule.name": "onecycle", "schedule.rise": 0.6, "schedule.three_phase": True}, "at most 0.5, not 0.6"),
+    ({"train.ricap": 0.3, "train.cutmix": 1.0}, "ricap takes the place of config.train.mixup and config.train.cutmix"),
     ({"schedule.name": "onecycle", "optimizer.name": "adagrad"}, "needs an optimizer with momentum"),
     ({"schedule.name": "onecycle", "optimizer.momentum": 0.0}, "needs an optimizer with momentum"),
     (

@@ -48,7 +48,8 @@ COUNTS = {
 # (network, other fields, parameters)
 VARIANTS = [
     ("preact", dict(final_norm=True), 2_796_714),  # its scale and bias
-    ("resnet20", dict(shortcut="conv"), 272_474),
+    # Option B: 1x1 convolutions of 16 x 32 and 32 x 64 weights with their BatchNorms.
+    *((f"resnet{depth}", dict(shortcut="conv"), COUNTS[f"resnet{depth}"] + 2_752) for depth in (20, 32, 44, 56, 110)),
     ("resnet_443", dict(se=True), 4_697_162 + 36_448),  # 2 C C/16 weights and C + C/16 biases in each block
     ("wrn_28_2", models.wide_resnet(28, 10) | dict(shortcut="avg_pool", drop_path=0.1), 36_479_194),
 ]

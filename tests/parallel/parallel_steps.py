@@ -18,6 +18,7 @@ from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.training.distillation import Network, Teacher
+from resnet_flax.training.mixing import mix_batch
 from resnet_flax.training.step import Totals, eval_step, init_state, train_step
 
 
@@ -67,7 +68,7 @@ def main(way: str, out: str) -> None:
     evaluated = evaluate(state.variables, parallel.shard({"image": images}))
     leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
     arrays = [np.asarray(leaf) for leaf in leaves]
-    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel), **kept(parallel))
+    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel), **patched(parallel), **kept(parallel))
 
 
 def fed(parallel) -> dict[str, np.ndarray]:
@@ -84,6 +85,22 @@ def fed(parallel) -> dict[str, np.ndarray]:
         return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
 
     made = parallel.compile(batch, sharded=(2,))(*feed.arrays, feed.order(1))
+    return {name: np.asarray(rows) for name, rows in made.items()}
+
+
+def patched(parallel) -> dict[str, np.ndarray]:
+    """Return a batch of 16 whose images RICAP patches together, some with images of three other devices."""
+    rng = np.random.default_rng(2)
+    batch = {"image": rng.normal(size=(16, 8, 8, 3)).astype(np.float32), "label": np.arange(16, dtype=np.int32)}
+
+    def patch(batch):
+        examples = mix_batch(batch, Mixing(ricap=1.0), 0, jax.numpy.array(3), parallel.axis_name)
+        made = {"patched": examples.image, "patched_targets": examples.targets(16)}
+        if parallel.axis_name is None:
+            return made
+        return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
+
+    made = parallel.compile(patch, sharded=(0,))(parallel.shard(batch))
     return {name: np.asarray(rows) for name, rows in made.items()}
 
 

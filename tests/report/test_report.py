@@ -159,7 +159,9 @@ def test_its_numbers_are_those_of_the_chosen_epoch(small_runs, tmp_path):
     assert main(["report", f"--workdir={workdir}"]) == 0
     tiles = re.sub("<[^>]+>", " ", page_of(workdir).partition('class="tiles"')[2].partition("Training</h2>")[0])
     assert re.search(r"validation accuracy +62\.50% +epoch 2 ", tiles)
-    assert re.search(r"training accuracy +75\.00% +epoch 2, of mixed images, by the class with the larger share", tiles)
+    assert re.search(
+        r"training accuracy +75\.00% +epoch 2, of mixed images, by the class with the largest share", tiles
+    )
     assert "MixUp, Beta(0.2, 0.2), with probability 1" in page_of(workdir)
     assert "runs/&lt;b&gt;, 0.9 of the loss, temperature 4" in page_of(workdir)
     assert "the weights are those of epoch 2, chosen by val_loss" in page_of(workdir)

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_flax.data.augment.mixing import Mixing, draw_shares
+from resnet_flax.data.augment.mixing import Mixing, draw_patches, draw_shares
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.training.distillation import Network, Teacher
+from resnet_flax.training.mixing import Examples
 from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, train_step
 
 SHAPE = (8, 8, 3)
@@ -73,6 +74,33 @@ def test_a_mixed_step_trains_on_each_image_with_the_one_before_it_and_both_label
     loss, accuracy = linear_step(batch, 3, mixing=mixing)
     assert loss == pytest.approx(float(expected), rel=1e-5)
     assert accuracy == np.mean(logits.argmax(1) == (own if share >= 0.5 else other))
+
+
+def test_a_patched_step_trains_on_crops_of_four_images_and_their_labels_by_area():
+    batch, mixing = make_batch(), Mixing(ricap=1.0)
+    patches = draw_patches(np, mixing, 0, 6, SHAPE[:2])  # as step 6 draws them
+    (low, left), areas = patches.sizes[0], patches.sizes.prod(1)
+    assert areas.min() > 0 and areas.sum() == 64 and len(set(areas)) == 4
+    images, labels = np.empty_like(batch["image"]), [np.roll(batch["label"], number) for number in range(4)]
+    places = [np.s_[:low, :left], np.s_[:low, left:], np.s_[low:, :left], np.s_[low:, left:]]
+    for number, (place, (height, width), (row, column)) in enumerate(zip(places, *patches, strict=True)):
+        crops = np.roll(batch["image"], number, axis=0)[:, row : row + height, column : column + width]
+        images[:, *place] = crops
+    logits = linear_logits(images)
+    expected = sum(area / 64 * cross_entropy(logits, ones).mean() for area, ones in zip(areas, labels, strict=True))
+    answers = [np.bincount(ones, weights=areas, minlength=10).argmax() for ones in np.stack(labels, 1)]
+    loss, accuracy = linear_step(batch, 6, mixing=mixing)
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert accuracy == np.mean(logits.argmax(1) == answers)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shares", "answer"),
+    [((3,), (1.0,), 3), ((3, 1), (0.5, 0.5), 3), ((3, 1), (0.4, 0.6), 1), ((3, 1, 2, 1), (0.4, 0.3, 0.1, 0.2), 1)],
+)
+def test_the_right_answer_to_a_mixed_image_is_the_class_with_the_largest_share(labels, shares, answer):
+    examples = Examples(jnp.zeros((1, 8, 8, 3)), tuple(jnp.array([label]) for label in labels), shares)
+    assert examples.answers() == jnp.array([answer])
 
 
 def test_a_taught_step_weighs_the_labels_with_the_teachers_answers():

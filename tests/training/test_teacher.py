@@ -95,4 +95,4 @@ def test_run_resumes_with_its_teacher_and_is_refused_without_it_or_with_another(
     assert run(tmp_path / "undisturbed", *words) == 0
     assert end(tmp_path / "run", *words) == end(tmp_path / "undisturbed", *words)
     results = json.loads((tmp_path / "run" / "report" / "results.json").read_text())
-    assert results["train_accuracy_of"] == "mixed images, by the class with the larger share"
+    assert results["train_accuracy_of"] == "mixed images, by the class with the largest share"

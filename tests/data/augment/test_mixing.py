@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from resnet_flax.commands.preview import version
-from resnet_flax.data.augment.mixing import Mixing, beta_quantiles, draw_shares
+from resnet_flax.data.augment.mixing import Mixing, beta_quantiles, draw_patches, draw_shares, mixed
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.stream import Stream
@@ -59,10 +59,54 @@ def test_centres_of_boxes_reach_every_part_of_the_image():
     assert covered.min() > 40
 
 
+@cache
+def patched(mixing: Mixing, steps: int = 800) -> list:
+    return [draw_patches(np, mixing, 5, step, SIZE) for step in range(steps)]
+
+
+def test_boundaries_of_patches_are_those_of_ricap_rounded_to_pixels():
+    boundaries = np.stack([patches.sizes[0] for patches in patched(Mixing(ricap=0.3))])
+    for length, found in zip(SIZE, boundaries.T, strict=True):
+        edges = np.add(np.arange(length + 1), [[-0.5], [0.5]]).clip(0, length) / length
+        expected = np.diff(stats.beta(0.3, 0.3).cdf(edges), axis=0)[0]
+        counts = np.bincount(found, minlength=length + 1)
+        assert stats.chisquare(counts, 800 * expected / expected.sum()).pvalue > 0.01
+    assert abs(np.corrcoef(boundaries.T)[0, 1]) < 0.1
+
+
+def test_four_patches_cover_the_image_and_their_crops_lie_anywhere_in_theirs():
+    places = np.zeros((4, 2, 2))  # of each patch and side: crops at the first and at the last possible place
+    for patches in patched(Mixing(ricap=1.0)):
+        low, left = patches.sizes[0]
+        right, high = SIZE[1] - left, SIZE[0] - low
+        assert patches.sizes.tolist() == [[low, left], [low, right], [high, left], [high, right]]
+        room = np.array(SIZE) - patches.sizes
+        assert ((patches.corners >= 0) & (patches.corners <= room)).all()
+        places += np.stack([patches.corners == 0, patches.corners == room], -1) & (room > 0)[..., None]
+    assert places.min() > 40
+
+
+def test_a_batch_that_is_not_patched_stays_as_it_is():
+    images = [np.full((2, *SIZE, 3), number, np.float32) for number in range(4)]
+    mixing = Mixing(probability=0.7, ricap=0.3)
+    found = [mixed(np, mixing, 5, step, images) for step in range(400)]
+    for image, shares in found:
+        assert [float(share[0]) for share in shares] == pytest.approx([np.mean(image == n) for n in range(4)])
+    plain = [patches.sizes[0].tolist() == list(SIZE) for patches in patched(mixing, 400)]
+    assert sum(plain) / 400 == pytest.approx(0.3, abs=0.12)  # by chance some are not although mixed
+    assert [bool(np.all(image == 0)) for image, _ in found] == plain
+
+
 def test_draws_are_the_same_in_jax_and_differ_between_steps_and_seeds():
     compiled = jax.jit(lambda step: draw_shares(jnp, BOTH, 5, step, SIZE))
     for step, expected in enumerate(drawn(BOTH)[:30]):
         for ours, theirs in zip(compiled(step), expected, strict=True):
+            assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+            np.testing.assert_array_equal(ours, theirs)
+    ricap = Mixing(ricap=0.3)
+    patches = jax.jit(lambda step: draw_patches(jnp, ricap, 5, step, SIZE))
+    for step, expected in enumerate(patched(ricap)[:30]):
+        for ours, theirs in zip(patches(step), expected, strict=True):
             assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
             np.testing.assert_array_equal(ours, theirs)
     labels = [float(shares.label[0]) for shares in drawn(BOTH) if shares.label[0] < 1]
@@ -80,5 +124,12 @@ def test_preview_draws_mixed_images_with_the_shares_of_their_classes():
     np.testing.assert_allclose(drawn_images, share * pixels + (1 - share) * np.roll(pixels, 1, axis=0), atol=1e-5)
     assert captions[0] == f"{share:.0%} ant\n{1 - share:.0%} cat"
     assert captions[1] == f"{share:.0%} bee\n{1 - share:.0%} ant"
+    patched_images, captions = version(stream, Mixing(ricap=1.0), ("ant", "bee", "cat"), 6)
+    sizes = draw_patches(np, Mixing(ricap=1.0), 5, 6, SIZE).sizes
+    assert patched_images.shape == images.shape
+    areas = [f"{np.prod(size) / np.prod(SIZE):.0%}" for size in sizes]
+    assert captions[0].split("\n") == [
+        f"{area} {name}" for area, name in zip(areas, ("ant", "cat", "bee", "ant"), strict=True)
+    ]
     _, plain = version(stream, Mixing(), ("ant", "bee", "cat"), 4)
     assert plain == ["", "", ""]
