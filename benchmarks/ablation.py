@@ -12,7 +12,7 @@ No epoch is chosen, so nothing is selected on that part within a run.
 The same command resumes: a run that was stopped continues in its folder below --workdir, and a finished one is not
 repeated. Each finished run is a line of ablation.jsonl in the folder --output. The table at the end shows for each
 change the mean difference from the recipe with the same seed, its standard error, and the time of training: that of the
-fastest run, since other work on the machine can only make a run slower.
+fastest run, and none where the machine had more to do than cores when a run began.
 """
 
 import argparse
@@ -75,11 +75,16 @@ def outcome(workdir: Path) -> dict:
 def compared(lines: Sequence[dict], base: str, shared: Sequence[str], changes: Sequence[str]) -> str:
     """Return the table of the recipe, "", and its `changes` from the lines of the journal."""
     found = {
-        (line["case"]["change"], line["case"]["seed"]): line["found"]
+        (line["case"]["change"], line["case"]["seed"]): line["found"] | {"alone": was_alone(line["made"])}
         for line in lines
         if case_of(base, line["case"]["change"], shared, line["case"]["seed"]) == line["case"]
     }
     return table(HEADER, [row(change, base, found) for change in ("", *changes)])
+
+
+def was_alone(made: dict) -> bool:
+    """Return whether the machine had a core for each process when a run began, so that its time means something."""
+    return made["load"] <= made["cores"]
 
 
 def tables(lines: Sequence[dict]) -> str:
@@ -103,14 +108,15 @@ def row(change: str, base: str, found: dict[tuple[str, int], dict]) -> list[str]
     here, there = ([found[which, seed] for seed in seeds] for which in (change, ""))
     gaps = [100 * (a["accuracy"] - b["accuracy"]) for a, b in zip(here, there, strict=True)]
     seconds, base_seconds = (min(one["training_seconds"] for one in some) for some in (here, there))
+    timed = base_seconds and all(one["alone"] for one in (*here, *there))
     return [
         name,
         spread([100 * one["accuracy"] for one in here]),
         f"{statistics.mean(gaps):+.2f}" if change else "",
         f"{standard_error(gaps):.2f}" if change and len(gaps) > 1 else "",
         str(len(seeds)),
-        minutes(seconds),
-        f"{seconds / base_seconds:.2f}x" if base_seconds else "",
+        minutes(seconds) if timed else "",
+        f"{seconds / base_seconds:.2f}x" if timed else "",
     ]
 
 

@@ -187,7 +187,7 @@ SECTIONS = (
         "What a recipe gains and loses by single changes",
         "Accuracy after the last epoch on training images held out, mean and standard deviation; the difference is\n"
         "from the recipe with the same seed. One of less than two standard errors, or of one seed, shows neither gain\n"
-        "nor loss. CPUs were shared with other work: times are those of the fastest run, and upper bounds.",
+        "nor loss. Where a machine was shared with other work, times would say nothing and are left out.",
         ablation.tables,
     ),
     ("profile", "Where the time of a training step goes", "By kind of kernel.", profile),

@@ -38,15 +38,19 @@ def found(accuracy: float, seconds: float) -> dict:
     return {"accuracy": accuracy, "loss": 1.0, "training_seconds": seconds}
 
 
+def line(case: dict, accuracy: float, seconds: float, load: float = 0.5) -> dict:
+    return {"case": case, "found": found(accuracy, seconds), "made": {"load": load, "cores": 2}}
+
+
 def test_differences_are_paired_by_seed_with_their_standard_error():
     base, mixed, others = (0.90, 0.92, 0.91), (0.91, 0.935, 0.915), (0.5,)
     lines = [
-        {"case": ablation.case_of("preact", change, SHARED, seed), "found": found(accuracy, seconds)}
+        line(ablation.case_of("preact", change, SHARED, seed), accuracy, seconds)
         for change, seconds, some in (("", 100.0, base), (MIXUP, 150.0, mixed), (SMOOTH, 90.0, others))
         for seed, accuracy in enumerate(some)
     ]
-    lines += [{"case": ablation.case_of("speed94", MIXUP, SHARED, 0), "found": found(0.1, 1.0)}]
-    lines += [{"case": ablation.case_of("preact", MIXUP, (), 0), "found": found(0.1, 1.0)}]
+    lines += [line(ablation.case_of("speed94", MIXUP, SHARED, 0), 0.1, 1.0)]
+    lines += [line(ablation.case_of("preact", MIXUP, (), 0), 0.1, 1.0)]
     _, _, *rows = ablation.compared(lines, "preact", SHARED, [MIXUP, SMOOTH, "--config.seed=1"]).strip().splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     gaps = [1.0, 1.5, 0.5]
@@ -58,10 +62,17 @@ def test_differences_are_paired_by_seed_with_their_standard_error():
     assert ablation.row("--config.data.policy=flip|normalize(half)", "preact", {})[0].count(r"\|") == 1
 
 
+def test_times_on_a_machine_that_was_busy_are_left_out():
+    lines = [line(ablation.case_of("preact", change, (), 0), 0.5, 60.0, load=2.1) for change in ("", MIXUP)]
+    assert "time" not in ablation.compared(lines, "preact", (), [MIXUP])
+    lines[0]["made"]["load"] = lines[1]["made"]["load"] = 2.0
+    assert "| 60 s | 1.00x |" in ablation.compared(lines, "preact", (), [MIXUP])
+
+
 def test_documents_have_a_table_for_each_recipe_and_what_applies_to_all_its_rows():
     cases = [("preact:fast", ""), ("preact:fast", MIXUP), ("speed94", ""), ("preact:fast", SMOOTH)]
     lines = [
-        {"case": ablation.case_of(base, change, SHARED if base != "speed94" else (), 0), "found": found(0.5, 60.0)}
+        line(ablation.case_of(base, change, SHARED if base != "speed94" else (), 0), 0.5, 60.0)
         for base, change in cases
     ]
     first, rows, second, other = ablation.tables(lines).strip().split("\n\n")
