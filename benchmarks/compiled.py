@@ -1,0 +1,220 @@
+"""Say what XLA makes of the training loop: python -m benchmarks.compiled --target=h200 [--recipes=preact] ...
+
+Compiles the program that training runs, the loop over order, gather, augmentation and step, for devices that need not
+be there (see targets.py), and reads the result. Nothing is executed, and no number here is a measured time.
+
+  h200, h200:8     in an environment with '.[cuda13]'; no GPU and no driver are needed
+  v5e:2x4, v6e:2x2 in an environment with '.[tpu]'; TPU_SKIP_MDS_QUERY=1 is set
+
+kernels  what a device executes one after the other in a step: fusions, convolutions of cuDNN, matrix products, copies
+MB       operands and results of all kernels; of an array that is only indexed, the part that is read
+
+With --parallel=pmap and --batch the program is another one; words such as --config.model.widths=(8,16) change the
+recipe. Each program becomes a line of compiled.jsonl, also those of older commits. One that has more kernels or 2 %
+more bytes than the newest line of its case is refused, unless --accept-regression says that this is wanted.
+"""
+
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import FrozenConfigDict
+
+from benchmarks import hlo, profile, recipes, record
+from benchmarks.targets import Target
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
+
+ALL = (*recipes.RECIPES, "speed94", "speed96")
+SMALL = 0.3e6  # bytes of a kernel that takes less time than its launch
+LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside of a graph
+EXAMPLES = 50_000
+
+
+class Chip(NamedTuple):
+    """What one chip does in a second at best."""
+
+    flops: float  # bfloat16
+    bandwidth: float  # bytes of its large memory
+
+
+# H200: as measured on one (see throughput.py). TPUs: as published, cloud.google.com/tpu/docs/v5e and v6e.
+SPEEDS = {"h200": Chip(790e12, 4.3e12), "v5e": Chip(197e12, 0.819e12), "v6e": Chip(918e12, 1.64e12)}
+
+
+def lower(target: Target, config: FrozenConfigDict) -> tuple[jax.stages.Lowered, Run, dict[str, int]]:
+    """Return the training loop of a complete config for a target, its run, and the size of each kernel of weights."""
+    with target.pretend():
+        run = Run.from_config(config)
+        state = run.fresh_state()
+        run.advance(0)(state, run.parallel.replicate(Totals.zero()), run.stream.steps_per_epoch)
+    leaves = jax.tree.leaves_with_path(state.params)
+    sizes = {"/".join(key.key for key in path[:-1]): leaf.size for path, leaf in leaves if len(leaf.shape) == 4}
+    return target.programs[-1], run, sizes
+
+
+def compile_for(target: Target, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str, float]:
+    """Return the compiled program, on a GPU its list of launches, and the seconds that it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict = {}
+        if target.platform == "gpu":  # without a GPU there is nothing to time kernels on
+            options = {"xla_gpu_autotune_level": "0", "xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        started = time.perf_counter()
+        compiled = lowered.compile(compiler_options=options)
+        seconds = time.perf_counter() - started
+        launches = [path.read_text() for path in Path(folder).glob("*thunk_sequence_after_thunk_passes.txt")]
+    return compiled, "".join(launches), seconds
+
+
+def analyse(text: str, sizes: dict[str, int]) -> dict:
+    """Return what a step of the loop in the text of a compiled program has; `sizes` as `lower` returns them."""
+    program = hlo.Program.parse(text)
+    kernels = list(program.kernels(program.body()))
+    moved = [program.traffic(kernel) for kernel in kernels]
+    amounts = [sum(array.bytes for array in arrays) for arrays in moved]
+    groups: dict[str, list[float]] = {}
+    for kernel, amount in zip(kernels, amounts, strict=True):
+        group = groups.setdefault(profile.kind(kernel, sizes), [0, 0])
+        group[0] += 1
+        group[1] += amount
+    transposed = [amount for kernel, amount in zip(kernels, amounts, strict=True) if "transpose" in kernel.opcodes]
+    found = {
+        "kernels": len(kernels),
+        "small": sum(amount < SMALL for amount in amounts),
+        "MB": megabytes(sum(amounts)),
+        "groups": {name: [count, megabytes(amount)] for name, (count, amount) in sorted(groups.items())},
+        "custom_calls": count(kernel.target for kernel in kernels if kernel.target),
+        "collectives": collectives(program, kernels),
+        "convolutions": count(filter(None, (convolution(program, kernel) for kernel in kernels))),
+        "transposes": [len(transposed), megabytes(sum(transposed))],
+    }
+    if any(":T(" in array.layout for arrays in moved for array in arrays):  # a TPU
+        padded = [array for arrays in moved for array in arrays]
+        found["padded_MB"] = megabytes(sum(array.padded_bytes for array in padded))
+        found["HBM_MB"] = megabytes(sum(array.padded_bytes for array in padded if not array.on_chip))
+    return found
+
+
+def collectives(program: hlo.Program, kernels: list[hlo.Instruction]) -> dict[str, list[float]]:
+    """Return "all-reduce f32" -> [number, MB] of a device's share."""
+    found: dict[str, list[float]] = {}
+    for kernel in kernels:
+        for code in sorted(kernel.opcodes):
+            if code.removesuffix("-start") in hlo.COLLECTIVES:
+                results = program.written(kernel)
+                dtypes = " ".join(sorted({array.dtype for array in results}))
+                one = found.setdefault(f"{code.removesuffix('-start')} {dtypes}", [0, 0])
+                one[0] += 1
+                one[1] = round(one[1] + sum(array.bytes for array in results) / 1e6, 3)
+    return found
+
+
+def convolution(program: hlo.Program, kernel: hlo.Instruction) -> str:
+    """Return "bf16 x bf16 -> bf16, b01f_o01i->b01f" of a kernel that is a convolution, "" for others."""
+    for one in [kernel, *kernel.inside]:
+        labels = one.attribute(r"dim_labels=([\w>\-]+)")
+        if labels:
+            given = [program.instructions[name].results[0].dtype for name in one.operands[:2]]
+            return f"{' x '.join(given)} -> {one.results[0].dtype}, {labels}"
+    return ""
+
+
+def graphs(launches: str) -> dict:
+    """Return what the list of launches of a GPU says of the loop: CUDA graphs, and launches outside of them."""
+    lines = launches.partition("  body:\n")[2].splitlines()
+    depth = [len(line) - len(line.lstrip()) for line in lines]
+    end = next((place for place, indent in enumerate(depth) if indent == 0), len(lines))
+    kinds = [re.search(r"k[A-Z]\w+", line) for line in lines[:end]]
+    outer = [kind[0] for kind, indent in zip(kinds, depth[:end], strict=True) if kind and indent == depth[0]]
+    outside = Counter(outer)
+    number = outside.pop("kCommandBuffer", 0)
+    return {"graphs": number, "outside": {kind.removeprefix("k"): many for kind, many in outside.items()}}
+
+
+def predicted(target: Target, found: dict, gflop: float, batch: int) -> dict[str, float]:
+    """Return the thousand images per second of all chips if launches, or bytes, or FLOPs alone took time."""
+    chip = SPEEDS.get(target.chip)
+    if not chip:
+        return {}
+    seconds = {
+        "launches": found["kernels"] * LAUNCH if target.platform == "gpu" else 0,
+        "bytes": found.get("HBM_MB", found["MB"]) * 1e6 / chip.bandwidth,
+        "FLOPs": gflop * 1e9 / chip.flops,
+    }
+    return {name: round(batch / spent / 1e3, 1) for name, spent in seconds.items() if spent}
+
+
+def measure(target: Target, config: FrozenConfigDict, keep: Path | None = None) -> dict:
+    """Compile the training loop of a config for a target; return everything that is logged of it."""
+    lowered, run, sizes = lower(target, config)
+    compiled, launches, seconds = compile_for(target, lowered)
+    text = compiled.as_text()
+    if keep:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        keep.write_text(text)
+    memory = compiled.memory_analysis()
+    batch = run.stream.batch_size
+    gflop = recipes.training_flops(config) * batch / len(target.devices) / 1e9
+    found = analyse(text, sizes) | (graphs(launches) if launches else {})
+    return found | {
+        "GFLOP": round(gflop, 2),
+        "temporary_MiB": round(memory.temp_size_in_bytes / 2**20, 1),
+        "argument_MiB": round(memory.argument_size_in_bytes / 2**20, 1),
+        "aliased_MiB": round(memory.alias_size_in_bytes / 2**20, 1),
+        "compile_seconds": round(seconds, 1),
+        "predicted": predicted(target, found, gflop, batch),
+    }
+
+
+def count(names) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def megabytes(amount: float) -> float:
+    return round(amount / 1e6, 1)
+
+
+def regression(before: dict, after: dict) -> str:
+    """Return what is worse in what was found `after` than `before`, "" if nothing is."""
+    if after["kernels"] > before["kernels"]:
+        return f"{after['kernels']} kernels instead of {before['kernels']}"
+    if after["MB"] > 1.02 * before["MB"]:
+        return f"{after['MB']} MB instead of {before['MB']}"
+    return ""
+
+
+def main() -> None:
+    parser = recipes.parser(__doc__, ALL)
+    parser.add_argument("--target", default="h200", help="h200, h200:GPUS, v5e:AxB, v6e:AxB")
+    parser.add_argument("--batch", type=int, help="instead of the recipe's")
+    parser.add_argument("--parallel", choices=("jit", "pmap"), default="jit")
+    parser.add_argument("--accept-regression", action="store_true", help="log it although it is worse than before")
+    parser.add_argument("--keep", type=Path, help="a folder for the optimised HLO of each program")
+    arguments, changes = recipes.read(parser)
+    target = Target.find(arguments.target)
+    size = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch else []
+    with target.pretend():
+        journal = record.Journal("compiled", arguments.output, arguments.again)
+    with tempfile.TemporaryDirectory() as folder:
+        data = recipes.random_images(Path(folder), EXAMPLES)
+        for recipe in arguments.recipes:
+            with target.pretend():
+                config = recipes.config(recipe, [*data, *size, f"--config.parallel={arguments.parallel}", *changes])
+            case = {
+                "target": target.name,
+                "recipe": recipe,
+                "batch": config.train.batch_size,
+                "parallel": arguments.parallel,
+                "changes": changes,
+            }
+            keep = arguments.keep / f"{target.name.replace(':', '-')}-{recipe}.hlo" if arguments.keep else None
+            journal.add(case, measure(target, config, keep))
+
+
+if __name__ == "__main__":
+    sys.exit(recipes.run(main))
