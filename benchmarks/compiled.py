@@ -9,9 +9,10 @@ be there (see targets.py), and reads the result. Nothing is executed, and no num
 kernels  what a device executes one after the other in a step: fusions, convolutions of cuDNN, matrix products, copies
 MB       operands and results of all kernels; of an array that is only indexed, the part that is read
 
-With --parallel=pmap and --batch the program is another one; words such as --config.model.widths=(8,16) change the
-recipe. Each program becomes a line of compiled.jsonl, also those of older commits. One that has more kernels or 2 %
-more bytes than the newest line of its case is refused, unless --accept-regression says that this is wanted.
+Words such as --config.model.widths=(8,16) change the recipe. compiled.jsonl keeps a line of each program for every
+commit. A program with more kernels than the newest line of the same, or with 2 % more bytes, is not logged unless
+--accept-regression says that this is wanted. --keep=FOLDER keeps the optimised HLO, of which `python -m benchmarks.hlo
+FILE` lists the kernels.
 """
 
 import re
@@ -27,13 +28,15 @@ from ml_collections import FrozenConfigDict
 
 from benchmarks import hlo, profile, recipes, record
 from benchmarks.targets import Target
+from resnet_flax.errors import UserError
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
 ALL = (*recipes.RECIPES, "speed94", "speed96")
 SMALL = 0.3e6  # bytes of a kernel that takes less time than its launch
 LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside of a graph
-EXAMPLES = 50_000
+MORE_BYTES = 1.02  # times those of before, from which on they are a regression
+EXAMPLES = 50_000  # of CIFAR-10; the images lie on the device
 
 
 class Chip(NamedTuple):
@@ -162,6 +165,7 @@ def measure(target: Target, config: FrozenConfigDict, keep: Path | None = None) 
     gflop = recipes.training_flops(config) * batch / len(target.devices) / 1e9
     found = analyse(text, sizes) | (graphs(launches) if launches else {})
     return found | {
+        "chips": len(target.devices),
         "GFLOP": round(gflop, 2),
         "temporary_MiB": round(memory.temp_size_in_bytes / 2**20, 1),
         "argument_MiB": round(memory.argument_size_in_bytes / 2**20, 1),
@@ -179,12 +183,27 @@ def megabytes(amount: float) -> float:
     return round(amount / 1e6, 1)
 
 
+def same_case(line: dict, case: dict) -> bool:
+    """Return whether a line of the journal is of the same program, of any commit."""
+    return line["case"] | {"commit": ""} == case | {"commit": ""}
+
+
 def regression(before: dict, after: dict) -> str:
-    """Return what is worse in what was found `after` than `before`, "" if nothing is."""
+    """Return in what `after` is worse than `before`, both as `measure` returns them, and "" if in nothing."""
     if after["kernels"] > before["kernels"]:
         return f"{after['kernels']} kernels instead of {before['kernels']}"
-    if after["MB"] > 1.02 * before["MB"]:
+    if after["MB"] > MORE_BYTES * before["MB"]:
         return f"{after['MB']} MB instead of {before['MB']}"
+    return ""
+
+
+def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
+    """Log what was found; return "", or else in what it is worse than the newest line of its case."""
+    earlier = [line["found"] for line in journal.lines() if same_case(line, case)]
+    worse = regression(earlier[-1], found) if earlier else ""
+    if worse and not accept:
+        return f"{case['target']} {case['recipe']}: {worse}"
+    journal.add(case, found | ({"accepted": worse} if worse else {}))
     return ""
 
 
@@ -197,23 +216,30 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a folder for the optimised HLO of each program")
     arguments, changes = recipes.read(parser)
     target = Target.find(arguments.target)
-    size = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch else []
+    words = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch else []
+    words += [f"--config.parallel={arguments.parallel}", *changes]
     with target.pretend():
         journal = record.Journal("compiled", arguments.output, arguments.again)
+    refused = []
     with tempfile.TemporaryDirectory() as folder:
-        data = recipes.random_images(Path(folder), EXAMPLES)
+        words += recipes.random_images(Path(folder), EXAMPLES)
         for recipe in arguments.recipes:
             with target.pretend():
-                config = recipes.config(recipe, [*data, *size, f"--config.parallel={arguments.parallel}", *changes])
+                config = recipes.config(recipe, words)
             case = {
                 "target": target.name,
                 "recipe": recipe,
                 "batch": config.train.batch_size,
                 "parallel": arguments.parallel,
                 "changes": changes,
+                "commit": journal.made["commit"],
             }
+            if journal.has(case):
+                continue
             keep = arguments.keep / f"{target.name.replace(':', '-')}-{recipe}.hlo" if arguments.keep else None
-            journal.add(case, measure(target, config, keep))
+            refused += filter(None, [log(journal, case, measure(target, config, keep), arguments.accept_regression)])
+    if refused:
+        raise UserError(f"not logged, since it has become worse; --accept-regression logs it: {'; '.join(refused)}")
 
 
 if __name__ == "__main__":

@@ -143,9 +143,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
     feed, step = DeviceFeed(run.stream, run.parallel), run.step()
 
     def training_step(state, totals, images, labels, order, position):
-        with jax.named_scope("feed"):
-            batch = feed.batch(images, labels, order, 0, position)
-        return step(state, totals, batch)
+        return step(state, totals, feed.batch(images, labels, order, 0, position))
 
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
     arrays = (*feed.arrays, feed.order(0))
