@@ -27,6 +27,7 @@ import jax
 from ml_collections import FrozenConfigDict
 
 from benchmarks import hlo, profile, recipes, record
+from benchmarks.tables import table
 from benchmarks.targets import Target
 from resnet_flax.errors import UserError
 from resnet_flax.training.run import Run
@@ -37,6 +38,9 @@ SMALL = 0.3e6  # bytes of a kernel that takes less time than its launch
 LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside of a graph
 MORE_BYTES = 1.02  # times those of before, from which on they are a regression
 EXAMPLES = 50_000  # of CIFAR-10; the images lie on the device
+COLUMNS = ("recipe", "batch", "kernels", "at first", "under 0.3 MB", "MB", "MB at first", "padded MB", "HBM MB")
+COLUMNS += ("CUDA graphs", "launched alone", "collectives", "transposes", "temporary MiB")
+COLUMNS += ("by launches", "by bytes", "by FLOPs")  # thousand images per second
 
 
 class Chip(NamedTuple):
@@ -205,6 +209,70 @@ def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
         return f"{case['target']} {case['recipe']}: {worse}"
     journal.add(case, found | ({"accepted": worse} if worse else {}))
     return ""
+
+
+def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
+    """Return the (first, newest) line of each case that changes no field, in the order of targets and recipes."""
+    cases: dict[tuple, list[dict]] = {}
+    for line in lines:
+        if not line["case"]["changes"]:
+            key = tuple(line["case"][name] for name in ("target", "recipe", "batch", "parallel"))
+            cases.setdefault(key, []).append(line)
+    in_order = sorted(cases, key=lambda key: (key[0], ALL.index(key[1]), *key[2:]))
+    return [(cases[key][0], cases[key][-1]) for key in in_order]
+
+
+def tables(lines: list[dict]) -> str:
+    """Return the tables of each target: what a step has, what its kernels are for, and its convolutions."""
+    found = newest(lines)
+    parts = []
+    for target in dict.fromkeys(line["case"]["target"] for _, line in found):
+        pairs = [(first, line) for first, line in found if line["case"]["target"] == target]
+        made = [line["made"] for _, line in pairs]
+        commits = ", ".join(dict.fromkeys(one["commit"] for one in made))
+        heading = f"### {target}: {made[0]['device']}, jax {made[0]['versions']['jax']}, commit {commits}"
+        kinds = sorted({kind for _, line in pairs for kind in line["found"]["groups"]})
+        groups = [
+            [
+                named(line),
+                *(" / ".join(f"{value:,}" for value in line["found"]["groups"].get(kind, ())) for kind in kinds),
+            ]
+            for _, line in pairs
+        ]
+        convolutions = [f"- {named(line)}: {listed(line['found']['convolutions'])}\n" for _, line in pairs]
+        parts += [
+            heading,
+            table(COLUMNS, [row(*pair) for pair in pairs]),
+            f"Kernels / MB by what they are for:\n\n{table(['recipe', *kinds], groups)}",
+            f"Convolutions:\n\n{''.join(convolutions)}",
+        ]
+    return "\n\n".join(part.strip() for part in parts) + "\n" * bool(parts)
+
+
+def named(line: dict) -> str:
+    return " ".join([line["case"]["recipe"], *["pmap"] * (line["case"]["parallel"] == "pmap")])
+
+
+def share(group: list[float] | None) -> str:
+    return f"{group[0]:,} / {group[1]:,}" if group else ""
+
+
+def listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} of `{name}`" for name, number in counts.items())
+
+
+def row(first: dict, line: dict) -> list[str]:
+    """Return the cells of a line under COLUMNS; those of its first line only if that is another."""
+    found, before = line["found"], first["found"] if first is not line else {}
+    numbers = [found.get(name) for name in ("kernels", "small", "MB", "padded_MB", "HBM_MB")]
+    numbers[1:1] = [before.get("kernels")]
+    numbers[4:4] = [before.get("MB")]
+    numbers += [found.get("graphs"), sum(found["outside"].values()) if "outside" in found else None]
+    numbers += [sum(number for number, _ in found["collectives"].values()) or None]
+    numbers += [found["transposes"][0], found["temporary_MiB"]]
+    numbers += [found["predicted"].get(name) for name in ("launches", "bytes", "FLOPs")]
+    cells = ["" if number is None else f"{number:,}" for number in numbers]
+    return [named(line), f"{line['case']['batch']:,}", *cells]
 
 
 def main() -> None:

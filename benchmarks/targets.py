@@ -84,8 +84,8 @@ class Target:
         devices = list(self.devices)
         answers = {
             "default_backend": lambda: self.platform,
-            "devices": lambda *_: devices,
-            "local_devices": lambda *_: devices,
+            "devices": lambda *_, **__: devices,
+            "local_devices": lambda *_, **__: devices,
             "device_count": lambda *_: len(devices),
             "local_device_count": lambda *_: len(devices),
             "device_put": described,
