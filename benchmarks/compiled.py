@@ -9,12 +9,13 @@ be there (see targets.py), and reads the result. Nothing is executed, and no num
 kernels  what a device executes one after the other in a step: fusions, convolutions of cuDNN, matrix products, copies
 MB       operands and results of all kernels; of an array that is only indexed, the part that is read
 
-Words such as --config.model.widths=(8,16) change the recipe. compiled.jsonl keeps a line of each program for every
-commit. A program with more kernels than the newest line of the same, or with 2 % more bytes, is not logged unless
---accept-regression says that this is wanted. --keep=FOLDER keeps the optimised HLO, of which `python -m benchmarks.hlo
-FILE` lists the kernels.
+Words such as --config.model.widths=(8,16) change the recipe, and XLA_FLAGS the compiler; both are logged. The log has a
+line of each program for every commit. A program with more kernels than the newest line of the same, or with 2 % more
+bytes, is not logged unless --accept-regression says that this is wanted. --keep=FOLDER keeps the optimised HLO, of
+which `python -m benchmarks.hlo FILE` lists the kernels.
 """
 
+import os
 import re
 import sys
 import tempfile
@@ -133,14 +134,15 @@ def convolution(program: hlo.Program, kernel: hlo.Instruction) -> str:
 
 def graphs(launches: str) -> dict:
     """Return what the list of launches of a GPU says of the loop: CUDA graphs, and launches outside of them."""
-    lines = launches.partition("  body:\n")[2].splitlines()
-    depth = [len(line) - len(line.lstrip()) for line in lines]
-    end = next((place for place, indent in enumerate(depth) if indent == 0), len(lines))
-    kinds = [re.search(r"k[A-Z]\w+", line) for line in lines[:end]]
-    outer = [kind[0] for kind, indent in zip(kinds, depth[:end], strict=True) if kind and indent == depth[0]]
-    outside = Counter(outer)
-    number = outside.pop("kCommandBuffer", 0)
-    return {"graphs": number, "outside": {kind.removeprefix("k"): many for kind, many in outside.items()}}
+    body = re.search(r"^( *)body:\n((?:\1 .*\n?)*)", launches, re.MULTILINE)
+    if not body:
+        return {}
+    if len(body[1]) > len("  "):  # the loop itself is in a graph
+        return {"graphs": 1, "outside": {}}
+    indent = re.match(" *", body[2])[0]
+    kinds = Counter(re.findall(rf"^{indent}\d+: k(\w+)", body[2], re.MULTILINE))
+    number = kinds.pop("CommandBuffer", 0)
+    return {"graphs": number, "outside": dict(kinds)}
 
 
 def predicted(target: Target, found: dict, gflop: float, batch: int) -> dict[str, float]:
@@ -167,7 +169,7 @@ def measure(target: Target, config: FrozenConfigDict, keep: Path | None = None) 
     memory = compiled.memory_analysis()
     batch = run.stream.batch_size
     gflop = recipes.training_flops(config) * batch / len(target.devices) / 1e9
-    found = analyse(text, sizes) | (graphs(launches) if launches else {})
+    found = analyse(text, sizes) | graphs(launches)
     return found | {
         "chips": len(target.devices),
         "GFLOP": round(gflop, 2),
@@ -288,6 +290,7 @@ def main() -> None:
     words += [f"--config.parallel={arguments.parallel}", *changes]
     with target.pretend():
         journal = record.Journal("compiled", arguments.output, arguments.again)
+    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
     refused = []
     with tempfile.TemporaryDirectory() as folder:
         words += recipes.random_images(Path(folder), EXAMPLES)
@@ -299,7 +302,7 @@ def main() -> None:
                 "recipe": recipe,
                 "batch": config.train.batch_size,
                 "parallel": arguments.parallel,
-                "changes": changes,
+                "changes": [*changes, *flags],
                 "commit": journal.made["commit"],
             }
             if journal.has(case):

@@ -64,7 +64,7 @@ class Target:
                     "h200", "cuda", target_config=H200.read_text(), topology=f"1x1x{size or 1}"
                 )
                 return cls(name, described.devices, "gpu")
-            os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+            os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # there is no TPU to share
             described = topologies.get_topology_desc(name, "tpu")
         except Exception as error:  # a missing plugin and an unknown topology raise many kinds of errors
             why = f"{type(error).__name__}: {(str(error) or ' ').splitlines()[0]}"

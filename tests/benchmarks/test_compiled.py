@@ -2,6 +2,7 @@
 
 import json
 import sys
+from textwrap import indent
 
 import jax
 import pytest
@@ -59,6 +60,9 @@ def test_analysis_of_a_step():
 
 def test_graphs_and_launches_are_those_of_the_loop():
     assert compiled.graphs(LAUNCHES) == {"graphs": 2, "outside": {"Convolution": 2, "CustomKernel": 1}}
+    inside = "000: kCommandBuffer [source | sink]\n" + indent(LAUNCHES, "    ")
+    assert compiled.graphs(inside) == {"graphs": 1, "outside": {}}  # the loop is in a graph itself
+    assert compiled.graphs("") == {}  # no GPU
 
 
 def test_a_program_is_predicted_from_each_of_its_costs():
@@ -75,6 +79,7 @@ def test_a_program_is_predicted_from_each_of_its_costs():
 
 def test_the_loop_is_compiled_and_not_run(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "EXAMPLES", 64)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     words = ["--target=cpu", "--recipes=preact", f"--output={tmp_path}", f"--keep={tmp_path}", *TINY]
     monkeypatch.setattr(sys, "argv", ["compiled", *words])
     before = (jax.jit, jax.device_put, jax.devices)
