@@ -12,17 +12,17 @@ is the time until the next one starts.
 
 import gzip
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
 
 import jax
 
 from benchmarks import recipes, record
+from benchmarks.hlo import COLLECTIVES, Instruction, Program
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import compiler_options
 from resnet_flax.report.tables import text_table
@@ -34,74 +34,8 @@ MOVES |= {"parameter", "constant", "tuple", "get-tuple-element", "dynamic-slice"
 LARGEST_KERNEL = 3  # pixels; the window of a weight gradient is as large as the image
 
 
-@dataclass
-class Operation:
-    """An instruction of a compiled program, with the instructions inside it if it is a fusion."""
-
-    opcode: str
-    name: str = ""  # the path of names in the traced program, such as jit(step)/jvp(ResNet)/stem_conv/...
-    elements: int = 0  # of its (first) result
-    target: str = ""  # of a custom call
-    window: int = 0
-    calls: str = ""
-    inside: list["Operation"] = field(default_factory=list)
-
-    @property
-    def opcodes(self) -> set[str]:
-        return {self.opcode} | {code for operation in self.inside for code in operation.opcodes}
-
-    @property
-    def scope(self) -> str:
-        """Its name, or else the names of the operations inside."""
-        return self.name or " ".join(operation.scope for operation in self.inside)
-
-    @property
-    def largest_window(self) -> int:
-        return max([self.window, *(operation.largest_window for operation in self.inside)])
-
-
-COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\(")
-
-
-def operations(hlo: str) -> dict[str, Operation]:
-    """Return the instructions in the text of a compiled program, by name."""
-    found: dict[str, Operation] = {}
-    computations: dict[str, list[Operation]] = {}
-    current: list[Operation] = []
-    for line in hlo.splitlines():
-        if match := COMPUTATION.match(line):
-            current = computations.setdefault(match[1], [])
-        elif match := INSTRUCTION.match(line):
-            operation = Operation(match[3], elements=elements(match[2]))
-            operation.name = value(r'op_name="([^"]*)"', line)
-            operation.target = value(r'custom_call_target="([^"]*)"', line)
-            operation.calls = value(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
-            sizes = value(r"window=\{size=([\dx]+)", line)
-            operation.window = max(map(int, sizes.split("x"))) if sizes else 0
-            found[match[1]] = operation
-            current.append(operation)
-    for operation in found.values():
-        if operation.opcode in ("fusion", "call", "async-start"):
-            operation.inside = computations.get(operation.calls, [])
-    return found
-
-
-def value(pattern: str, line: str) -> str:
-    match = re.search(pattern, line)
-    return match[1] if match else ""
-
-
-def elements(shape: str) -> int:
-    """Return the size of the first array in a shape such as f32[3,3,8,16]{3,2,1,0}."""
-    count = 1
-    for size in filter(None, value(r"\[([\d,]*)\]", shape).split(",")):
-        count *= int(size)
-    return count
-
-
-def kind(operation: Operation, kernels: dict[str, int]) -> str:
-    """Return the kind of an operation; `kernels` has the kernel size of each module, such as stage1_block1/conv1."""
+def kind(operation: Instruction, kernels: dict[str, int]) -> str:
+    """Return the kind of an instruction; `kernels` has the kernel size of each module, such as stage1_block1/conv1."""
     codes, scope, target = operation.opcodes, operation.scope, operation.target.lower()
     module = next((path for path in kernels if f"/{path}/" in scope), None)
     matmul = "dot" in codes or any(word in target for word in ("gemm", "matmul", "cublas"))
@@ -119,7 +53,9 @@ def kind(operation: Operation, kernels: dict[str, int]) -> str:
         return "matmul"
     if "/optimizer/" in scope:
         return "optimizer"
-    if codes & {"reduce", "reduce-window", "all-reduce"}:
+    if any(code.removesuffix("-start").removesuffix("-done") in COLLECTIVES for code in codes):
+        return "collectives"
+    if codes & {"reduce", "reduce-window"}:
         return "reductions"
     if codes - {"fusion"} <= MOVES:
         return "copies, transposes, casts"
@@ -173,7 +109,7 @@ def summarise(folder: Path, hlo: str, kernels: dict[str, int], steps: int, top: 
     events, gpu = read_trace(folder)
     if not events:
         raise SystemExit(f"error: the trace in {folder} contains no kernel")
-    known = operations(hlo)
+    known = Program.parse(hlo).instructions
     known |= {name.replace(".", "_").replace("-", "_"): operation for name, operation in known.items()}
     # A call has an event of its own beside the events of the operations inside it.
     events = [event for event in events if event.name not in known or known[event.name].opcode != "call"]
@@ -207,9 +143,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
     feed, step = DeviceFeed(run.stream, run.parallel), run.step()
 
     def training_step(state, totals, images, labels, order, position):
-        with jax.named_scope("feed"):
-            batch = feed.batch(images, labels, order, 0, position)
-        return step(state, totals, batch)
+        return step(state, totals, feed.batch(images, labels, order, 0, position))
 
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
     arrays = (*feed.arrays, feed.order(0))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import ablation, accuracy, recipes, runs, speed, speed_ablation, startup
+from benchmarks import ablation, accuracy, compiled, recipes, runs, scaling, speed, speed_ablation, startup
 from benchmarks.pictures import PICTURE
 from benchmarks.record import RESULTS, is_cpu
 from benchmarks.runs import Recorded
@@ -23,7 +23,10 @@ from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.workdir.predictions import wilson_interval
 
 ROOT = RESULTS.parents[1]
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "recipes.md", ROOT / "docs" / "results.md")
+DOCUMENTS = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("recipes", "results", "compiled", "many_devices")),
+)
 RECIPE_FILES = tuple(ROOT / "configs" / f"{name}.py" for name in recipes.NAMES)
 PART = re.compile(r"(<!-- (\w+), written by python -m benchmarks.readme: -->\n).*?(<!-- end of \2 -->\n)", re.DOTALL)
 # The rows of README: each network as in its report, and with `fast`.
@@ -259,6 +262,16 @@ def settings(folder: Path) -> str:
     return f"{table(header, rows)}\nAugmentation:\n\n{''.join(policies)}"
 
 
+def programs(folder: Path) -> str:
+    """The tables of docs/compiled.md."""
+    return compiled.tables(lines("compiled", folder))
+
+
+def chips(folder: Path) -> str:
+    """The tables of docs/many_devices.md."""
+    return scaling.tables(lines("compiled", folder))
+
+
 def caption(folder: Path) -> str:
     """A sentence about the run of README's picture, which names it."""
     run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
@@ -305,6 +318,8 @@ PARTS: dict[str, Callable[[Path], str]] = {
     "picture": picture,
     "recipes": settings,
     "measurements": measurements,
+    "compiled": programs,
+    "scaling": chips,
 }
 
 

@@ -26,4 +26,5 @@ class DeviceFeed:
 
     def batch(self, images, labels, order, epoch, position) -> dict[str, jax.Array]:
         """Return the batch at step `position` of an epoch, as Stream.batch does; to be traced."""
-        return self.stream.batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))
+        with jax.named_scope("feed"):  # as profiles call it
+            return self.stream.batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks import profile
+from benchmarks import hlo, profile
 
 # What XLA writes of a program for a GPU, shortened.
 GPU_PROGRAM = """
@@ -60,7 +60,7 @@ KERNELS = {"stage1_block1/conv1": 144}
 
 @pytest.mark.parametrize("name", GPU_KINDS)
 def test_kinds_of_a_program_for_a_gpu(name):
-    assert profile.kind(profile.operations(GPU_PROGRAM)[name], KERNELS) == GPU_KINDS[name]
+    assert profile.kind(hlo.Program.parse(GPU_PROGRAM).instructions[name], KERNELS) == GPU_KINDS[name]
 
 
 def test_trace_of_a_gpu(tmp_path):

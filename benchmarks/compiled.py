@@ -1,0 +1,317 @@
+"""Say what XLA makes of the training loop: python -m benchmarks.compiled --target=h200 [--recipes=preact] ...
+
+Compiles the program that training runs, the loop over order, gather, augmentation and step, for devices that need not
+be there (see targets.py), and reads the result. Nothing is executed, and no number here is a measured time.
+
+  h200, h200:8     in an environment with '.[cuda13]'; no GPU and no driver are needed
+  v5e:2x4, v6e:2x2 in an environment with '.[tpu]'; TPU_SKIP_MDS_QUERY=1 is set
+
+kernels  what a device executes one after the other in a step: fusions, convolutions of cuDNN, matrix products, copies
+MB       operands and results of all kernels; of an array that is only indexed, the part that is read
+
+Words such as --config.model.widths=(8,16) change the recipe, and XLA_FLAGS the compiler; both are logged. The log has a
+line of each program for every commit. A program with more kernels than the newest line of the same, or with 2 % more
+bytes, is not logged unless --accept-regression says that this is wanted. --keep=FOLDER keeps the optimised HLO, of
+which `python -m benchmarks.hlo FILE` lists the kernels.
+"""
+
+import os
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from ml_collections import FrozenConfigDict
+
+from benchmarks import hlo, profile, recipes, record
+from benchmarks.tables import table
+from benchmarks.targets import Target
+from resnet_flax.errors import UserError
+from resnet_flax.training.run import Run
+from resnet_flax.training.step import Totals
+
+ALL = (*recipes.RECIPES, "speed94", "speed96")
+SMALL = 0.3e6  # bytes of a kernel that takes less time than its launch
+LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside of a graph
+MORE_BYTES = 1.02  # times those of before, from which on they are a regression
+EXAMPLES = 50_000  # of CIFAR-10; the images lie on the device
+COLUMNS = ("recipe", "batch", "kernels", "at first", "under 0.3 MB", "MB", "MB at first", "padded MB", "HBM MB")
+COLUMNS += ("CUDA graphs", "launched alone", "collectives", "transposes", "temporary MiB")
+COLUMNS += ("by launches", "by bytes", "by FLOPs")  # thousand images per second
+
+
+class Chip(NamedTuple):
+    """What one chip does in a second at best."""
+
+    flops: float  # bfloat16
+    bandwidth: float  # bytes of its large memory
+
+
+# H200: as measured on one (see throughput.py). TPUs: as published, cloud.google.com/tpu/docs/v5e and v6e.
+SPEEDS = {"h200": Chip(790e12, 4.3e12), "v5e": Chip(197e12, 0.819e12), "v6e": Chip(918e12, 1.64e12)}
+
+
+def lower(target: Target, config: FrozenConfigDict) -> tuple[jax.stages.Lowered, Run, dict[str, int]]:
+    """Return the training loop of a complete config for a target, its run, and the size of each kernel of weights."""
+    with target.pretend():
+        run = Run.from_config(config)
+        state = run.fresh_state()
+        run.advance(0)(state, run.parallel.replicate(Totals.zero()), run.stream.steps_per_epoch)
+    leaves = jax.tree.leaves_with_path(state.params)
+    sizes = {"/".join(key.key for key in path[:-1]): leaf.size for path, leaf in leaves if len(leaf.shape) == 4}
+    return target.programs[-1], run, sizes
+
+
+def compile_for(target: Target, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str, float]:
+    """Return the compiled program, on a GPU its list of launches, and the seconds that it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        options: dict = {}
+        if target.platform == "gpu":  # without a GPU there is nothing to time kernels on
+            options = {"xla_gpu_autotune_level": "0", "xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        started = time.perf_counter()
+        compiled = lowered.compile(compiler_options=options)
+        seconds = time.perf_counter() - started
+        launches = [path.read_text() for path in Path(folder).glob("*thunk_sequence_after_thunk_passes.txt")]
+    return compiled, "".join(launches), seconds
+
+
+def analyse(text: str, sizes: dict[str, int]) -> dict:
+    """Return what a step of the loop in the text of a compiled program has; `sizes` as `lower` returns them."""
+    program = hlo.Program.parse(text)
+    kernels = list(program.kernels(program.body()))
+    moved = [program.traffic(kernel) for kernel in kernels]
+    amounts = [sum(array.bytes for array in arrays) for arrays in moved]
+    groups: dict[str, list[float]] = {}
+    for kernel, amount in zip(kernels, amounts, strict=True):
+        group = groups.setdefault(profile.kind(kernel, sizes), [0, 0])
+        group[0] += 1
+        group[1] += amount
+    transposed = [amount for kernel, amount in zip(kernels, amounts, strict=True) if "transpose" in kernel.opcodes]
+    found = {
+        "kernels": len(kernels),
+        "small": sum(amount < SMALL for amount in amounts),
+        "MB": megabytes(sum(amounts)),
+        "groups": {name: [count, megabytes(amount)] for name, (count, amount) in sorted(groups.items())},
+        "custom_calls": count(kernel.target for kernel in kernels if kernel.target),
+        "collectives": collectives(program, kernels),
+        "convolutions": count(filter(None, (convolution(program, kernel) for kernel in kernels))),
+        "transposes": [len(transposed), megabytes(sum(transposed))],
+    }
+    if any(":T(" in array.layout for arrays in moved for array in arrays):  # a TPU
+        padded = [array for arrays in moved for array in arrays]
+        found["padded_MB"] = megabytes(sum(array.padded_bytes for array in padded))
+        found["HBM_MB"] = megabytes(sum(array.padded_bytes for array in padded if not array.on_chip))
+    return found
+
+
+def collectives(program: hlo.Program, kernels: list[hlo.Instruction]) -> dict[str, list[float]]:
+    """Return "all-reduce f32" -> [number, MB] of a device's share."""
+    found: dict[str, list[float]] = {}
+    for kernel in kernels:
+        for code in sorted(kernel.opcodes):
+            if code.removesuffix("-start") in hlo.COLLECTIVES:
+                results = program.written(kernel)
+                dtypes = " ".join(sorted({array.dtype for array in results}))
+                one = found.setdefault(f"{code.removesuffix('-start')} {dtypes}", [0, 0])
+                one[0] += 1
+                one[1] = round(one[1] + sum(array.bytes for array in results) / 1e6, 3)
+    return found
+
+
+def convolution(program: hlo.Program, kernel: hlo.Instruction) -> str:
+    """Return "bf16 x bf16 -> bf16, b01f_o01i->b01f" of a kernel that is a convolution, "" for others."""
+    for one in [kernel, *kernel.inside]:
+        labels = one.attribute(r"dim_labels=([\w>\-]+)")
+        if labels:
+            given = [program.instructions[name].results[0].dtype for name in one.operands[:2]]
+            return f"{' x '.join(given)} -> {one.results[0].dtype}, {labels}"
+    return ""
+
+
+def graphs(launches: str) -> dict:
+    """Return what the list of launches of a GPU says of the loop: CUDA graphs, and launches outside of them."""
+    body = re.search(r"^( *)body:\n((?:\1 .*\n?)*)", launches, re.MULTILINE)
+    if not body:
+        return {}
+    if len(body[1]) > len("  "):  # the loop itself is in a graph
+        return {"graphs": 1, "outside": {}}
+    indent = re.match(" *", body[2])[0]
+    kinds = Counter(re.findall(rf"^{indent}\d+: k(\w+)", body[2], re.MULTILINE))
+    number = kinds.pop("CommandBuffer", 0)
+    return {"graphs": number, "outside": dict(kinds)}
+
+
+def predicted(target: Target, found: dict, gflop: float, batch: int) -> dict[str, float]:
+    """Return the thousand images per second of all chips if launches, or bytes, or FLOPs alone took time."""
+    chip = SPEEDS.get(target.chip)
+    if not chip:
+        return {}
+    seconds = {
+        "launches": found["kernels"] * LAUNCH if target.platform == "gpu" else 0,
+        "bytes": found.get("HBM_MB", found["MB"]) * 1e6 / chip.bandwidth,
+        "FLOPs": gflop * 1e9 / chip.flops,
+    }
+    return {name: round(batch / spent / 1e3, 1) for name, spent in seconds.items() if spent}
+
+
+def measure(target: Target, config: FrozenConfigDict, keep: Path | None = None) -> dict:
+    """Compile the training loop of a config for a target; return everything that is logged of it."""
+    lowered, run, sizes = lower(target, config)
+    compiled, launches, seconds = compile_for(target, lowered)
+    text = compiled.as_text()
+    if keep:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        keep.write_text(text)
+    memory = compiled.memory_analysis()
+    batch = run.stream.batch_size
+    gflop = recipes.training_flops(config) * batch / len(target.devices) / 1e9
+    found = analyse(text, sizes) | graphs(launches)
+    return found | {
+        "chips": len(target.devices),
+        "GFLOP": round(gflop, 2),
+        "temporary_MiB": round(memory.temp_size_in_bytes / 2**20, 1),
+        "argument_MiB": round(memory.argument_size_in_bytes / 2**20, 1),
+        "aliased_MiB": round(memory.alias_size_in_bytes / 2**20, 1),
+        "compile_seconds": round(seconds, 1),
+        "predicted": predicted(target, found, gflop, batch),
+    }
+
+
+def count(names) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def megabytes(amount: float) -> float:
+    return round(amount / 1e6, 1)
+
+
+def same_case(line: dict, case: dict) -> bool:
+    """Return whether a line of the journal is of the same program, of any commit."""
+    return line["case"] | {"commit": ""} == case | {"commit": ""}
+
+
+def regression(before: dict, after: dict) -> str:
+    """Return in what `after` is worse than `before`, both as `measure` returns them, and "" if in nothing."""
+    if after["kernels"] > before["kernels"]:
+        return f"{after['kernels']} kernels instead of {before['kernels']}"
+    if after["MB"] > MORE_BYTES * before["MB"]:
+        return f"{after['MB']} MB instead of {before['MB']}"
+    return ""
+
+
+def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
+    """Log what was found; return "", or else in what it is worse than the newest line of its case."""
+    earlier = [line["found"] for line in journal.lines() if same_case(line, case)]
+    worse = regression(earlier[-1], found) if earlier else ""
+    if worse and not accept:
+        return f"{case['target']} {case['recipe']}: {worse}"
+    journal.add(case, found | ({"accepted": worse} if worse else {}))
+    return ""
+
+
+def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
+    """Return the (first, newest) line of each case that changes no field, in the order of targets and recipes."""
+    cases: dict[tuple, list[dict]] = {}
+    for line in lines:
+        if not line["case"]["changes"]:
+            key = tuple(line["case"][name] for name in ("target", "recipe", "batch", "parallel"))
+            cases.setdefault(key, []).append(line)
+    in_order = sorted(cases, key=lambda key: (key[0], ALL.index(key[1]), *key[2:]))
+    return [(cases[key][0], cases[key][-1]) for key in in_order]
+
+
+def tables(lines: list[dict]) -> str:
+    """Return the tables of each target: what a step has, what its kernels are for, and its convolutions."""
+    found = newest(lines)
+    parts = []
+    for target in dict.fromkeys(line["case"]["target"] for _, line in found):
+        pairs = [(first, line) for first, line in found if line["case"]["target"] == target]
+        made = [line["made"] for _, line in pairs]
+        commits = ", ".join(dict.fromkeys(one["commit"] for one in made))
+        heading = f"### {target}: {made[0]['device']}, jax {made[0]['versions']['jax']}, commit {commits}"
+        kinds = sorted({kind for _, line in pairs for kind in line["found"]["groups"]})
+        groups = [
+            [
+                named(line),
+                *(" / ".join(f"{value:,}" for value in line["found"]["groups"].get(kind, ())) for kind in kinds),
+            ]
+            for _, line in pairs
+        ]
+        convolutions = [f"- {named(line)}: {listed(line['found']['convolutions'])}\n" for _, line in pairs]
+        parts += [
+            heading,
+            table(COLUMNS, [row(*pair) for pair in pairs]),
+            f"Kernels / MB by what they are for:\n\n{table(['recipe', *kinds], groups)}",
+            f"Convolutions:\n\n{''.join(convolutions)}",
+        ]
+    return "\n\n".join(part.strip() for part in parts) + "\n" * bool(parts)
+
+
+def named(line: dict) -> str:
+    return " ".join([line["case"]["recipe"], *["pmap"] * (line["case"]["parallel"] == "pmap")])
+
+
+def share(group: list[float] | None) -> str:
+    return f"{group[0]:,} / {group[1]:,}" if group else ""
+
+
+def listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} of `{name}`" for name, number in counts.items())
+
+
+def row(first: dict, line: dict) -> list[str]:
+    """Return the cells of a line under COLUMNS; those of its first line only if that is another."""
+    found, before = line["found"], first["found"] if first is not line else {}
+    numbers = [found.get(name) for name in ("kernels", "small", "MB", "padded_MB", "HBM_MB")]
+    numbers[1:1] = [before.get("kernels")]
+    numbers[4:4] = [before.get("MB")]
+    numbers += [found.get("graphs"), sum(found["outside"].values()) if "outside" in found else None]
+    numbers += [sum(number for number, _ in found["collectives"].values()) or None]
+    numbers += [found["transposes"][0], found["temporary_MiB"]]
+    numbers += [found["predicted"].get(name) for name in ("launches", "bytes", "FLOPs")]
+    cells = ["" if number is None else f"{number:,}" for number in numbers]
+    return [named(line), f"{line['case']['batch']:,}", *cells]
+
+
+def main() -> None:
+    parser = recipes.parser(__doc__, ALL)
+    parser.add_argument("--target", default="h200", help="h200, h200:GPUS, v5e:AxB, v6e:AxB")
+    parser.add_argument("--batch", type=int, help="instead of the recipe's")
+    parser.add_argument("--parallel", choices=("jit", "pmap"), default="jit")
+    parser.add_argument("--accept-regression", action="store_true", help="log it although it is worse than before")
+    parser.add_argument("--keep", type=Path, help="a folder for the optimised HLO of each program")
+    arguments, changes = recipes.read(parser)
+    target = Target.find(arguments.target)
+    words = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch else []
+    words += [f"--config.parallel={arguments.parallel}", *changes]
+    with target.pretend():
+        journal = record.Journal("compiled", arguments.output, arguments.again)
+    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
+    refused = []
+    with tempfile.TemporaryDirectory() as folder:
+        words += recipes.random_images(Path(folder), EXAMPLES)
+        for recipe in arguments.recipes:
+            with target.pretend():
+                config = recipes.config(recipe, words)
+            case = {
+                "target": target.name,
+                "recipe": recipe,
+                "batch": config.train.batch_size,
+                "parallel": arguments.parallel,
+                "changes": [*changes, *flags],
+                "commit": journal.made["commit"],
+            }
+            if journal.has(case):
+                continue
+            keep = arguments.keep / f"{target.name.replace(':', '-')}-{recipe}.hlo" if arguments.keep else None
+            refused += filter(None, [log(journal, case, measure(target, config, keep), arguments.accept_regression)])
+    if refused:
+        raise UserError(f"not logged, since it has become worse; --accept-regression logs it: {'; '.join(refused)}")
+
+
+if __name__ == "__main__":
+    sys.exit(recipes.run(main))
