@@ -1,4 +1,8 @@
-"""Convolution with gradients in the layout for which XLA has a fast CPU kernel.
+"""Convolution with gradients in the layout for which XLA has a fast CPU kernel, and kernels' gradients in float32.
+
+Several devices sum the gradient of a kernel in the dtype in which each of them computes its part. JAX derives that of
+the convolution, bfloat16 on an accelerator; here it is the kernel's own, float32, in which a TPU accumulates anyway. A
+GPU keeps JAX's gradients: cuDNN gives a float32 gradient only of float32 images.
 
 On a CPU, XLA uses its fast kernel for operands laid out as (batch, H, W, channels) and (H, W, inputs, outputs). It
 converts other layouts only in the outermost computation: inside a loop, the gradients that JAX derives are computed
@@ -8,10 +12,12 @@ naively, dozens of times slower. The gradients here have the right layout from t
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 from jax.experimental.xla_metadata import set_xla_metadata
 
 Pads = Sequence[tuple[int, int]]
@@ -19,15 +25,23 @@ Pads = Sequence[tuple[int, int]]
 
 def convolution(width: int, kernel: int, stride: int, *, use_bias: bool = False, **kwargs) -> nn.Conv:
     """Return a square convolution, padded like PyTorch's `padding=kernel // 2`."""
-    if jax.default_backend() == "cpu":
-        kwargs["conv_general_dilated"] = on_cpu
+    if jax.default_backend() != "gpu":
+        kwargs |= {"conv_general_dilated": with_gradients, "promote_dtype": _promote_all_but_kernel}
     return nn.Conv(width, (kernel, kernel), (stride, stride), padding=kernel // 2, use_bias=use_bias, **kwargs)
 
 
-def on_cpu(
+def _promote_all_but_kernel(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, dtype: Any) -> tuple:
+    x, bias = promote_dtype(x, bias, dtype=dtype)
+    return x, kernel, bias
+
+
+def with_gradients(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Pads, feature_group_count: int = 1, **_
 ) -> jax.Array:
-    """Compute `jax.lax.conv_general_dilated` for a `convolution`: one stride, one padding."""
+    """Compute `jax.lax.conv_general_dilated` for a `convolution`: one stride, one padding.
+
+    In the dtype of `x`; the gradient of the kernel has the dtype of the kernel.
+    """
     if feature_group_count > 1:
         kernel = ungrouped(kernel, feature_group_count)
     return _convolve(x, kernel, strides[0], padding[0][0])
@@ -53,7 +67,7 @@ def _conv(x: jax.Array, kernel: jax.Array, pads: Pads, **kwargs) -> jax.Array:
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """(batch, H, W, I) and (K, K, I, O) -> (batch, H', W', O)."""
-    return _conv(x, kernel, [(padding, padding)] * 2, window_strides=(stride, stride))
+    return _conv(x, kernel.astype(x.dtype), [(padding, padding)] * 2, window_strides=(stride, stride))
 
 
 def _forward(x, kernel, stride, padding):
@@ -65,10 +79,10 @@ def _backward(stride, padding, saved, gradient):
     # Inlined, XLA would fuse the producers of x and of the gradient into their transposition and compute them again,
     # with strides. But with several devices it has to be inlined: in a computation of its own the sum over devices has
     # no fixed place in the order, and two devices could wait for different sums.
-    separate = set_xla_metadata(inlineable="false") if jax.device_count() == 1 else nullcontext()
-    with separate:
-        of_kernel = _kernel_gradient(x, gradient, kernel.shape[0], stride, padding)
-    return _input_gradient(x.shape, kernel, gradient, stride, padding), of_kernel
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+    with set_xla_metadata(inlineable="false") if alone else nullcontext():
+        of_kernel = _kernel_gradient(x, gradient, kernel.shape[0], stride, padding, kernel.dtype)
+    return _input_gradient(x.shape, kernel.astype(x.dtype), gradient, stride, padding), of_kernel
 
 
 _convolve.defvjp(_forward, _backward)
@@ -83,13 +97,14 @@ def _input_gradient(shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Arr
     return _conv(gradient, rotated, pads, window_strides=(1, 1), lhs_dilation=(stride, stride))
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int, padding: int):
-    """Convolve the images with the gradient, with batch and channels exchanged."""
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: int, stride: int, padding: int, dtype: Any):
+    """Convolve the images with the gradient, with batch and channels exchanged, in `dtype`."""
     spreads = zip(x.shape[1:3], _spread(gradient, stride), strict=True)
     pads = [(padding, spread + size - 1 - padding - pixels) for pixels, spread in spreads]
     images, kernels = x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3)
-    return _conv(images, kernels, pads, window_strides=(1, 1), rhs_dilation=(stride, stride)).transpose(1, 2, 0, 3)
+    options = dict(window_strides=(1, 1), rhs_dilation=(stride, stride), preferred_element_type=dtype)
+    return _conv(images, kernels, pads, **options).transpose(1, 2, 0, 3)
 
 
 def _spread(gradient: jax.Array, stride: int) -> list[int]:

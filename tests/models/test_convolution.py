@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_flax.models.convolution import convolution, on_cpu
+from resnet_flax.models.convolution import convolution, with_gradients
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -29,7 +29,7 @@ def test_gradients_are_those_of_jax(kernel, stride, size, dtype):
         return jax.lax.conv_general_dilated(x, weights, strides, padding, dimension_numbers=layout)
 
     def written(x, weights):
-        return on_cpu(x, weights, strides, padding)
+        return with_gradients(x, weights, strides, padding)
 
     @partial(jax.jit, static_argnums=0)
     def output_and_gradients(function, x, weights, gradient):
@@ -58,7 +58,8 @@ def test_a_grouped_convolution_and_its_gradients_are_those_of_jax():
     layout = ("NHWC", "HWIO", "NHWC")
     derived = partial(jax.lax.conv_general_dilated, dimension_numbers=layout)
     ours, theirs = (
-        jax.jit(jax.grad(partial(summed, convolve), (0, 1), has_aux=True))(x, weights) for convolve in (on_cpu, derived)
+        jax.jit(jax.grad(partial(summed, convolve), (0, 1), has_aux=True))(x, weights)
+        for convolve in (with_gradients, derived)
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, theirs)
 
@@ -68,7 +69,7 @@ def test_all_convolutions_have_the_layout_of_the_fast_kernel_even_in_a_loop(stri
     x, weights = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
 
     def loss(x, weights):
-        return jnp.square(on_cpu(x, weights, (stride, stride), [(1, 1)] * 2)).sum()
+        return jnp.square(with_gradients(x, weights, (stride, stride), [(1, 1)] * 2)).sum()
 
     def descend(_, arguments):
         return jax.tree.map(lambda old, slope: old - 0.1 * slope, arguments, jax.grad(loss, (0, 1))(*arguments))
@@ -79,7 +80,21 @@ def test_all_convolutions_have_the_layout_of_the_fast_kernel_even_in_a_loop(stri
     assert set(layouts) == {"b01f_01io->b01f"}
 
 
-def test_other_devices_have_the_derivative_of_jax(monkeypatch):
-    assert convolution(4, 3, 1).conv_general_dilated is on_cpu
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert convolution(4, 3, 1).conv_general_dilated is None
+def test_the_gradient_of_a_kernel_is_computed_in_float32_for_activations_in_bfloat16():
+    """So that several devices sum it in float32."""
+    conv = convolution(4, 3, 1, dtype=jnp.bfloat16, use_bias=True)
+    params = conv.init(jax.random.key(0), jnp.ones((1, 5, 5, 3)))
+
+    def loss(params, x):
+        return conv.apply(params, x).astype(jnp.float32).sum()
+
+    program = jax.jit(jax.value_and_grad(loss)).lower(params, jnp.ones((2, 5, 5, 3))).as_text()
+    convolutions = re.findall(r"stablehlo.convolution.* : (.*)", program)
+    types = sorted(re.findall(r"bf16|f32", line) for line in convolutions)
+    assert types == [["bf16", "bf16", "bf16"], ["bf16", "bf16", "f32"]]
+
+
+@pytest.mark.parametrize(("backend", "function"), [("cpu", with_gradients), ("tpu", with_gradients), ("gpu", None)])
+def test_a_gpu_has_the_derivative_of_jax(backend, function, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert convolution(4, 3, 1).conv_general_dilated is function

@@ -70,6 +70,22 @@ def for_few(xp: Any, chosen: Array, formula: Callable[[Array], Array], images: A
     return xp.where(where_chosen, xp.take(changed, place, axis=0), images)
 
 
+def gathers_slowly(xp: Any) -> bool:
+    """Return whether products of matrices are a faster way to pick pixels than a gather.
+
+    A TPU keeps the last two axes in tiles of at least 8 x 128, so pixels of three channels take some forty times their
+    size, and its strength are products.
+    """
+    return xp is jnp and jax.default_backend() == "tpu"
+
+
+def gather(xp: Any, x: Array, place: Array) -> Array:
+    """Return the rows of `x` (B, M, C) at `place` (int32 (B, N, 1), all in range(M)): (B, N, C)."""
+    # By default JAX looks for places that are outside, and makes a pass over the result to mark what they gave.
+    mode = {"mode": "promise_in_bounds"} if xp is jnp else {}
+    return xp.take_along_axis(x, place, 1, **mode)
+
+
 def count_rows(xp: Any, index: Array, bins: int) -> Array:
     """Count how often each of range(bins) occurs in each row of `index` (int32 (B, N)): int32 (B, bins)."""
     if xp not in (np, jnp):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_flax.data.augment.backends import Array, barrier, count_rows, float64
+from resnet_flax.data.augment.backends import Array, barrier, count_rows, float64, gather, gathers_slowly
 
 RADIAN = np.pi / 180
 
@@ -26,13 +26,38 @@ def pick(xp: Any, images: Array, rows: Array, columns: Array) -> Array:
 
     rows and columns are int32, broadcastable to (B, H, W).
     """
+    if gathers_slowly(xp):
+        return pick_by_products(xp, images, rows, columns)
     batch, height, width, channels = xp.shape(images)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    # The pixel behind an image's last is the fill. One gather per image, so that devices can share a batch.
-    place = xp.reshape(xp.where(inside, rows * width + columns, height * width), (batch, height * width, 1))
-    fill = xp.zeros((batch, 1, channels), xp.uint8)
-    table = xp.concatenate([xp.reshape(images, (batch, height * width, channels)), fill], 1)
-    return xp.reshape(xp.take_along_axis(table, place, 1), (batch, height, width, channels))
+    # One gather per image, so that devices can share a batch.
+    place = xp.reshape(xp.where(inside, rows * width + columns, 0), (batch, height * width, 1))
+    picked = gather(xp, xp.reshape(images, (batch, height * width, channels)), place)
+    return xp.where(inside[..., None], xp.reshape(picked, (batch, height, width, channels)), np.uint8(0))
+
+
+def pick_by_products(xp: Any, images: Array, rows: Array, columns: Array) -> Array:
+    """Return what `pick` does, as products of the images with matrices of zeros and ones, in jax.numpy.
+
+    Each sum has at most one term that is not 0, and a level of 8 bits is exact in bfloat16.
+    """
+    batch, height, width, channels = xp.shape(images)
+
+    def chosen(places: Array, size: int) -> Array:
+        return xp.asarray(places[..., None] == xp.arange(size, dtype=xp.int32), xp.bfloat16)
+
+    levels = xp.asarray(images, xp.bfloat16)
+    if rows.shape[2] == columns.shape[1] == 1:  # whole rows and columns move
+        moved = xp.einsum("byh,bhwc->bcyw", chosen(rows[:, :, 0], height), levels)
+        picked = xp.einsum("bcyw,bxw->byxc", moved, chosen(columns[:, 0], width))
+    else:
+        rows, columns = (
+            xp.reshape(xp.broadcast_to(x, (batch, height, width)), (batch, height * width)) for x in (rows, columns)
+        )
+        candidates = xp.einsum("bnw,bhwc->bnch", chosen(columns, width), levels)  # of every row
+        wanted = rows[:, :, None, None] == xp.arange(height, dtype=xp.int32)
+        picked = xp.reshape(xp.sum(xp.where(wanted, candidates, 0), axis=3), (batch, height, width, channels))
+    return xp.asarray(picked, xp.uint8)
 
 
 def shift(xp: Any, images: Array, down: Array, right: Array, reflect: bool = False) -> Array:
@@ -314,7 +339,7 @@ def equalize(xp: Any, images: Array) -> Array:
     table = xp.floor((xp.asarray(below + step // 2, xp.float32) + 0.5) / xp.asarray(xp.maximum(step, 1), xp.float32))
     table = xp.where(step > 0, xp.minimum(table, 255.0), np.arange(256, dtype=np.float32))
     table = xp.reshape(xp.asarray(table, xp.uint8), (batch, 256 * channels, 1))
-    return xp.reshape(xp.take_along_axis(table, index[..., None], 1), (batch, height, width, channels))
+    return xp.reshape(gather(xp, table, index[..., None]), (batch, height, width, channels))
 
 
 def _over_pixels(reduce: Any, xp: Any, x: Array) -> Array:

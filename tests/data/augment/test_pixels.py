@@ -52,6 +52,22 @@ def test_pixels_are_those_of_pillow(what):
     assert np.any(ours != GOLDEN["images"])
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["anywhere", "whole rows and columns"])
+def test_pixels_are_picked_by_products_on_a_tpu_and_are_the_same(apart, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = np.arange(4 * 16 * 12 * 3, dtype=np.uint8).reshape(4, 16, 12, 3)  # has every level
+    rows, columns = (rng.integers(-4, size + 4, (4, 16, 12), np.int32) for size in (16, 12))
+    if apart:
+        rows, columns = rows[:, :, :1], columns[:, :1]
+    gathered = in_every_namespace(pixels.pick, images, rows, columns)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    picked = jax.jit(partial(pixels.pick, jnp))
+    assert "gather" not in picked.lower(images, rows, columns).as_text()
+    np.testing.assert_array_equal(picked(images, rows, columns), gathered["numpy"])
+    for namespace, theirs in gathered.items():
+        np.testing.assert_array_equal(theirs, gathered["numpy"], err_msg=namespace)
+
+
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 def test_normalised_pixels_are_those_of_torchvision(name):
     ours = pixels.standardize(np, GOLDEN["images"], *NORMALIZATIONS[name])
