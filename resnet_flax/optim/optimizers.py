@@ -1,7 +1,6 @@
 """Optimisers with PyTorch's definitions, as optax gradient transformations.
 
-optax's SGD has no dampening, and its AdaGrad adds epsilon under the root, so these two are defined here. Momentum
-(Adam's b1) is a schedule, because OneCycle changes it.
+optax's SGD has no dampening, and its AdaGrad adds epsilon under the root, so these two are defined here.
 """
 
 from collections.abc import Callable
@@ -10,10 +9,20 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from resnet_flax.optim.schedules import Schedule
+
+class Hyperparams(NamedTuple):
+    """The numbers of an optimiser that schedules change or sweeps try, () float32 each, or (steps,) for many steps.
+
+    They are arguments of `update`, so that the compiled program is the same for all their values.
+    """
+
+    learning_rate: chex.Numeric
+    momentum: chex.Numeric  # Adam's b1
+    weight_decay: chex.Numeric
 
 
 class MomentumState(NamedTuple):
@@ -21,7 +30,7 @@ class MomentumState(NamedTuple):
     trace: chex.ArrayTree  # like the parameters
 
 
-def scale_by_momentum(momentum: Schedule, dampening: float, nesterov: bool) -> optax.GradientTransformation:
+def scale_by_momentum(momentum: chex.Numeric, dampening: float, nesterov: bool) -> optax.GradientTransformation:
     """Return the momentum of `torch.optim.SGD`: trace = momentum x trace + (1 - dampening) x gradient.
 
     The first step has no dampening.
@@ -31,7 +40,7 @@ def scale_by_momentum(momentum: Schedule, dampening: float, nesterov: bool) -> o
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
     def update(gradients, state, params=None):
-        decay = momentum(state.step)
+        decay = jnp.asarray(momentum)
         share = jnp.where(state.step == 0, 1.0, 1.0 - dampening)
         trace = jax.tree.map(lambda g, t: decay.astype(t.dtype) * t + share.astype(g.dtype) * g, gradients, state.trace)
         updates = jax.tree.map(lambda g, t: g + decay.astype(t.dtype) * t, gradients, trace) if nesterov else trace
@@ -57,10 +66,10 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """Return optax's Adam scaling with b1 from a schedule."""
+def scale_by_adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
+    """Return optax's Adam scaling; b1 is a schedule, as it is part of the state then."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
-        b1=momentum, b2=config.b2, eps=config.eps
+        b1=lambda _: now.momentum, b2=config.b2, eps=config.eps
     )
 
 
@@ -107,41 +116,41 @@ def scale_biases(factor: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates))
 
 
-def decay_weights(config: ConfigDict) -> optax.GradientTransformation:
+def decay_weights(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Add `weight_decay` x the parameters to the updates; only the kernels, with two or more axes, if `decay_all` is
     off."""
     if config.decay_all:
-        return optax.add_decayed_weights(config.weight_decay)
-    return optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
+        return optax.add_decayed_weights(now.weight_decay)
+    return optax.add_decayed_weights(now.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
 
 
-def sgd(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def sgd(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return SGD with L2 decay, added to the gradient before the momentum."""
-    moments = scale_by_momentum(momentum, config.dampening, config.nesterov) if config.momentum else optax.identity()
-    return optax.chain(decay_weights(config), moments)
+    momentum = scale_by_momentum(now.momentum, config.dampening, config.nesterov) if config.momentum else None
+    return optax.chain(decay_weights(config, now), momentum or optax.identity())
 
 
-def muon(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def muon(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return SGD with orthogonalised updates of convolutions (Jordan et al., 2024, Muon)."""
-    return optax.chain(sgd(config, momentum), orthogonalize_convolutions())
+    return optax.chain(sgd(config, now), orthogonalize_convolutions())
 
 
-def adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return Adam (Kingma & Ba, 2014) with L2 decay, added to the gradient."""
-    return optax.chain(decay_weights(config), scale_by_adam(config, momentum))
+    return optax.chain(decay_weights(config, now), scale_by_adam(config, now))
 
 
-def adamw(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def adamw(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return Adam with decoupled decay (Loshchilov & Hutter, 2017)."""
-    return optax.chain(scale_by_adam(config, momentum), decay_weights(config))
+    return optax.chain(scale_by_adam(config, now), decay_weights(config, now))
 
 
-def adagrad(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def adagrad(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return AdaGrad (Duchi et al., 2011) with L2 decay, added to the gradient."""
-    return optax.chain(decay_weights(config), scale_by_adagrad(config.eps))
+    return optax.chain(decay_weights(config, now), scale_by_adagrad(config.eps))
 
 
-OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[ConfigDict, Hyperparams], optax.GradientTransformation]] = {
     "sgd": sgd,
     "muon": muon,
     "adam": adam,
@@ -150,12 +159,22 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformat
 }
 
 
-def build(config: ConfigDict, learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
+def build(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser that `config`, the section `optimizer` of a config, describes, including gradient clipping.
 
-    Decay applies to all parameters, biases and those of BatchNorm too, as in PyTorch, unless `decay_all` is off.
+    Its `update` takes the fields of `Hyperparams` as keywords; it does not use the numbers of `config` for them, but
+    whether there is momentum at all. Decay applies to all parameters, biases and those of BatchNorm too, as in
+    PyTorch, unless `decay_all` is off.
     """
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []
-    rate = optax.scale_by_learning_rate(learning_rate)
-    return optax.chain(*clip, OPTIMIZERS[config.name](config, momentum), *biases, rate)
+
+    def at(now: Hyperparams) -> optax.GradientTransformation:
+        clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+        biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []
+        rate = optax.scale_by_learning_rate(lambda _: now.learning_rate)  # a schedule, whose state counts the steps
+        return optax.chain(*clip, OPTIMIZERS[config.name](config, now), *biases, rate)
+
+    def update(gradients, state, params=None, *, learning_rate, momentum, weight_decay, **_):
+        return at(Hyperparams(learning_rate, momentum, weight_decay)).update(gradients, state, params)
+
+    start = Hyperparams(*np.zeros(3, np.float32))
+    return optax.GradientTransformationExtraArgs(at(start).init, update)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -29,7 +30,7 @@ class Examples(NamedTuple):
         return self.label if self.other is None else jnp.where(self.share >= 0.5, self.label, self.other)
 
 
-def mix_batch(batch: dict, mixing: Mixing, seed: int, step: jax.Array, axis_name: str | None) -> Examples:
+def mix_batch(batch: dict, mixing: Mixing, seed: chex.Numeric, step: jax.Array, axis_name: str | None) -> Examples:
     """Return the batch of a step, mixed if that is on; under a mapped axis `axis_name` it is this device's share."""
     image, label = batch["image"], batch["label"]
     if not mixing.on:

@@ -68,7 +68,7 @@ class Totals:
 def init_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: chex.Numeric,
     image_shape: tuple,
     averaged: bool = False,
     statistics: chex.ArrayTree | None = None,
@@ -102,7 +102,8 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: chex.Numeric,
+    hyperparams: dict[str, chex.Numeric] | None = None,
     label_smoothing: float = 0.0,
     sam_radius: float = 0.0,
     ema_decay: float = 0.0,
@@ -115,7 +116,8 @@ def train_step(
 
     The parameters of the parts `frozen` stay as they are, without weight decay too; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
-    `teaching` are the variables of the networks of `teacher`, which are not trained.
+    `teaching` are the variables of the networks of `teacher`, which are not trained. `hyperparams` are keywords of
+    the optimizer's update, if it takes any.
     """
     check_labels(batch["label"], len(batch["image"]))
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -153,7 +155,8 @@ def train_step(
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
     with jax.named_scope("optimizer"):  # as profiles call it
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt_state = update(gradients, state.opt_state, state.params, **(hyperparams or {}))
         params = optax.apply_updates(state.params, updates) | kept
     finite = jnp.isfinite(sums[0]) & jnp.isfinite(optax.tree.norm(gradients))
     first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)

@@ -7,7 +7,7 @@ import optax.contrib
 import pytest
 
 from resnet_flax.config.defaults import get_config
-from resnet_flax.optim import optimizers, schedules
+from resnet_flax.optim import optimizers
 
 LEARNING_RATE = 0.1
 SHAPES = {
@@ -32,14 +32,12 @@ def random_trees(count: int) -> list[dict]:
 def updates_of(gradients: list[dict], params: dict, **fields) -> list[dict]:
     """Return the updates of an optimiser for successive gradients, with constant `params`."""
     config = get_config()
-    config.optimizer.update(learning_rate=LEARNING_RATE, **fields)
-    span = schedules.Span(1, len(gradients), "step")
-    optimizer = optimizers.build(
-        config.optimizer, schedules.learning_rate(config, span), schedules.momentum(config, span)
-    )
+    config.optimizer.update(fields)
+    optimizer = optimizers.build(config.optimizer)
+    now = optimizers.Hyperparams(LEARNING_RATE, config.optimizer.momentum, config.optimizer.weight_decay)
     state, found = optimizer.init(params), []
     for gradient in gradients:
-        updates, state = jax.jit(optimizer.update)(gradient, state, params)
+        updates, state = jax.jit(optimizer.update)(gradient, state, params, **now._asdict())
         found.append(updates)
     return found
 
