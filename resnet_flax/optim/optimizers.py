@@ -3,7 +3,8 @@
 optax's SGD has no dampening, and its AdaGrad adds epsilon under the root, so these two are defined here.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
@@ -76,19 +77,23 @@ def scale_by_adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransfo
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalized(matrix: jax.Array, steps: int = 5) -> jax.Array:
-    """Return approximately the nearest matrix to `matrix` (m, n) whose singular values are all 1.
+def orthogonalized(matrices: jax.Array, steps: int = 5) -> jax.Array:
+    """Return approximately the nearest matrix to each of `matrices` (..., m, n), m <= n, with all singular values 1.
 
     They become 0.7 to 1.2, if they are more than 1 % of the norm. Newton-Schulz iteration of degree 5 with the
     coefficients of Jordan et al. (2024, Muon).
     """
     a, b, c = NEWTON_SCHULZ
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (jnp.linalg.norm(wide) + 1e-8)
+    x = matrices / (norms(matrices) + 1e-8)
     for _ in range(steps):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x if wide is matrix else x.T
+    return x
+
+
+def norms(matrices: jax.Array) -> jax.Array:
+    """Return the Frobenius norm of each of `matrices` (..., m, n), (..., 1, 1)."""
+    return jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True)
 
 
 def orthogonalize_convolutions() -> optax.GradientTransformation:
@@ -98,13 +103,40 @@ def orthogonalize_convolutions() -> optax.GradientTransformation:
     follows. The updates of other parameters are unchanged.
     """
 
-    def one(update: jax.Array, kernel: jax.Array) -> jax.Array:
-        if kernel.ndim != 4:
-            return update
-        direction = orthogonalized(update.reshape(-1, update.shape[-1]))
-        return (direction * (jnp.linalg.norm(kernel) / (jnp.linalg.norm(direction) + 1e-8))).reshape(update.shape)
+    def update(updates, params):
+        leaves, tree = jax.tree.flatten(updates)
+        kernels = jax.tree.leaves(params)
+        rows: dict[int, list[int]] = {}  # of a wide matrix -> the convolutions that have as many
+        for index, kernel in enumerate(kernels):
+            if kernel.ndim == 4:
+                rows.setdefault(min(kernel.size // kernel.shape[-1], kernel.shape[-1]), []).append(index)
+        for some in rows.values():
+            directions = orthogonalized(stacked([leaves[index] for index in some]))
+            lengths = norms(stacked([kernels[index] for index in some]))
+            scaled = directions * (lengths / (norms(directions) + 1e-8))
+            for index, matrix in zip(some, scaled, strict=True):
+                leaves[index] = unstacked(matrix, leaves[index].shape)
+        return jax.tree.unflatten(tree, leaves)
 
-    return optax.stateless(lambda updates, params: jax.tree.map(one, updates, params))
+    return optax.stateless(update)
+
+
+def stacked(kernels: Sequence[jax.Array]) -> jax.Array:
+    """Return kernels (H, W, in, out) as wide matrices in one array (kernels, m, n), m <= n, with zeros at their ends.
+
+    Zeros stay zeros when a matrix is orthogonalised and change nothing else, and one multiplication serves them all.
+    """
+    matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    longest = max(matrix.shape[1] for matrix in wide)
+    return jnp.stack([jnp.pad(matrix, ((0, 0), (0, longest - matrix.shape[1]))) for matrix in wide])
+
+
+def unstacked(matrix: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return the kernel of `shape` (H, W, in, out) whose matrix in `stacked` is `matrix`."""
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    wide = matrix[:, : max(rows, columns)]
+    return (wide.T if rows > columns else wide).reshape(shape)
 
 
 def scale_biases(factor: float) -> optax.GradientTransformation:
