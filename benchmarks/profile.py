@@ -209,7 +209,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
 
     def training_step(state, totals, arrays, order, given, position):
         with jax.named_scope("feed"):
-            batch = feed.batch(*arrays, order, 0, position)
+            batch = feed.batch(arrays, order, 0, position)
         return step(state, totals, batch, *given)
 
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())

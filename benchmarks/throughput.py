@@ -89,15 +89,15 @@ def feed_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     feed = DeviceFeed(run.stream, run.parallel)
     order, positions = feed.order(0), itertools.count()
 
-    def several(images, labels, seed, order, position, count):
+    def several(arrays, order, position, count):
         def one(index, batch):  # the loop computes every batch although it keeps only the last
-            return feed.batch(images, labels, seed, order, 0, (position + index) % len(order))
+            return feed.batch(arrays, order, 0, (position + index) % len(order))
 
         first = one(0, None)
         return jax.lax.fori_loop(1, count, one, first) if way == "looped" else first
 
     compiled = jax.jit(several)
-    return lambda most: (most, compiled(*feed.arrays, order, next(positions), most))
+    return lambda most: (most, compiled(feed.arrays, order, next(positions), most))
 
 
 def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:

@@ -28,6 +28,7 @@ class DeviceFeed:
         shape = self.stream.steps_per_epoch, self.stream.batch_size
         return replace(self.stream, seed=seed).order(jnp, epoch)[: shape[0] * shape[1]].reshape(shape)
 
-    def batch(self, images, labels, seed, order, epoch, position) -> dict[str, jax.Array]:
+    def batch(self, arrays, order, epoch, position) -> dict[str, jax.Array]:
         """Return the batch at step `position` of an epoch, as Stream.batch does; to be traced."""
+        images, labels, seed = arrays
         return replace(self.stream, seed=seed).batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))

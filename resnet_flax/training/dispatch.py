@@ -63,7 +63,7 @@ def device_steps(
 
     def steps(state, totals, arrays, order, rates, epoch, position, count, constants):
         def one(index, carry):
-            batch = feed.batch(*arrays, order, epoch, position + index)
+            batch = feed.batch(arrays, order, epoch, position + index)
             return step(*carry, batch, at(rates, position + index), constants)
 
         return jax.lax.fori_loop(0, count, one, (state, totals)) if looped else one(0, (state, totals))

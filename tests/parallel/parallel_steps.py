@@ -74,13 +74,13 @@ def fed(parallel) -> dict[str, np.ndarray]:
     policy = Policy("crop(4)|flip|rotate(15)|normalize(cifar10)")
     feed = DeviceFeed(Stream(split, policy, 16, 3, False), parallel)
 
-    def batch(images, labels, seed, order):
-        made = feed.batch(images, labels, seed, order, 1, 2)
+    def batch(arrays, order):
+        made = feed.batch(arrays, order, 1, 2)
         if parallel.axis_name is None:
             return made
         return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
 
-    made = parallel.compile(batch, sharded=(3,))(*feed.arrays, feed.order(1))
+    made = parallel.compile(batch, sharded=(1,))(feed.arrays, feed.order(1))
     return {name: np.asarray(rows) for name, rows in made.items()}
 
 
