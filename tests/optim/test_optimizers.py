@@ -12,6 +12,7 @@ from resnet_flax.optim import optimizers
 LEARNING_RATE = 0.1
 SHAPES = {
     "conv": {"kernel": (3, 3, 4, 6)},
+    "short": {"kernel": (1, 1, 8, 6)},  # orthogonalised together with conv
     "wide": {"kernel": (1, 1, 4, 6)},
     "head": {"kernel": (6, 10), "bias": (10,)},
 }
@@ -60,7 +61,7 @@ def test_muon_has_the_directions_of_optax_and_the_lengths_of_kernels(nesterov):
     theirs = optax.contrib.scale_by_muon(
         beta=0.8, nesterov=nesterov, weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: spec, tree)
     )
-    for name in ("conv", "wide"):
+    for name in ("conv", "short", "wide"):
         state = theirs.init(params[name])
         for step, gradient in enumerate(gradients):
             expected, state = theirs.update(gradient[name], state)
