@@ -197,11 +197,11 @@ def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -
 def sum_of_squares(tree: chex.ArrayTree) -> jax.Array:
     """Return the sum of the squares of all elements, () float32.
 
-    First over each output channel, as a GPU does in passing where the gradient is used, then over all at once: a sum
-    for each leaf would end with a kernel for each.
+    First over each output channel, as a GPU does in passing where the gradient is used, then over all at once. Without
+    the barrier XLA turns the sum of all channels into one for each leaf, each of them a kernel.
     """
     channels = [jnp.sum(leaf * leaf, axis=range(leaf.ndim - 1)) for leaf in jax.tree.leaves(tree)]
-    return jnp.sum(jnp.concatenate([jnp.atleast_1d(sums) for sums in channels]))
+    return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate([jnp.atleast_1d(sums) for sums in channels])))
 
 
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:
