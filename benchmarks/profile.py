@@ -26,6 +26,7 @@ from benchmarks.hlo import COLLECTIVES, Instruction, Program
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import compiler_options
 from resnet_flax.report.tables import text_table
+from resnet_flax.training.dispatch import at
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
@@ -142,11 +143,12 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
     """Trace `steps` steps of a run into `folder`; return their summary."""
     feed, step = DeviceFeed(run.stream, run.parallel), run.step()
 
-    def training_step(state, totals, images, labels, order, position):
-        return step(state, totals, feed.batch(images, labels, order, 0, position))
+    def training_step(state, totals, arrays, order, given, position):
+        return step(state, totals, feed.batch(arrays, order, 0, position), *given)
 
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
-    arrays = (*feed.arrays, feed.order(0))
+    given = run.parallel.replicate(at(run.scheduled(0), 0)), run.constants()
+    arrays = feed.arrays, feed.order(0), given
     lowered = jax.jit(training_step, donate_argnums=0).lower(state, totals, *arrays, 0)
     options = compiler_options() if jax.default_backend() == "cpu" else {"xla_gpu_enable_command_buffer": ""}
     compiled = lowered.compile(compiler_options=options)
@@ -156,7 +158,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
     tracing.python_tracer_level = 0
     with jax.profiler.trace(folder, profiler_options=tracing):
         for position in range(steps):
-            state, totals = compiled(state, totals, *arrays, position % len(arrays[-1]))
+            state, totals = compiled(state, totals, *arrays, position % run.stream.steps_per_epoch)
         jax.block_until_ready(totals)
     leaves = jax.tree.leaves_with_path(state.params)
     paths = {"/".join(key.key for key in path[:-1]): leaf for path, leaf in leaves if leaf.ndim == 4}

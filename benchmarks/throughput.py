@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from benchmarks import recipes, record
 from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import local_rows
-from resnet_flax.training.dispatch import device_steps, host_steps
+from resnet_flax.training.dispatch import at, device_steps, host_steps
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
@@ -61,13 +62,13 @@ def step_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     images, labels = run.data.train.images, run.data.train.labels
     rows = local_rows(np.arange(run.stream.batch_size, dtype=np.int32))
     batch = run.parallel.shard(run.stream.batch(np, images, labels, 0, rows))
-    step = run.step()
+    step, constants, first = run.step(), run.constants(), run.parallel.replicate(at(run.scheduled(0), 0))
 
-    def several(state, totals, batch, count):
+    def several(state, totals, batch, count, *given):
         if way == "looped":
-            return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, batch), (state, totals))
+            return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, batch, *given), (state, totals))
         for _ in range(steps):
-            state, totals = step(state, totals, batch)
+            state, totals = step(state, totals, batch, *given)
         return state, totals
 
     compiled = run.parallel.compile(several, sharded=(2,), donate=(0,))
@@ -75,7 +76,7 @@ def step_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
 
     def dispatch(most: int) -> tuple[int, Any]:
         nonlocal state, totals
-        state, totals = compiled(state, totals, batch, most)
+        state, totals = compiled(state, totals, batch, most, first, constants)
         return most, totals
 
     return dispatch
@@ -88,22 +89,23 @@ def feed_alone(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     feed = DeviceFeed(run.stream, run.parallel)
     order, positions = feed.order(0), itertools.count()
 
-    def several(images, labels, order, position, count):
+    def several(arrays, order, position, count):
         def one(index, batch):  # the loop computes every batch although it keeps only the last
-            return feed.batch(images, labels, order, 0, (position + index) % len(order))
+            return feed.batch(arrays, order, 0, (position + index) % len(order))
 
         first = one(0, None)
         return jax.lax.fori_loop(1, count, one, first) if way == "looped" else first
 
     compiled = jax.jit(several)
-    return lambda most: (most, compiled(*feed.arrays, order, next(positions), most))
+    return lambda most: (most, compiled(feed.arrays, order, next(positions), most))
 
 
 def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     if way == "host":
-        advance = host_steps(run.step(), run.stream, 0, run.parallel)
+        start = host_steps
     else:
-        advance = device_steps(run.step(), run.stream, 0, run.parallel, looped=way == "looped")
+        start = partial(device_steps, looped=way == "looped")
+    advance = start(run.step(), run.stream, run.scheduled, 0, run.parallel, run.constants())
     totals = run.parallel.replicate(Totals.zero())
 
     def dispatch(most: int) -> tuple[int, Any]:

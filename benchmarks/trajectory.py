@@ -28,6 +28,7 @@ from resnet_flax.config.checks import complete
 from resnet_flax.data import host_feed
 from resnet_flax.models import architecture
 from resnet_flax.models.torch_weights import Tensors, to_torch
+from resnet_flax.training.dispatch import at
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
@@ -54,8 +55,11 @@ def configure(changes: dict) -> FrozenConfigDict:
 def ours(run: Run, batches: list[dict]) -> np.ndarray:
     """Return the loss of each batch before its step."""
     state, step, losses = run.fresh_state(), run.parallel.compile(run.step(), sharded=(2,)), []
+    constants = run.constants()
     for batch in batches:
-        state, totals = step(state, run.parallel.replicate(Totals.zero()), run.parallel.shard(batch))
+        epoch, position = divmod(len(losses), run.stream.steps_per_epoch)
+        now = at(run.scheduled(epoch), position)
+        state, totals = step(state, run.parallel.replicate(Totals.zero()), run.parallel.shard(batch), now, constants)
         losses.append(totals.means()[0])
     return np.array(losses)
 

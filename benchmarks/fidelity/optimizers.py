@@ -61,15 +61,15 @@ def ours(fields: dict, weights: Tensors, gradient: Gradient) -> Tensors:
     curves = SimpleNamespace(schedule=config.schedule, optimizer=config.optimizer)
     config.optimizer.learning_rate = rate(fields)
     span = schedules.Span(1, STEPS, "step")
-    optimizer = optimizers.build(
-        config.optimizer, schedules.learning_rate(curves, span), schedules.momentum(curves, span)
-    )
+    optimizer = optimizers.build(config.optimizer)
+    rates, momenta = (schedule(curves, span) for schedule in (schedules.learning_rate, schedules.momentum))
     with jax.enable_x64(True):
         params = {name: jnp.asarray(values) for name, values in weights.items()}
         state, update = optimizer.init(params), jax.jit(optimizer.update)
         for step in range(STEPS):
             here = {name: np.array(values) for name, values in params.items()}
-            updates, state = update(gradient(here, step), state, params)
+            now = optimizers.Hyperparams(rates(step), momenta(step), config.optimizer.weight_decay)
+            updates, state = update(gradient(here, step), state, params, **now._asdict())
             params = optax.apply_updates(params, updates)
     return {name: np.array(values) for name, values in params.items()}
 

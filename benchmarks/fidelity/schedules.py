@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fidelity import Row, absolute
@@ -47,10 +45,8 @@ def ours(case: dict, per: str, steps_per_epoch: int) -> np.ndarray:
     """(learning rate, momentum) at each step of the run, (steps, 2) float64."""
     config = settings(case, per)
     span = schedules.Span(config.epochs, steps_per_epoch, per)
-    steps = jnp.arange(config.epochs * steps_per_epoch)
-    curves = [
-        jax.jit(jax.vmap(schedule(config, span)))(steps) for schedule in (schedules.learning_rate, schedules.momentum)
-    ]
+    steps = np.arange(config.epochs * steps_per_epoch)
+    curves = [schedule(config, span)(steps) for schedule in (schedules.learning_rate, schedules.momentum)]
     return np.stack(curves, axis=-1).astype(np.float64)
 
 

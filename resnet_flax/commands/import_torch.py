@@ -9,8 +9,9 @@ from ml_collections import FrozenConfigDict
 from resnet_flax.config.checks import resolve_normalization
 from resnet_flax.errors import UserError
 from resnet_flax.models.weight_files import read_weights
+from resnet_flax.optim import optimizers
 from resnet_flax.text import print_line
-from resnet_flax.training.restore import checkpoint_template, fit_weights, optimizer_template
+from resnet_flax.training.restore import checkpoint_template, fit_weights
 from resnet_flax.training.step import TrainState
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 from resnet_flax.workdir.folder import check_config, lock_workdir
@@ -32,7 +33,7 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = 
             raise UserError(f"{workdir} holds a run already: choose another --workdir")
         params = jax.tree.map(jnp.asarray, variables["params"])
         averaged = config.train.ema_decay > 0
-        state = TrainState.start(params, variables["batch_stats"], optimizer_template(config), averaged)
+        state = TrainState.start(params, variables["batch_stats"], optimizers.build(config.optimizer), averaged)
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
         checkpoints.save(Checkpoint(0, tree | {"state": state}), None)
     print_line(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")

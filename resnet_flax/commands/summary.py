@@ -17,9 +17,10 @@ from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.models import layers
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.optim import optimizers
 from resnet_flax.report.tables import MAX_NAME_CHARS, decimal, percent, text_table
 from resnet_flax.text import escape_line, print_line
-from resnet_flax.training.restore import optimizer_template, read_history
+from resnet_flax.training.restore import read_history
 from resnet_flax.training.step import cross_entropy, init_state
 from resnet_flax.workdir.checkpoints import Checkpoints
 from resnet_flax.workdir.history import best_row
@@ -71,7 +72,7 @@ def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:
     """Return what a training step keeps in memory, from shapes alone; XLA needs more for single operations."""
     size, shape = config.train.batch_size, image_shape(config.data)
     averaged = config.train.ema_decay > 0
-    state = jax.eval_shape(partial(init_state, model, optimizer_template(config), config.seed, shape, averaged))
+    state = jax.eval_shape(partial(init_state, model, optimizers.build(config.optimizer), config.seed, shape, averaged))
     parts = {
         "parameters": bytes_of(state.params),
         "gradients": bytes_of(state.params),

@@ -1,5 +1,8 @@
 """The device feed: the whole split stays on the accelerator, which shuffles, gathers and augments it."""
 
+from dataclasses import replace
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,20 +14,22 @@ from resnet_flax.parallel.devices import Parallel
 class DeviceFeed:
     """The split of a stream, replicated on all devices, and the code that makes batches of it in a compiled program.
 
-    `arrays` are the images (n, H, W, 3) uint8 and the labels (n,) int32. `order(epoch)` lists the examples of each step
-    of an epoch: (steps, batch) int32, its columns spread over the devices.
+    `arrays` are the images (n, H, W, 3) uint8, the labels (n,) int32 and the seed () uint32. `order(epoch)` lists the
+    examples of each step of an epoch: (steps, batch) int32, its columns spread over the devices.
     """
 
     def __init__(self, stream: Stream, parallel: Parallel):
         self.stream = stream
-        self.arrays = parallel.replicate((np.asarray(stream.split.images), stream.split.labels))
-        self.order = parallel.compile_order(self._order)
+        seed = np.uint32(stream.seed)
+        self.arrays = parallel.replicate((np.asarray(stream.split.images), stream.split.labels, seed))
+        self.order = partial(parallel.compile_order(self._order), seed)
 
-    def _order(self, epoch) -> jax.Array:
+    def _order(self, seed, epoch) -> jax.Array:
         shape = self.stream.steps_per_epoch, self.stream.batch_size
-        return self.stream.order(jnp, epoch)[: shape[0] * shape[1]].reshape(shape)
+        return replace(self.stream, seed=seed).order(jnp, epoch)[: shape[0] * shape[1]].reshape(shape)
 
-    def batch(self, images, labels, order, epoch, position) -> dict[str, jax.Array]:
+    def batch(self, arrays, order, epoch, position) -> dict[str, jax.Array]:
         """Return the batch at step `position` of an epoch, as Stream.batch does; to be traced."""
+        images, labels, seed = arrays
         with jax.named_scope("feed"):  # as profiles call it
-            return self.stream.batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))
+            return replace(self.stream, seed=seed).batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))

@@ -19,7 +19,7 @@ class Stream:
     split: Split
     policy: Policy
     batch_size: int
-    seed: int
+    seed: Any  # an integer of at most 32 bits, or in a compiled program a traced one
     concat_original: bool
 
     @property

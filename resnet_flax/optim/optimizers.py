@@ -1,19 +1,29 @@
 """Optimisers with PyTorch's definitions, as optax gradient transformations.
 
-optax's SGD has no dampening, and its AdaGrad adds epsilon under the root, so these two are defined here. Momentum
-(Adam's b1) is a schedule, because OneCycle changes it.
+optax's SGD has no dampening, and its AdaGrad adds epsilon under the root, so these two are defined here.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from resnet_flax.optim.schedules import Schedule
+
+class Hyperparams(NamedTuple):
+    """The numbers of an optimiser that schedules change or sweeps try, () float32 each, or (steps,) for many steps.
+
+    They are arguments of `update`, so that the compiled program is the same for all their values.
+    """
+
+    learning_rate: chex.Numeric
+    momentum: chex.Numeric  # Adam's b1
+    weight_decay: chex.Numeric
 
 
 class MomentumState(NamedTuple):
@@ -21,7 +31,7 @@ class MomentumState(NamedTuple):
     trace: chex.ArrayTree  # like the parameters
 
 
-def scale_by_momentum(momentum: Schedule, dampening: float, nesterov: bool) -> optax.GradientTransformation:
+def scale_by_momentum(momentum: chex.Numeric, dampening: float, nesterov: bool) -> optax.GradientTransformation:
     """Return the momentum of `torch.optim.SGD`: trace = momentum x trace + (1 - dampening) x gradient.
 
     The first step has no dampening.
@@ -31,7 +41,7 @@ def scale_by_momentum(momentum: Schedule, dampening: float, nesterov: bool) -> o
         return MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
     def update(gradients, state, params=None):
-        decay = momentum(state.step)
+        decay = jnp.asarray(momentum)
         share = jnp.where(state.step == 0, 1.0, 1.0 - dampening)
         trace = jax.tree.map(lambda g, t: decay.astype(t.dtype) * t + share.astype(g.dtype) * g, gradients, state.trace)
         updates = jax.tree.map(lambda g, t: g + decay.astype(t.dtype) * t, gradients, trace) if nesterov else trace
@@ -57,29 +67,33 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def scale_by_adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
-    """Return optax's Adam scaling with b1 from a schedule."""
+def scale_by_adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
+    """Return optax's Adam scaling; b1 is a schedule, as it is part of the state then."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
-        b1=momentum, b2=config.b2, eps=config.eps
+        b1=lambda _: now.momentum, b2=config.b2, eps=config.eps
     )
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalized(matrix: jax.Array, steps: int = 5) -> jax.Array:
-    """Return approximately the nearest matrix to `matrix` (m, n) whose singular values are all 1.
+def orthogonalized(matrices: jax.Array, steps: int = 5) -> jax.Array:
+    """Return approximately the nearest matrix to each of `matrices` (..., m, n), m <= n, with all singular values 1.
 
     They become 0.7 to 1.2, if they are more than 1 % of the norm. Newton-Schulz iteration of degree 5 with the
     coefficients of Jordan et al. (2024, Muon).
     """
     a, b, c = NEWTON_SCHULZ
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (jnp.linalg.norm(wide) + 1e-8)
+    x = matrices / (norms(matrices) + 1e-8)
     for _ in range(steps):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x if wide is matrix else x.T
+    return x
+
+
+def norms(matrices: jax.Array) -> jax.Array:
+    """Return the Frobenius norm of each of `matrices` (..., m, n), (..., 1, 1)."""
+    return jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True)
 
 
 def orthogonalize_convolutions() -> optax.GradientTransformation:
@@ -89,13 +103,40 @@ def orthogonalize_convolutions() -> optax.GradientTransformation:
     follows. The updates of other parameters are unchanged.
     """
 
-    def one(update: jax.Array, kernel: jax.Array) -> jax.Array:
-        if kernel.ndim != 4:
-            return update
-        direction = orthogonalized(update.reshape(-1, update.shape[-1]))
-        return (direction * (jnp.linalg.norm(kernel) / (jnp.linalg.norm(direction) + 1e-8))).reshape(update.shape)
+    def update(updates, params):
+        leaves, tree = jax.tree.flatten(updates)
+        kernels = jax.tree.leaves(params)
+        rows: dict[int, list[int]] = {}  # of a wide matrix -> the convolutions that have as many
+        for index, kernel in enumerate(kernels):
+            if kernel.ndim == 4:
+                rows.setdefault(min(kernel.size // kernel.shape[-1], kernel.shape[-1]), []).append(index)
+        for some in rows.values():
+            directions = orthogonalized(stacked([leaves[index] for index in some]))
+            lengths = norms(stacked([kernels[index] for index in some]))
+            scaled = directions * (lengths / (norms(directions) + 1e-8))
+            for index, matrix in zip(some, scaled, strict=True):
+                leaves[index] = unstacked(matrix, leaves[index].shape)
+        return jax.tree.unflatten(tree, leaves)
 
-    return optax.stateless(lambda updates, params: jax.tree.map(one, updates, params))
+    return optax.stateless(update)
+
+
+def stacked(kernels: Sequence[jax.Array]) -> jax.Array:
+    """Return kernels (H, W, in, out) as wide matrices in one array (kernels, m, n), m <= n, with zeros at their ends.
+
+    Zeros stay zeros when a matrix is orthogonalised and change nothing else, and one multiplication serves them all.
+    """
+    matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
+    wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    longest = max(matrix.shape[1] for matrix in wide)
+    return jnp.stack([jnp.pad(matrix, ((0, 0), (0, longest - matrix.shape[1]))) for matrix in wide])
+
+
+def unstacked(matrix: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return the kernel of `shape` (H, W, in, out) whose matrix in `stacked` is `matrix`."""
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    wide = matrix[:, : max(rows, columns)]
+    return (wide.T if rows > columns else wide).reshape(shape)
 
 
 def scale_biases(factor: float) -> optax.GradientTransformation:
@@ -107,41 +148,41 @@ def scale_biases(factor: float) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(one, updates))
 
 
-def decay_weights(config: ConfigDict) -> optax.GradientTransformation:
+def decay_weights(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Add `weight_decay` x the parameters to the updates; only the kernels, with two or more axes, if `decay_all` is
     off."""
     if config.decay_all:
-        return optax.add_decayed_weights(config.weight_decay)
-    return optax.add_decayed_weights(config.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
+        return optax.add_decayed_weights(now.weight_decay)
+    return optax.add_decayed_weights(now.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
 
 
-def sgd(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def sgd(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return SGD with L2 decay, added to the gradient before the momentum."""
-    moments = scale_by_momentum(momentum, config.dampening, config.nesterov) if config.momentum else optax.identity()
-    return optax.chain(decay_weights(config), moments)
+    momentum = scale_by_momentum(now.momentum, config.dampening, config.nesterov) if config.momentum else None
+    return optax.chain(decay_weights(config, now), momentum or optax.identity())
 
 
-def muon(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def muon(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return SGD with orthogonalised updates of convolutions (Jordan et al., 2024, Muon)."""
-    return optax.chain(sgd(config, momentum), orthogonalize_convolutions())
+    return optax.chain(sgd(config, now), orthogonalize_convolutions())
 
 
-def adam(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return Adam (Kingma & Ba, 2014) with L2 decay, added to the gradient."""
-    return optax.chain(decay_weights(config), scale_by_adam(config, momentum))
+    return optax.chain(decay_weights(config, now), scale_by_adam(config, now))
 
 
-def adamw(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def adamw(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return Adam with decoupled decay (Loshchilov & Hutter, 2017)."""
-    return optax.chain(scale_by_adam(config, momentum), decay_weights(config))
+    return optax.chain(scale_by_adam(config, now), decay_weights(config, now))
 
 
-def adagrad(config: ConfigDict, momentum: Schedule) -> optax.GradientTransformation:
+def adagrad(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
     """Return AdaGrad (Duchi et al., 2011) with L2 decay, added to the gradient."""
-    return optax.chain(decay_weights(config), scale_by_adagrad(config.eps))
+    return optax.chain(decay_weights(config, now), scale_by_adagrad(config.eps))
 
 
-OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[str, Callable[[ConfigDict, Hyperparams], optax.GradientTransformation]] = {
     "sgd": sgd,
     "muon": muon,
     "adam": adam,
@@ -150,12 +191,22 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, Schedule], optax.GradientTransformat
 }
 
 
-def build(config: ConfigDict, learning_rate: Schedule, momentum: Schedule) -> optax.GradientTransformation:
+def build(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser that `config`, the section `optimizer` of a config, describes, including gradient clipping.
 
-    Decay applies to all parameters, biases and those of BatchNorm too, as in PyTorch, unless `decay_all` is off.
+    Its `update` takes the fields of `Hyperparams` as keywords; it does not use the numbers of `config` for them, but
+    whether there is momentum at all. Decay applies to all parameters, biases and those of BatchNorm too, as in
+    PyTorch, unless `decay_all` is off.
     """
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []
-    rate = optax.scale_by_learning_rate(learning_rate)
-    return optax.chain(*clip, OPTIMIZERS[config.name](config, momentum), *biases, rate)
+
+    def at(now: Hyperparams) -> optax.GradientTransformation:
+        clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+        biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []
+        rate = optax.scale_by_learning_rate(lambda _: now.learning_rate)  # a schedule, whose state counts the steps
+        return optax.chain(*clip, OPTIMIZERS[config.name](config, now), *biases, rate)
+
+    def update(gradients, state, params=None, *, learning_rate, momentum, weight_decay, **_):
+        return at(Hyperparams(learning_rate, momentum, weight_decay)).update(gradients, state, params)
+
+    start = Hyperparams(*np.zeros(3, np.float32))
+    return optax.GradientTransformationExtraArgs(at(start).init, update)

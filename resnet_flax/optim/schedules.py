@@ -1,7 +1,8 @@
 """Learning-rate and momentum schedules, with PyTorch's definitions.
 
 A schedule is a function of a time `t`, which counts epochs or optimiser steps, as `config.schedule.per` says; `Span`
-converts between them. Lengths and milestones in a config are always in epochs.
+converts between them. Lengths and milestones in a config are always in epochs. They are computed on the host, in
+float64, and given to the compiled program as numbers.
 """
 
 import itertools
@@ -9,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_flax.errors import UserError
 
-Schedule = Callable[[Any], jax.Array]  # optimiser steps, integers of any shape -> float32 of the same shape
+Schedule = Callable[[Any], np.ndarray]  # optimiser steps, integers of any shape -> float32 of the same shape
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,33 @@ class Span:
     def total(self) -> int:
         return int(self.units(self.epochs))
 
-    def over_steps(self, curve: Callable[[jax.Array], jax.Array]) -> Schedule:
+    def over_steps(self, curve: Callable[[np.ndarray], np.ndarray]) -> Schedule:
         """Return the curve over `t` as a function of the optimiser step; per epoch it is constant within an epoch."""
 
-        def schedule(step) -> jax.Array:
-            step = jnp.asarray(step)
+        def schedule(step) -> np.ndarray:
+            step = np.asarray(step)
             t = step // self.steps_per_epoch if self.per == "epoch" else step
-            return jnp.asarray(curve(t.astype(jnp.float32)), jnp.float32)
+            return np.asarray(curve(t.astype(np.float64)), np.float32)
 
         return schedule
 
 
-def anneal(kind: str, start: float, end: float, fraction: jax.Array) -> jax.Array:
+def anneal(kind: str, start: float, end: float, fraction: np.ndarray) -> np.ndarray:
     """Interpolate from `start` at fraction 0 to `end` at fraction 1; `kind` is "cosine" (half of one) or "linear"."""
     if kind == "linear":
         return start + (end - start) * fraction
-    return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * fraction))
+    return end + (start - end) / 2 * (1 + np.cos(np.pi * fraction))
 
 
 def constant(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """Keep the peak."""
-    return span.over_steps(lambda t: jnp.full_like(t, peak))
+    return span.over_steps(lambda t: np.full_like(t, peak))
 
 
 def multistep(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """Multiply by `factor` at each of `milestones` (epochs), like torch's MultiStepLR."""
-    milestones = jnp.array([span.units(epoch) for epoch in config.milestones], jnp.float32)
-    return span.over_steps(lambda t: peak * config.factor ** jnp.sum(t[..., None] >= milestones, axis=-1))
+    milestones = np.array([span.units(epoch) for epoch in config.milestones], np.float64)
+    return span.over_steps(lambda t: peak * config.factor ** np.sum(t[..., None] >= milestones, axis=-1))
 
 
 def step_decay(peak: float, config: ConfigDict, span: Span) -> Schedule:
@@ -90,10 +90,10 @@ def warmup_cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
     start = max(warmup - 1, 0)
     decay = span.units(config.decay) if config.decay else span.total - start
 
-    def curve(t: jax.Array) -> jax.Array:
-        rising = peak * jnp.minimum((t + config.warmup_offset) / max(warmup, 1), 1.0)
-        falling = anneal("cosine", peak, peak * config.end_factor, jnp.minimum((t - start) / decay, 1.0))
-        return jnp.where(t < start, rising, falling)
+    def curve(t: np.ndarray) -> np.ndarray:
+        rising = peak * np.minimum((t + config.warmup_offset) / max(warmup, 1), 1.0)
+        falling = anneal("cosine", peak, peak * config.end_factor, np.minimum((t - start) / decay, 1.0))
+        return np.where(t < start, rising, falling)
 
     return span.over_steps(curve)
 
@@ -109,10 +109,11 @@ def onecycle_curve(config: ConfigDict, span: Span, low: float, high: float, end:
         raise UserError("config.schedule.name onecycle needs more than a single step: train longer")
     knots = [(0.0, low), (turn, high), *([(2 * turn, low)] if config.three_phase else []), (last, end)]
 
-    def curve(t: jax.Array) -> jax.Array:
-        value = jnp.full_like(t, low)
+    def curve(t: np.ndarray) -> np.ndarray:
+        value = np.full_like(t, low)
         for (begin, start), (finish, target) in itertools.pairwise(knots):
-            value = jnp.where(t > begin, anneal(config.anneal, start, target, (t - begin) / (finish - begin)), value)
+            length = finish - begin or np.inf  # no step lies within a phase of length 0
+            value = np.where(t > begin, anneal(config.anneal, start, target, (t - begin) / length), value)
         return value
 
     return span.over_steps(curve)

@@ -112,11 +112,11 @@ def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
     steps_per_epoch = int(history[0]["step"] / history[0]["epoch"])
     span = schedules.Span(config.train.epochs, steps_per_epoch, config.schedule.per)
     steps = np.unique(np.linspace(0, history[-1]["step"] - 1, 1000).astype(np.int32))
-    rate = np.asarray(schedules.learning_rate(config, span)(steps))
+    rate = schedules.learning_rate(config, span)(steps)
     axes.step(steps / steps_per_epoch, rate, where="post", color=BLUE, label="learning rate")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
-    momentum = np.asarray(schedules.momentum(config, span)(steps))
+    momentum = schedules.momentum(config, span)(steps)
     if momentum.min() < momentum.max():
         right = axes.twinx()
         right.spines["top"].set_visible(False)

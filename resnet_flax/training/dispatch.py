@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import chex
 import jax
 
 from resnet_flax.data import host_feed
@@ -10,26 +11,48 @@ from resnet_flax.data.stream import Stream
 from resnet_flax.parallel.devices import Parallel
 from resnet_flax.training.step import Totals, TrainState
 
-# (state, totals, batch, *constants) -> (state, totals), where the constants are arrays that every step takes.
+# (state, totals, batch, scheduled, constants) -> (state, totals), where both are trees of arrays: what schedules say of
+# this step, and what every step takes.
 Step = Callable[..., tuple[TrainState, Totals]]
+# An epoch (from 0) -> what schedules say of its steps, arrays (steps, ...).
+Scheduled = Callable[[int], chex.ArrayTree]
 # (state, totals, most) -> (state, totals, steps sent): one dispatch of 1 to `most` further steps of the epoch. The
 # state given to it is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
-def host_steps(step: Step, stream: Stream, first_step: int, parallel: Parallel, constants: tuple = ()) -> Advance:
+def at(rates: chex.ArrayTree, position: chex.Numeric) -> chex.ArrayTree:
+    """Return what schedules say of one step, given that of all steps of its epoch."""
+    return jax.tree.map(lambda values: values[position], rates)
+
+
+def host_steps(
+    step: Step, stream: Stream, scheduled: Scheduled, first_step: int, parallel: Parallel, constants: chex.ArrayTree
+) -> Advance:
     """Return what sends one step at a time, from `first_step` on, with batches that tf.data prepares ahead."""
     compiled = parallel.compile(step, sharded=(2,), donate=(0,))
     batches = host_feed.batches(stream, first_step)
+    sent, rates = first_step, None
 
     def advance(state, totals, most):
-        return *compiled(state, totals, parallel.shard(next(batches)), *constants), 1
+        nonlocal sent, rates
+        epoch, position = divmod(sent, stream.steps_per_epoch)
+        if rates is None or position == 0:
+            rates = scheduled(epoch)
+        sent += 1
+        return *compiled(state, totals, parallel.shard(next(batches)), at(rates, position), constants), 1
 
     return advance
 
 
 def device_steps(
-    step: Step, stream: Stream, first_step: int, parallel: Parallel, constants: tuple = (), looped: bool = True
+    step: Step,
+    stream: Stream,
+    scheduled: Scheduled,
+    first_step: int,
+    parallel: Parallel,
+    constants: chex.ArrayTree,
+    looped: bool = True,
 ) -> Advance:
     """Return what sends as many steps at a time as asked for, from `first_step` on, with the data on the devices.
 
@@ -38,23 +61,23 @@ def device_steps(
     """
     feed = DeviceFeed(stream, parallel)
 
-    def steps(state, totals, images, labels, order, epoch, position, count, *constants):
+    def steps(state, totals, arrays, order, rates, epoch, position, count, constants):
         def one(index, carry):
-            batch = feed.batch(images, labels, order, epoch, position + index)
-            return step(carry[0], carry[1], batch, *constants)
+            batch = feed.batch(arrays, order, epoch, position + index)
+            return step(*carry, batch, at(rates, position + index), constants)
 
         return jax.lax.fori_loop(0, count, one, (state, totals)) if looped else one(0, (state, totals))
 
-    compiled = parallel.compile(steps, sharded=(4,), donate=(0,))
-    sent, order = first_step, None
+    compiled = parallel.compile(steps, sharded=(3,), donate=(0,))
+    sent, order, rates = first_step, None, None
 
     def advance(state, totals, most):
-        nonlocal sent, order
+        nonlocal sent, order, rates
         epoch, position = divmod(sent, stream.steps_per_epoch)
         if order is None or position == 0:
-            order = feed.order(epoch)
+            order, rates = feed.order(epoch), parallel.replicate(scheduled(epoch))
         count = min(most, stream.steps_per_epoch - position) if looped else 1
         sent += count
-        return *compiled(state, totals, *feed.arrays, order, epoch, position, count, *constants), count
+        return *compiled(state, totals, feed.arrays, order, rates, epoch, position, count, constants), count
 
     return advance

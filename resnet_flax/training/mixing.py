@@ -3,6 +3,7 @@
 from itertools import accumulate, repeat
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -35,7 +36,7 @@ class Examples(NamedTuple):
         return jnp.take_along_axis(labels, jnp.argmax(shares, 1)[:, None], 1)[:, 0]
 
 
-def mix_batch(batch: dict, mixing: Mixing, seed: int, step: jax.Array, axis_name: str | None) -> Examples:
+def mix_batch(batch: dict, mixing: Mixing, seed: chex.Numeric, step: jax.Array, axis_name: str | None) -> Examples:
     """Return the batch of a step, mixed if that is on; under a mapped axis `axis_name` it is this device's share."""
     images, labels = (with_rows_before(batch[name], mixing.images, axis_name) for name in ("image", "label"))
     image, shares = mixed(jnp, mixing, seed, step, images)

@@ -15,7 +15,7 @@ from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import Damaged, UserError, nearest, reason
 from resnet_flax.models.torch_weights import Tensors, Variables, from_torch
 from resnet_flax.models.weight_files import read_weights
-from resnet_flax.optim import optimizers, schedules
+from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.text import print_line
 from resnet_flax.training.step import Totals, TrainState, init_state
@@ -29,17 +29,11 @@ INSTEAD = "copy it again, or evaluate and predict with --checkpoint=newest"
 
 def checkpoint_template(config: FrozenConfigDict) -> dict:
     """Return what a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
-    model = models.build(config)
+    model, optimizer = models.build(config), optimizers.build(config.optimizer)
     image, averaged = image_shape(config.data), config.train.ema_decay > 0
-    shapes = jax.eval_shape(partial(init_state, model, optimizer_template(config), config.seed, image, averaged))
+    shapes = jax.eval_shape(partial(init_state, model, optimizer, config.seed, image, averaged))
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return PARALLEL[config.parallel]().replicate({"state": state, "totals": Totals.zero()})
-
-
-def optimizer_template(config: FrozenConfigDict):
-    """Return the optimizer of `config` with a constant learning rate: its state has the right shape. Needs no data."""
-    constant = schedules.constant(0.0, config.schedule, schedules.Span(1, 1, "step"))
-    return optimizers.build(config.optimizer, constant, constant)
 
 
 def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "best") -> Checkpoint:

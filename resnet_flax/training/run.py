@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
@@ -62,7 +63,7 @@ class Run:
         parallel = PARALLEL[config.parallel]()
         span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
         learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
-        optimizer = optimizers.build(config.optimizer, learning_rate, momentum)
+        optimizer = optimizers.build(config.optimizer)
         model = models.build(config, parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
         classifier = Classifier(config)
@@ -93,25 +94,44 @@ class Run:
     def fresh_state(self) -> TrainState:
         """Return the state before the first step, on all devices."""
         image_shape, averaged = self.data.train.images.shape[1:], self.config.train.ema_decay > 0
-        init = partial(init_state, self.model, self.optimizer, self.config.seed, image_shape, averaged)
+
+        def init(seed, statistics):
+            return init_state(self.model, self.optimizer, seed, image_shape, averaged, statistics)
+
         # To optimise this program costs more than it saves.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return self.parallel.replicate(jax.jit(init, compiler_options=quick)(statistics=self.statistics()))
+        compiled = jax.jit(init, compiler_options=quick)
+        return self.parallel.replicate(compiled(self.seed, self.statistics()))
+
+    @property
+    def seed(self) -> np.uint32:
+        """The seed as an argument of compiled programs."""
+        return np.uint32(self.config.seed)
+
+    def scheduled(self, epoch: int) -> dict[str, np.ndarray]:
+        """Return the optimizers.Hyperparams at the steps of an epoch (from 0), (steps,) float32 each."""
+        steps = np.arange(self.stream.steps_per_epoch) + epoch * self.stream.steps_per_epoch
+        decay = np.full(len(steps), self.config.optimizer.weight_decay, np.float32)
+        return optimizers.Hyperparams(self.learning_rate(steps), self.momentum(steps), decay)._asdict()
+
+    def constants(self) -> dict[str, Any]:
+        """Return what every step takes: the seed, and the variables of the teacher's networks."""
+        return self.parallel.replicate({"seed": self.seed, "teaching": self.teaching})
 
     def statistics(self) -> dict:
         """Return what the network computes from the training images before it trains, see models.statistics."""
         return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.normalize, jnp))
 
     def step(self) -> dispatch.Step:
-        """Return the training step of this run, (state, totals, batch) -> (state, totals), not compiled.
+        """Return the training step of this run, not compiled.
 
-        With a teacher it takes `teaching` as a fourth argument.
+        What is often changed is an argument of it, so that runs that differ only in the seed or the Hyperparams are
+        the same program, which is compiled once.
         """
-        return partial(
+        step = partial(
             train_step,
             model=self.model,
             optimizer=self.optimizer,
-            seed=self.config.seed,
             label_smoothing=self.config.train.label_smoothing,
             sam_radius=self.config.train.sam_radius,
             ema_decay=self.config.train.ema_decay,
@@ -120,6 +140,9 @@ class Run:
             teacher=self.teacher,
             axis_name=self.parallel.axis_name,
         )
+        return lambda state, totals, batch, scheduled, constants: step(
+            state, totals, batch, constants["teaching"], seed=constants["seed"], hyperparams=scheduled
+        )
 
     def advance(self, first_step: int) -> dispatch.Advance:
         """Return what sends the training steps from `first_step` on to the devices."""
@@ -127,5 +150,4 @@ class Run:
         if feed == "auto":
             feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"
         start = dispatch.device_steps if feed == "device" else dispatch.host_steps
-        constants = (self.parallel.replicate(self.teaching),) if self.teacher else ()
-        return start(self.step(), self.stream, first_step, self.parallel, constants)
+        return start(self.step(), self.stream, self.scheduled, first_step, self.parallel, self.constants())

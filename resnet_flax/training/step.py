@@ -68,7 +68,7 @@ class Totals:
 def init_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: chex.Numeric,
     image_shape: tuple,
     averaged: bool = False,
     statistics: chex.ArrayTree | None = None,
@@ -102,7 +102,8 @@ def train_step(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: chex.Numeric,
+    hyperparams: dict[str, chex.Numeric] | None = None,
     label_smoothing: float = 0.0,
     sam_radius: float = 0.0,
     ema_decay: float = 0.0,
@@ -115,7 +116,8 @@ def train_step(
 
     The parameters of the parts `frozen` stay as they are, without weight decay too; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
-    `teaching` are the variables of the networks of `teacher`, which are not trained.
+    `teaching` are the variables of the networks of `teacher`, which are not trained. `hyperparams` are keywords of
+    the optimizer's update, if it takes any.
     """
     check_labels(batch["label"], len(batch["image"]))
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -153,9 +155,10 @@ def train_step(
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
     with jax.named_scope("optimizer"):  # as profiles call it
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt_state = update(gradients, state.opt_state, state.params, **(hyperparams or {}))
         params = optax.apply_updates(state.params, updates) | kept
-    finite = jnp.isfinite(sums[0]) & jnp.isfinite(optax.tree.norm(gradients))
+    finite = jnp.isfinite(sums[0]) & jnp.isfinite(sum_of_squares(gradients))
     first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
     if state.average:
@@ -187,8 +190,18 @@ def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -
     Sharpness-aware minimisation (Foret et al., 2021) takes the gradient there, which updates `params`. Losses and
     BatchNorm's statistics are those of the first pass, at `params`, as in its usual implementations.
     """
-    scale = radius / (optax.tree.norm(gradients) + 1e-12)
+    scale = radius / (jnp.sqrt(sum_of_squares(gradients)) + 1e-12)
     return jax.tree.map(lambda param, gradient: param + scale * gradient, params, gradients)
+
+
+def sum_of_squares(tree: chex.ArrayTree) -> jax.Array:
+    """Return the sum of the squares of all elements, () float32.
+
+    First over each output channel, as a GPU does in passing where the gradient is used, then over all at once. Without
+    the barrier XLA turns the sum of all channels into one for each leaf, each of them a kernel.
+    """
+    channels = [jnp.sum(leaf * leaf, axis=range(leaf.ndim - 1)) for leaf in jax.tree.leaves(tree)]
+    return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate([jnp.atleast_1d(sums) for sums in channels])))
 
 
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:

@@ -35,7 +35,7 @@ def device_batches(one: Stream, first_step: int, parallel: Jit):
     batch = jax.jit(feed.batch)
     for step in itertools.count(first_step):
         epoch, position = divmod(step, one.steps_per_epoch)
-        yield batch(*feed.arrays, feed.order(epoch), epoch, position)
+        yield batch(feed.arrays, feed.order(epoch), epoch, position)
 
 
 def assert_same(ours, theirs):

@@ -24,7 +24,11 @@ def in_step(number, spoil):
 
     def patched(self):
         sound = step(self)
-        return lambda state, totals, batch: spoil(sound, state.step == number, state, totals, batch)
+
+        def spoiled(state, totals, batch, *given):
+            return spoil(lambda *others: sound(*others, *given), state.step == number, state, totals, batch)
+
+        return spoiled
 
     with mock.patch.object(Run, "step", patched):
         yield

@@ -16,7 +16,7 @@ from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.data.stream import Stream
 from resnet_flax.models.convolution import convolution
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.optim import optimizers, schedules
+from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.training.distillation import Network, Teacher
 from resnet_flax.training.mixing import mix_batch
@@ -33,19 +33,16 @@ class Colours(nn.Module):
 
 def main(way: str, out: str) -> None:
     config = get_config()
-    config.optimizer.learning_rate = 0.01
-    config.optimizer.weight_decay = 1e-3
     config = FrozenConfigDict(config)
-    span = schedules.Span(1, 5, "step")
-    rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
-    optimizer = optimizers.build(config.optimizer, rate, momentum)
+    optimizer = optimizers.build(config.optimizer)
+    hyperparams = dict(learning_rate=0.01, momentum=config.optimizer.momentum, weight_decay=1e-3)
     parallel = PARALLEL[way]()
     model = ResNet((1, 1), (4, 8), axis_name=parallel.axis_name)
     network = Network(Colours(), np.float32([1, 1, 2]), np.float32([0, 1, 0]))
     teaching = ({"params": {"head": {"kernel": 9 * np.eye(3, 10, dtype=np.float32), "bias": np.zeros(10)}}},)
     state = parallel.replicate(jax.jit(partial(init_state, model, optimizer, 0, (16, 16, 3)))())
     totals = parallel.replicate(Totals.zero())
-    arguments = dict(model=model, optimizer=optimizer, seed=0, axis_name=parallel.axis_name)
+    arguments = dict(model=model, optimizer=optimizer, seed=0, hyperparams=hyperparams, axis_name=parallel.axis_name)
     # Of these five batches one is as it is, and the others are mixed by either method.
     mixed = dict(mixing=Mixing(1.0, 1.0, 0.8), teacher=Teacher((network,), 4.0, 0.5), sam_radius=0.01)
     step = parallel.compile(partial(train_step, **arguments, **mixed), sharded=(2,), donate=(0,))
@@ -80,13 +77,13 @@ def fed(parallel) -> dict[str, np.ndarray]:
     policy = Policy("crop(4)|flip|rotate(15)|normalize(cifar10)")
     feed = DeviceFeed(Stream(split, policy, 16, 3, False), parallel)
 
-    def batch(images, labels, order):
-        made = feed.batch(images, labels, order, 1, 2)
+    def batch(arrays, order):
+        made = feed.batch(arrays, order, 1, 2)
         if parallel.axis_name is None:
             return made
         return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
 
-    made = parallel.compile(batch, sharded=(2,))(*feed.arrays, feed.order(1))
+    made = parallel.compile(batch, sharded=(1,))(feed.arrays, feed.order(1))
     return {name: np.asarray(rows) for name, rows in made.items()}
 
 

@@ -1,20 +1,26 @@
 """The result does not depend on how steps reach the devices, nor on the length of a dispatch."""
 
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 import optax
 import pytest
 
+from resnet_flax.config.defaults import get_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.stream import Stream
+from resnet_flax.main import parse
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.parallel.devices import PARALLEL
+from resnet_flax.optim import optimizers
+from resnet_flax.parallel.devices import AXIS, PARALLEL
 from resnet_flax.training import dispatch
+from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals, init_state, train_step
 
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
 STEPS = 13  # two epochs of 6 and one more
 
 
@@ -29,11 +35,20 @@ def trained(start, stream: Stream, way: str, lengths: list[int]) -> list[np.ndar
     """Return the state and totals after STEPS steps, in dispatches of `lengths` in turn."""
     parallel = PARALLEL[way]()
     model = ResNet((1,), (4,), block_dropout=0.2, drop_path=0.5, axis_name=parallel.axis_name)
-    optimizer = optax.sgd(0.05, momentum=0.9)
-    step = partial(train_step, model=model, optimizer=optimizer, seed=0, ema_decay=0.9, axis_name=parallel.axis_name)
+    config = get_config().optimizer
+    optimizer = optimizers.build(config)
+
+    def step(state, totals, batch, scheduled, seed):
+        given = dict(model=model, optimizer=optimizer, ema_decay=0.9, axis_name=parallel.axis_name)
+        return train_step(state, totals, batch, seed=seed, hyperparams=scheduled, **given)
+
+    def scheduled(epoch):
+        rates = np.linspace(0.05, 0.01, 18, dtype=np.float32)[6 * epoch : 6 * epoch + 6]
+        return dict(learning_rate=rates, momentum=1 - 2 * rates, weight_decay=rates / 50)
+
     state = parallel.replicate(init_state(model, optimizer, 0, (8, 8, 3), averaged=True))
     totals = parallel.replicate(Totals.zero())
-    advance, done, asked = start(step, stream, 0, parallel), 0, 0
+    advance, done, asked = start(step, stream, scheduled, 0, parallel, np.uint32(0)), 0, 0
     while done < STEPS:
         state, totals, taken = advance(state, totals, min(lengths[asked % len(lengths)], STEPS - done))
         done, asked = done + taken, asked + 1
@@ -65,6 +80,36 @@ def test_batches_from_the_host_and_from_the_device_train_alike(stream):
     )
     for a, b in zip(*fed, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["jit", "pmap"])
+def test_runs_that_differ_in_seed_rate_momentum_and_decay_are_the_same_program(way, monkeypatch):
+    changes = ("seed=7", "optimizer.learning_rate=0.02", "optimizer.momentum=0.5", "optimizer.weight_decay=1e-3")
+    before = program(way, monkeypatch)
+    assert before == program(way, monkeypatch, *changes)
+    assert before != program(way, monkeypatch, "optimizer.nesterov=True")
+
+
+def program(way: str, monkeypatch, *changes: str) -> str:
+    """Return the program of a tiny network's training steps as the compiler gets it."""
+    lowered = []
+
+    def lowering(self, step, sharded, donate=()):
+        def lower(*arguments):
+            axes = tuple(0 if index in sharded else None for index in range(len(arguments)))
+            compiled = jax.jit(step) if way == "jit" else jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=None)
+            lowered.append(compiled.lower(*arguments).as_text())
+            return arguments[:2]
+
+        return lower
+
+    monkeypatch.setattr(type(PARALLEL[way]()), "compile", lowering)
+    small = ("model.blocks=(1,)", "model.widths=(4,)", "model.block_dropout=0.1", "data.policy=crop(4)|normalize(half)")
+    fields = (*small, f"parallel={way}", "data.feed=device", "train.mixup=0.2", "schedule.name=cosine", *changes)
+    _, [(config, _)], _ = parse([f"--config={QUICKSTART}", *(f"--config.{field}" for field in fields)])
+    run = Run.from_config(config)
+    run.advance(0)(run.fresh_state(), run.parallel.replicate(Totals.zero()), 1)
+    return lowered[0]
 
 
 def test_average_follows_the_weights():
