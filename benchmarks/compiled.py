@@ -1,7 +1,7 @@
 """Say what XLA makes of the training loop: python -m benchmarks.compiled --target=h200 [--recipes=preact] ...
 
 Compiles the program that training runs, the loop over order, gather, augmentation and step, for devices that need not
-be there (see targets.py), and reads the result. Nothing is executed, and no number here is a measured time.
+be there (see targets.py), and reads the result. Nothing is executed, and only compile_seconds is a measured time.
 
   h200, h200:8     in an environment with '.[cuda13]'; no GPU and no driver are needed
   v5e:2x4, v6e:2x2 in an environment with '.[tpu]'; TPU_SKIP_MDS_QUERY=1 is set
