@@ -16,9 +16,9 @@ import pytest
 
 from launch import local
 from resnet_flax.errors import UserError
-from resnet_flax.main import parse
+from resnet_flax.main import main, parse
 from resnet_flax.parallel import processes
-from resnet_flax.training.restore import checkpoint_template
+from resnet_flax.training.restore import checkpoint_template, restore_checkpoint
 from resnet_flax.training.run import Run
 from resnet_flax.workdir.checkpoints import Checkpoints, checksum
 from resnet_flax.workdir.history import read_csv
@@ -213,6 +213,22 @@ def test_stopped_run_resumes_in_more_or_fewer_processes_to_the_same_end(undistur
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # the first process's, before and after
     if track:
         check_tracked(tmp_path)
+
+
+def test_two_processes_start_from_weights_learn_from_a_teacher_and_freeze_as_one_does(undisturbed, tmp_path):
+    teacher = tmp_path / "teacher.safetensors"
+    assert main(["export", f"--workdir={undisturbed}", f"--output={teacher}"]) == 0
+    words = ["--config.parallel=pmap", "--config.train.epochs=1", "--config.train.freeze=stem", "--config.seed=1"]
+    words += [f"--init-from={undisturbed}", f"--config.train.teacher={teacher}"]
+    runs = [launch(count, tmp_path / f"{count}", "device", *words) for count in (1, 2)]
+    for run in runs:
+        codes, _, told = wait_for(run)
+        assert codes == [0] * len(run), told
+    assert newest(tmp_path / "1") == newest(tmp_path / "2")
+    _, [(config, _)], _ = parse(["train", f"--workdir={tmp_path / '2'}"])
+    before, after = (restore_checkpoint(config, path).tree["state"].params for path in (undisturbed, tmp_path / "2"))
+    same = {name for name in before if jax.tree.all(jax.tree.map(np.array_equal, before[name], after[name]))}
+    assert same == {"stem_conv", "stem_norm"}
 
 
 def check_tracked(workdir: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -69,6 +70,12 @@ def test_teachers_that_do_not_fit_are_refused_in_one_line(small_runs, student, t
         assert message in str(raised.value)
         assert "\n" not in str(raised.value)
     assert load_teacher(student) == (None, ())
+
+
+def test_several_processes_need_their_teacher_as_a_file(small_runs, student, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=f"several processes need {small_runs[0]} as a file: export it to a "):
+        taught_by(student, small_runs[0])
 
 
 def test_run_resumes_with_its_teacher_and_is_refused_without_it_or_with_another(small_runs, tmp_path, capsys):
