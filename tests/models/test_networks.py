@@ -192,6 +192,28 @@ def test_forward_shapes_and_dtypes(block, activation, se):
     assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_batch_norm_has_the_gradients_of_its_definition(backend, monkeypatch):
+    """Also with the sums in pairs that a GPU takes."""
+    x, direction = np.random.default_rng(0).normal(2, 3, size=(2, 4, 5, 3, 6)).astype(np.float32)
+    norm = BatchNorm()
+    params = {"scale": jnp.arange(1.0, 7.0), "bias": jnp.arange(6.0)}
+    state = {"mean": jnp.ones(6), "var": jnp.ones(6)}
+
+    def ours(params, x):
+        y, _ = norm.apply({"params": params, "batch_stats": state}, x, True, mutable=["batch_stats"])
+        return jnp.sum(y * direction)
+
+    def defined(params, x):
+        normal = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + norm.epsilon)
+        return jnp.sum((normal * params["scale"] + params["bias"]) * direction)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert ("reduce[" in str(jax.make_jaxpr(ours)(params, x))) == (backend == "gpu")
+    found, expected = (jax.jit(jax.grad(loss, (0, 1)))(params, x) for loss in (ours, defined))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
 @pytest.mark.parametrize("side", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (2, 3, 3, 3)])
 def test_max_pool_is_that_of_flax(shape, side):
