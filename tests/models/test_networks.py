@@ -226,6 +226,12 @@ def test_max_pool_is_that_of_flax(shape, side):
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
 
 
+def test_the_gradient_of_max_pool_goes_to_the_first_maximum_of_a_window():
+    x = jnp.asarray([[0, 2, 2, 1], [2, 1, 2, 2]], jnp.float32).reshape(1, 2, 4, 1)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 2)))(x)
+    np.testing.assert_array_equal(gradient.reshape(2, 4), [[0, 1, 1, 0], [0, 0, 0, 0]])
+
+
 def test_averages_at_the_border_are_of_the_pixels_that_there_are():
     x = np.arange(2 * 5 * 3 * 2, dtype=np.float32).reshape(2, 5, 3, 2)
     expected = [[x[:, i : i + 2, j : j + 2].mean((1, 2)) for j in (0, 2)] for i in (0, 2, 4)]
