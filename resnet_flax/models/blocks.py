@@ -1,6 +1,7 @@
 """Residual blocks, one module per variant, and the parts that they share."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -165,13 +166,37 @@ class PoolBlock(Block):
 def max_pool(x: jax.Array, side: int) -> jax.Array:
     """Return the maximum of each `side` x `side` window: (batch, H, W, C) -> (batch, H // side, W // side, C).
 
-    The windows do not overlap, so this is a maximum over axes, whose gradient XLA fuses into its neighbours; the
-    gradient of a reduce_window is a scatter.
+    The windows do not overlap, so this is a maximum over axes: the gradient of a reduce_window is a scatter. As in
+    PyTorch, the gradient goes to the first maximum of each window by rows; `side` is at most 16.
     """
+    rows, columns = x.shape[1] // side, x.shape[2] // side
+    return _window_maximum(x[:, : rows * side, : columns * side], side)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _window_maximum(x: jax.Array, side: int) -> jax.Array:
     batch, height, width, channels = x.shape
-    rows, columns = height // side, width // side
-    windows = x[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
-    return windows.max((2, 4))
+    return x.reshape(batch, height // side, side, width // side, side, channels).max((2, 4))
+
+
+def _window_maximum_forward(x, side):
+    """Return the maximum, and for the gradient only its place in the window, a byte for each."""
+    largest, place = x[:, ::side, ::side], jnp.uint8(0)
+    for number in range(1, side * side):
+        candidate = x[:, number // side :: side, number % side :: side]
+        larger = (candidate > largest) | jnp.isnan(candidate)
+        largest, place = jnp.where(larger, candidate, largest), jnp.where(larger, jnp.uint8(number), place)
+    return largest, jnp.broadcast_to(place, largest.shape)
+
+
+def _window_maximum_backward(side, place, gradient):
+    numbers = jnp.arange(side * side, dtype=jnp.uint8).reshape(side, 1, side, 1)
+    spread = jnp.where(place[:, :, None, :, None] == numbers, gradient[:, :, None, :, None], 0)
+    batch, rows, columns, channels = place.shape
+    return (spread.reshape(batch, rows * side, columns * side, channels),)
+
+
+_window_maximum.defvjp(_window_maximum_forward, _window_maximum_backward)
 
 
 def avg_pool(x: jax.Array, side: int) -> jax.Array:

@@ -16,6 +16,7 @@ IMAGE_OPERATIONS = {
     "add": "+",
     "mul": "\u00d7",
     "pad": "pad with zeros",
+    "custom_vjp_call": "max pool",  # blocks.max_pool; all others are within layers
     "reduce_max": "max pool",
     "reduce_sum": "average pool",
     "reduce_window_max": "max pool",

@@ -193,6 +193,29 @@ def test_forward_shapes_and_dtypes(block, activation, se):
     assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_batch_norm_has_the_gradients_of_its_definition(backend, monkeypatch):
+    """Also with the sums in pairs that a GPU takes."""
+    x, direction = np.random.default_rng(0).normal(2, 3, size=(2, 4, 5, 3, 6)).astype(np.float32)
+    norm = BatchNorm()
+    params = {"scale": jnp.arange(1.0, 7.0), "bias": jnp.arange(6.0)}
+    state = {"mean": jnp.ones(6), "var": jnp.ones(6)}
+
+    def ours(params, x):
+        y, _ = norm.apply({"params": params, "batch_stats": state}, x, True, mutable=["batch_stats"])
+        return jnp.sum(y * direction)
+
+    def defined(params, x):
+        normal = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + norm.epsilon)
+        return jnp.sum((normal * params["scale"] + params["bias"]) * direction)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert ("reduce[" in str(jax.make_jaxpr(ours)(params, x))) == (backend == "gpu")
+    found, expected = (jax.jit(jax.grad(loss, (0, 1)))(params, x) for loss in (ours, defined))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
 @pytest.mark.parametrize("side", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 7, 9, 3), (2, 3, 3, 3)])
 def test_max_pool_is_that_of_flax(shape, side):
@@ -203,6 +226,12 @@ def test_max_pool_is_that_of_flax(shape, side):
     )
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-6)
+
+
+def test_the_gradient_of_max_pool_goes_to_the_first_maximum_of_a_window():
+    x = jnp.asarray([[0, 2, 2, 1], [2, 1, 2, 2]], jnp.float32).reshape(1, 2, 4, 1)
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x, 2)))(x)
+    np.testing.assert_array_equal(gradient.reshape(2, 4), [[0, 1, 1, 0], [0, 0, 0, 0]])
 
 
 def test_averages_at_the_border_are_of_the_pixels_that_there_are():

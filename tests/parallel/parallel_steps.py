@@ -14,7 +14,6 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.data.stream import Stream
-from resnet_flax.models.convolution import convolution
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
@@ -67,7 +66,7 @@ def main(way: str, out: str) -> None:
     leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
     arrays = [np.asarray(leaf) for leaf in leaves]
     random = fed(parallel) | patched(parallel) | kept(parallel)
-    np.savez(out, *arrays, devices=jax.device_count(), **random, **summed(parallel))
+    np.savez(out, *arrays, devices=jax.device_count(), **random)
 
 
 def fed(parallel) -> dict[str, np.ndarray]:
@@ -110,21 +109,6 @@ def kept(parallel) -> dict[str, np.ndarray]:
     drop = nn.Dropout(0.5, broadcast_dims=(1, 2, 3), deterministic=False)
     factors = parallel.compile(lambda ones: drop.apply({}, ones, rngs={"dropout": jax.random.key(0)}), sharded=(0,))
     return {"kept": np.asarray(factors(parallel.shard({"ones": np.ones((32, 1, 1, 1), np.float32)})["ones"]))}
-
-
-def summed(parallel) -> dict[str, np.ndarray]:
-    """Return the gradient of a kernel over 32 images in bfloat16; nothing under pmap, where the step itself sums."""
-    if parallel.axis_name is not None:
-        return {}
-    conv = convolution(4, 3, 1, dtype=jax.numpy.bfloat16)
-    images = np.random.default_rng(2).normal(size=(32, 8, 8, 3)).astype(np.float32)
-
-    def loss(params, batch):
-        return jax.numpy.square(conv.apply(params, batch["image"]).astype(np.float32)).mean()
-
-    params = parallel.replicate({"params": {"kernel": np.full((3, 3, 3, 4), 0.1, np.float32)}})
-    gradient = parallel.compile(jax.grad(loss), sharded=(1,))(params, parallel.shard({"image": images}))
-    return {"gradient": np.asarray(gradient["params"]["kernel"])}
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from resnet_flax.parallel.devices import check_batch_size, compiler_options, dev
 
 
 def five_steps(way: str, devices: int, out: Path) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Return the results of five steps and an evaluation, and what is random: batches, and which examples are kept;
-    and the gradient of a kernel in bfloat16."""
+    """Return the results of five steps and an evaluation, and what is random: batches, and which examples are kept."""
     script = Path(__file__).with_name("parallel_steps.py")
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     command = [sys.executable, "-W", "error", str(script), way, str(out)]
@@ -27,17 +26,12 @@ def five_steps(way: str, devices: int, out: Path) -> tuple[list[np.ndarray], dic
 
 
 def test_one_two_and_four_devices_agree(tmp_path):
-    """Within rounding to float32 in what they compute, also in a gradient of bfloat16, and exactly in the order,
-    augmentation and patching of the examples."""
+    """Within rounding in what they compute, and exactly in the order, augmentation and patching of the examples."""
     one, batch = five_steps("jit", 1, tmp_path / "one.npz")
     assert set(np.unique(batch["kept"])) == {0, 2}
-    gradient = batch.pop("gradient")
-    assert gradient.dtype == np.float32
     for way, devices in (("jit", 2), ("pmap", 4)):
         many, same = five_steps(way, devices, tmp_path / f"{way}.npz")
         assert len(many) == len(one) > 20
-        if way == "jit":
-            np.testing.assert_allclose(same.pop("gradient"), gradient, rtol=0, atol=1e-6 * np.abs(gradient).max())
         np.testing.assert_equal(same, {name: batch[name] for name in same})
         assert ("kept" in same) == (way == "jit")
         for a, b in zip(one, many, strict=True):
