@@ -61,6 +61,8 @@ tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=step --way
 flagged() { (export XLA_FLAGS="$1" && tried --recipes=preact,resnet_353); }
 tried
 flagged --xla_gpu_enable_command_buffer=
+flagged --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONVOLUTION
+flagged --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONVOLUTION,WHILE
 flagged --xla_gpu_enable_latency_hiding_scheduler=true
 flagged --xla_gpu_enable_triton_gemm=false
 flagged --xla_gpu_exhaustive_tiling_search=true
