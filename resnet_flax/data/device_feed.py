@@ -14,16 +14,14 @@ from resnet_flax.parallel.devices import Parallel
 class DeviceFeed:
     """The split of a stream, replicated on all devices, and the code that makes batches of it in a compiled program.
 
-    `arrays` are the images as rows (n, H * W * 3) uint8, the labels (n,) int32 and the seed () uint32. `order(epoch)`
-    lists the examples of each step of an epoch: (steps, batch) int32, its columns spread over the devices.
+    `arrays` are the images (n, H, W, 3) uint8, the labels (n,) int32 and the seed () uint32. `order(epoch)` lists the
+    examples of each step of an epoch: (steps, batch) int32, its columns spread over the devices.
     """
 
     def __init__(self, stream: Stream, parallel: Parallel):
         self.stream = stream
         seed = np.uint32(stream.seed)
-        # As rows: a TPU pads a last axis of three channels to 128, and would copy all images into that layout.
-        images = np.asarray(stream.split.images).reshape(len(stream.split), -1)
-        self.arrays = parallel.replicate((images, stream.split.labels, seed))
+        self.arrays = parallel.replicate((np.asarray(stream.split.images), stream.split.labels, seed))
         self.order = partial(parallel.compile_order(self._order), seed)
 
     def _order(self, seed, epoch) -> jax.Array:

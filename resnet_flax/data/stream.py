@@ -35,13 +35,13 @@ class Stream:
         return draws.epoch_order(xp, self.seed, epoch, self.epoch_size)
 
     def batch(self, xp: Any, images: Any, labels: Any, epoch: Any, index: Any) -> dict[str, Any]:
-        """Make a batch of the examples `index` (rows,) int32 of an epoch, taken from all `images` (n, H, W, 3) uint8,
-        or the same as rows (n, H * W * 3), and `labels` (n,) int32.
+        """Make a batch of the examples `index` (rows,) int32 of an epoch, taken from all `images` (n, H, W, 3) uint8
+        and `labels` (n,) int32.
 
         Returns "image" (rows, H, W, 3) float32 and "label" (rows,) int32.
         """
         example = index % len(self.split)
-        original = xp.reshape(xp.take(images, example, axis=0), (-1, *self.split.images.shape[1:]))
+        original = xp.take(images, example, axis=0)
         keys, turns = draws.keys(xp, self.seed, epoch, index), draws.turns(xp, self.seed, epoch, index)
         image = self.policy(xp, original, keys, turns)
         if self.concat_original:
