@@ -25,7 +25,7 @@ TPU = JOB | {"TPU": "tpu-v5-lite-podslice", "TOPOLOGY": "4x4", "CHIPS": "8", "NA
 def launch(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
     command = [str(ROOT / "launch" / script), *words]
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHON"}  # make may have set it
-    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True)
+    return subprocess.run(command, env=inherited | environment, capture_output=True, text=True, timeout=120)
 
 
 def stand_in(folder: Path, name: str, script: str) -> dict[str, str]:
@@ -193,7 +193,7 @@ def test_slurm_ends_with_the_code_of_the_run(tmp_path):
 
 # gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once.
 GCLOUD = """
-import os, shutil, subprocess, sys
+import contextlib, os, shutil, signal, subprocess, sys
 from pathlib import Path
 
 base, words = Path({folder!r}), [word for word in sys.argv[1:] if not word.startswith("-") or word == "-"]
@@ -207,16 +207,19 @@ match words:
         sys.exit(print(state.read_text()) if state.exists() else 1)
     case [*_, "queued-resources", "create", _]:
         shutil.copy(options["--metadata-from-file"].removeprefix("startup-script="), base / "start.sh")
-        state.write_text("ACTIVE")
+        (base / "active").write_text("ACTIVE")
+        (base / "active").rename(state)
         quiet = dict(stdin=subprocess.DEVNULL, stdout=open(base / "host.log", "a"), stderr=subprocess.STDOUT)
-        subprocess.Popen(["bash", base / "start.sh"], env=os.environ | {{"FOLDER": str(host)}}, **quiet)
+        environment = os.environ | {{"FOLDER": str(host)}}
+        started = subprocess.Popen(["bash", base / "start.sh"], env=environment, start_new_session=True, **quiet)
+        (base / "host.pid").write_text(str(started.pid))
     case [*_, "queued-resources", "delete", _]:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(int((base / "host.pid").read_text()), signal.SIGKILL)
         state.unlink()
-        shutil.rmtree(host)
+        shutil.rmtree(host, ignore_errors=True)
     case ["storage", "rsync", *_]:
         place[3].parent.mkdir(parents=True, exist_ok=True)
-        if "--delete-unmatched-destination-objects" in sys.argv:
-            shutil.rmtree(place[3])
         shutil.copytree(place[2], place[3], dirs_exist_ok=True)
     case ["storage", "cp", "-", _]:
         place[3].write_text(sys.stdin.read())
@@ -237,7 +240,7 @@ echo "$(ls runs | wc -l): $*"
 [[ $(ls runs | wc -l) != 3 ]] || exit 0
 trap 'exit 143' TERM
 until [[ $(ls {folder}/bucket/runs 2> /dev/null | wc -l) == $(ls runs | wc -l) ]]; do sleep 0.02; done
-kill $PPID; echo SUSPENDED > {folder}/state; for _ in $(seq 500); do sleep 0.02; done
+echo SUSPENDED > {folder}/gone; mv {folder}/gone {folder}/state; kill $PPID; for _ in $(seq 500); do sleep 0.02; done
 """
 
 
