@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import chex
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_flax.errors import UserError
 from resnet_flax.parallel.processes import device_mesh
@@ -81,23 +81,30 @@ class Pmap:
 
     axis_name = AXIS
 
+    def __init__(self) -> None:
+        # The devices of pmap in its order: what lies on them like this goes in, and comes out, without a copy.
+        mesh = Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
+        self.replicated, self.sharded = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
+
     def replicate(self, tree: chex.ArrayTree) -> chex.ArrayTree:
-        return jax.device_put(tree)
+        return jax.device_put(tree, self.replicated)
 
     def shard(self, batch: dict[str, Any], axis: int = 0) -> dict[str, Any]:
-        return {name: self._split(rows, axis) for name, rows in batch.items()}
+        return jax.device_put({name: self._split(rows, axis) for name, rows in batch.items()}, self.sharded)
 
     def compile(self, step: Callable, sharded: tuple[int, ...], donate: tuple[int, ...] = ()) -> Callable:
-        # Replicated arrays go in and out as one copy; pmap spreads and collects them.
         @cache
         def mapped(arguments: int) -> Callable:
             axes = tuple(0 if index in sharded else None for index in range(arguments))
-            return jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=None)
+            return jax.pmap(step, axis_name=AXIS, in_axes=axes, out_axes=None, donate_argnums=donate)
 
         return lambda *arguments: mapped(len(arguments))(*arguments)
 
     def compile_order(self, make: Callable) -> Callable:
-        return jax.jit(lambda *arguments: self._split(local_rows(make(*arguments), axis=1), axis=1))
+        def order(*arguments):
+            return self._split(local_rows(make(*arguments), axis=1), axis=1)
+
+        return jax.jit(order, out_shardings=self.sharded)
 
     def _split(self, rows, axis: int):
         """Split `axis` into a leading axis of devices and the rows of each."""

@@ -56,7 +56,10 @@ def main(way: str, out: str) -> None:
     for batch in batches:
         # Devices see batches of different contrast, so that statistics of one device alone would differ.
         batch["image"] *= np.linspace(0.5, 2, 32, dtype=np.float32)[:, None, None, None]
-        state, totals = step(state, totals, parallel.shard(batch), parallel.replicate(teaching))
+        before, given = state, (parallel.shard(batch), parallel.replicate(teaching))
+        with jax.transfer_guard("disallow"):
+            state, totals = step(before, totals, *given)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
     evaluation = partial(
         eval_step, model=model, normalize=lambda x: x.astype(np.float32) / 64 - 2, axis_name=parallel.axis_name
     )
@@ -82,7 +85,9 @@ def fed(parallel) -> dict[str, np.ndarray]:
             return made
         return jax.tree.map(lambda rows: jax.lax.all_gather(rows, parallel.axis_name, tiled=True), made)
 
-    made = parallel.compile(batch, sharded=(1,))(feed.arrays, feed.order(1))
+    order = feed.order(1)
+    with jax.transfer_guard("disallow"):
+        made = parallel.compile(batch, sharded=(1,))(feed.arrays, order)
     return {name: np.asarray(rows) for name, rows in made.items()}
 
 
