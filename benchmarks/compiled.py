@@ -45,7 +45,7 @@ COLUMNS += ("by launches", "by bytes", "by FLOPs")  # thousand images per second
 
 
 class Chip(NamedTuple):
-    """What one chip does in a second at best."""
+    """The most that one chip does in a second."""
 
     flops: float  # bfloat16
     bandwidth: float  # bytes of its large memory

@@ -55,7 +55,7 @@ HEADER = (
 
 
 class Program(NamedTuple):
-    """What a prediction needs of the programs for one and for several chips of a kind."""
+    """The numbers of the programs for one and for several chips of a kind, from which a prediction follows."""
 
     chip: str
     recipe: str
