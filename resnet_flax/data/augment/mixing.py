@@ -18,7 +18,7 @@ QUANTILES = 2**15  # of a distribution of shares, all equally likely to be drawn
 
 
 class Mixing(NamedTuple):
-    """How batches are mixed: the alpha of each method, 0 for none, and probabilities; see `config.train`."""
+    """A way to mix batches: the alpha of each method, 0 for none, and probabilities; see `config.train`."""
 
     mixup: float = 0.0
     cutmix: float = 0.0
