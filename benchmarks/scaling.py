@@ -46,8 +46,6 @@ NVLINK, INFINIBAND = 450e9, 8 * 50e9
 # machines, and between machines: its own model of small messages, github.com/NVIDIA/nccl, src/graph/tuning.cc.
 START = {"ring": 3.6e-6, "tree": 4.4e-6}
 HOPS = {"ring": (0.47e-6, 1.8 * 0.47e-6, 2.7e-6), "tree": (0.52e-6, 1.8 * 0.52e-6, 5.0e-6)}
-
-
 SAME = 1.01  # times the bytes of another program's collectives
 HEADER = (
     "chips", "communication, ms", "weak: step, ms", "efficiency", "strong: batch a chip", "step, ms", "its efficiency"
