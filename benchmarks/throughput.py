@@ -104,7 +104,7 @@ def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     if way == "host":
         start = host_steps
     else:
-        start = partial(device_steps, looped=way == "looped")
+        start = partial(device_steps, rounded=run.rounded, looped=way == "looped")
     advance = start(run.step(), run.stream, run.scheduled, 0, run.parallel, run.constants())
     totals = run.parallel.replicate(Totals.zero())
 

@@ -44,6 +44,7 @@ class Block(nn.Module):
     stride: int
     conv: Layer
     norm: Layer
+    norm_act: Layer  # with the activation after it
     last_norm: Layer  # of the residual branch
     activation: Callable[[jax.Array], jax.Array]
     shortcut: str  # one of SHORTCUTS, for a block that changes the shape
@@ -97,7 +98,7 @@ class BasicBlock(Block):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = self.drop(self.activation(self.norm(name="norm1")(y, train)), train)
+        y = self.drop(self.norm_act(name="norm1")(y, train), train)
         y = self.conv(self.width, 3, 1, name="conv2")(y)
         y = self.finish(self.last_norm(name="norm2")(y, train), train)
         if x.shape != y.shape:
@@ -116,9 +117,9 @@ class BottleneckBlock(Block):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         inner = round(self.width * self.bottleneck_ratio)
         y = self.conv(inner, 1, 1, name="conv1")(x)
-        y = self.activation(self.norm(name="norm1")(y, train))
+        y = self.norm_act(name="norm1")(y, train)
         y = self.conv(inner, 3, self.stride, feature_group_count=self.groups, name="conv2")(y)
-        y = self.drop(self.activation(self.norm(name="norm2")(y, train)), train)
+        y = self.drop(self.norm_act(name="norm2")(y, train), train)
         y = self.conv(self.width, 1, 1, name="conv3")(y)
         y = self.finish(self.last_norm(name="norm3")(y, train), train)
         if x.shape != y.shape:
@@ -135,9 +136,9 @@ class PreActBlock(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        activated = self.activation(self.norm(name="norm1")(x, train))
+        activated = self.norm_act(name="norm1")(x, train)
         y = self.conv(self.width, 3, self.stride, name="conv1")(activated)
-        y = self.drop(self.activation(self.norm(name="norm2")(y, train)), train)
+        y = self.drop(self.norm_act(name="norm2")(y, train), train)
         y = self.finish(self.conv(self.width, 3, 1, name="conv2")(y), train)
         if x.shape != y.shape:
             x = self.project(activated, train, norm=False)
@@ -156,9 +157,9 @@ class PoolBlock(Block):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.stride > 1 or x.shape[-1] != self.width:
             x = max_pool(self.conv(self.width, 3, 1, name="entry_conv")(x), self.stride)
-            x = self.activation(self.norm(name="entry_norm")(x, train))
+            x = self.norm_act(name="entry_norm")(x, train)
         y = self.conv(self.width, 3, 1, name="conv1")(x)
-        y = self.drop(self.activation(self.norm(name="norm1")(y, train)), train)
+        y = self.drop(self.norm_act(name="norm1")(y, train), train)
         y = self.conv(self.width, 3, 1, name="conv2")(y)
         return self.activation(x + self.finish(self.last_norm(name="norm2")(y, train), train))
 

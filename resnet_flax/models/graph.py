@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal
 
+from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.resnet import ResNet
 
 # What primitives outside of layers do to an image; `add` and `mul` count where they merge two paths.
@@ -86,9 +87,14 @@ def graph(traced: Trace, block: str = "") -> list[Node]:
             if len(nodes) > 1:
                 break  # after the block
             at = 0
-            nodes[0] = nodes[0]._replace(shape=equation.outvars[-1].aval.shape[1:])
+            nodes[0] = nodes[0]._replace(shape=equation.outvars[0].aval.shape[1:])
         else:
-            at = place(nodes, equation, scope[len(inside) :].partition("/")[0], origins)
+            name = scope[len(inside) :].partition("/")[0]
+            at = place(nodes, equation, name, origins)
+            module = traced.modules.get("/".join(filter(None, [block, name])))
+            if isinstance(module, BatchNorm) and module.activation:  # it applies it itself
+                nodes.append(Node(module.activation.__name__, "", "", (at,), nodes[at].shape))
+                at += 1
         source |= dict.fromkeys(equation.outvars, at)
     nodes[0] = nodes[0]._replace(shape=nodes[0].shape or traced.program.in_avals[0].shape[1:])
     modules = [traced.modules.get("/".join(filter(None, [block, node.name]))) for node in nodes]
@@ -103,7 +109,7 @@ def place(nodes: list[Node], equation: Any, name: str, origins: list[int]) -> in
     primitive = equation.params.get("name", equation.primitive.name).strip("_")  # a function under jit has a name
     if not name and (primitive not in IMAGE_OPERATIONS or (primitive in MERGES and len(origins) < 2)):
         return origins[-1]  # such as a conversion of the dtype
-    shape = equation.outvars[-1].aval.shape[1:]
+    shape = equation.outvars[0].aval.shape[1:]
     if name and nodes[-1].name == name:
         inputs = {*nodes[-1].inputs, *origins} - {len(nodes) - 1}
         nodes[-1] = nodes[-1]._replace(inputs=tuple(sorted(inputs)), shape=shape)

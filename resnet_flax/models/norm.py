@@ -1,10 +1,22 @@
-"""Batch normalisation with PyTorch's conventions."""
+"""Batch normalisation with PyTorch's conventions, together with the activation that follows it.
 
+Both are one function with a gradient of its own, which computes the normalised values again from the input: to compute
+them costs less than to store them in the forward pass and to read them in the backward pass.
+"""
+
+import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+Activation = Callable[[jax.Array], jax.Array]  # of each value alone
+
+# On a GPU, the sums of a channel are first taken over this many groups of pixels, at most.
+GROUPS = 64
+LARGE = 2**22  # values of an array, from which on XLA's own division into groups is faster
 
 
 class BatchNorm(nn.Module):
@@ -19,6 +31,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9  # weight of the old running value; PyTorch's momentum, 0.1, is that of the new one
     epsilon: float = 1e-5
     scale_init: Callable[..., jax.Array] = nn.initializers.ones
+    activation: Activation | None = None  # of the normalised values
     axis_name: str | None = None  # mapped axis to average over, for pmap; under jit the batch is global already
 
     @nn.compact
@@ -28,76 +41,125 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        # Relative to the running mean, as E[x^2] - E[x]^2 loses its digits if the mean is large against the deviation.
-        offset = x.astype(jnp.float32) - running_mean.value
-        if train:
-            mean, var, count = self.moments(offset)
-            if not self.is_initializing():
-                blend = 1 - self.momentum
-                running_mean.value += blend * mean
-                running_var.value += blend * (var * (count / max(count - 1, 1)) - running_var.value)
-        else:
-            mean, var = jnp.zeros(shape), running_var.value
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return scale_and_shift(offset, factor, bias - mean * factor).astype(x.dtype)
+        activation = self.activation or identity
+        if not train:
+            factor = scale * jax.lax.rsqrt(running_var.value + self.epsilon)
+            normal = (x.astype(jnp.float32) - running_mean.value) * factor + bias
+            return activation(normal.astype(x.dtype))
+        y, drift, var = normalize(x, scale, bias, running_mean.value, self.epsilon, activation, self.axis_name)
+        if not self.is_initializing():
+            blend, count = 1 - self.momentum, values_per_channel(x, self.axis_name)
+            running_mean.value += blend * drift
+            running_var.value += blend * (var * (count / max(count - 1, 1)) - running_var.value)
+        return y
 
-    def moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Return mean and biased variance per channel, in one pass over `x`, and the number of values per channel."""
-        count = x.size // x.shape[-1]
-        sums = jnp.stack(sums_of_powers(x)) / count
-        if self.axis_name is not None:
-            sums = jax.lax.pmean(sums, self.axis_name)
-            count *= jax.lax.axis_size(self.axis_name)
-        mean, mean_square = sums
-        return mean, jnp.maximum(mean_square - jnp.square(mean), 0.0), count
+
+def identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    center: jax.Array,
+    epsilon: float,
+    activation: Activation,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the activation of the normalised `x`, the means less `center`, and the biased variances.
+
+    `x` and the first result are (batch, H, W, C), all others (C,) float32. `center` is near the means, if possible.
+    The means and variances, which are for the running ones, have no gradient.
+    """
+    return _forward(x, scale, bias, center, epsilon, activation, axis_name)[0]
+
+
+def _forward(x, scale, bias, center, epsilon, activation, axis_name):
+    offset = centered(x, center)
+    sums = again(channel_sums(offset, jnp.square(offset)))
+    count = values_per_channel(x, axis_name)
+    mean, mean_square = (total / count for total in totals(sums, axis_name))
+    var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
+    inverse = jax.lax.rsqrt(var + epsilon)
+    mean, var, inverse, factor, shift = again((mean, var, inverse, scale * inverse, bias - mean * (scale * inverse)))
+    y = activation((centered(again(x), center) * factor + shift).astype(x.dtype))
+    drift = mean if x.dtype == jnp.float32 else mean - center
+    return (y, drift, var), (x, center, mean, inverse, factor, shift)
+
+
+def _backward(epsilon, activation, axis_name, saved, gradients):
+    x, center, mean, inverse, factor, shift = saved
+
+    def before_activation(x, gradient):
+        """Return x less the center, and the gradient of the activation's input, both float32."""
+        offset = centered(x, center)
+        _, pullback = jax.vjp(activation, (offset * factor + shift).astype(x.dtype))
+        return offset, pullback(gradient)[0].astype(jnp.float32)
+
+    offset, gradient = before_activation(x, gradients[0])
+    sums = totals(again(channel_sums(gradient * offset, gradient)), None)  # of this device; the next two are of all
+    with_offset, level = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    count = values_per_channel(x, axis_name)
+    slope = (with_offset - mean * level) * inverse * inverse / count
+    of_scale = (sums[0] - mean * sums[1]) * inverse
+    slope, level, of_scale, of_bias = again(
+        (factor * slope, factor * (mean * slope - level / count), of_scale, sums[1])
+    )
+    offset, gradient = before_activation(*again((x, gradients[0])))
+    of_x = factor * gradient - slope * offset + level
+    return of_x.astype(x.dtype), of_scale, of_bias, jnp.zeros_like(center)
+
+
+normalize.defvjp(_forward, _backward)
+
+# XLA computes once what is asked for twice, and stores it. It takes the results of a barrier for other values than its
+# operands, so what is computed of them is computed again, in the kernel that uses it. Results of a barrier are stored.
+again = jax.lax.optimization_barrier
+
+
+def centered(x: jax.Array, center: jax.Array) -> jax.Array:
+    """Return float32 values whose mean square less squared mean keeps the digits of the variance: less the center.
+
+    Values of fewer digits are as they are: where their mean is large against the deviation, they have lost more digits.
+    """
+    return x - center if x.dtype == jnp.float32 else x.astype(jnp.float32)
+
+
+def values_per_channel(x: jax.Array, axis_name: str | None) -> int:
+    """Return the number of values of a channel of `x` (batch, H, W, C), on all devices of the mapped axis."""
+    return x.size // x.shape[-1] * (jax.lax.axis_size(axis_name) if axis_name else 1)
 
 
 def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the sums per channel, (C,) each, of two arrays of the same shape (batch, H, W, C) and dtype.
+    """Return the sums per channel of two arrays (batch, H, W, C) over groups of pixels, (groups, C) each.
 
-    On one GPU they are one reduction of pairs: two would end in a kernel each. For several GPUs XLA gathers what each
-    has of a pair instead of adding it up, so there, and where pairs have not been tried, the sums are separate.
+    On one GPU they are one reduction of pairs: two would end in a kernel each. Its groups are few, so that the kernel
+    that uses the `totals` can add them up. For several GPUs XLA gathers what each has of a pair instead of adding it
+    up, so there, and where pairs have not been tried, the sums are separate.
     """
     if jax.default_backend() != "gpu" or jax.device_count() > 1:
-        return a.sum((0, 1, 2)), b.sum((0, 1, 2))
+        return a.sum((0, 1, 2))[None], b.sum((0, 1, 2))[None]
+    rows = a.size // a.shape[-1]
+    groups = 1 if a.size > LARGE else math.gcd(rows, min(GROUPS, max(rows // 32, 1)))
+    pairs = tuple(values.reshape(groups, rows // groups, -1) for values in (a, b))
     zero = jnp.zeros((), a.dtype)
-    return jax.lax.reduce((a, b), (zero, zero), _add_pairs, (0, 1, 2))
+    return jax.lax.reduce(pairs, (zero, zero), _add_pairs, (1,))
 
 
 def _add_pairs(left: tuple, right: tuple) -> tuple:
     return left[0] + right[0], left[1] + right[1]
 
 
-# The gradients below are those that JAX would derive, with their sums in pairs.
+def totals(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Return the sums over all groups, and all devices of the mapped axis, (C,) each.
 
+    XLA adds up fewer than 32 rows where it uses the sum, and others in a kernel.
+    """
 
-@jax.custom_vjp
-def sums_of_powers(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the sums per channel, (C,) each, of `x` (batch, H, W, C) and of its square."""
-    return channel_sums(x, jnp.square(x))
+    def total(groups: jax.Array) -> jax.Array:
+        return sum(some.sum(0) for some in jnp.split(groups, max(len(groups) // 16, 1)))
 
-
-def _sums_of_powers_backward(x, gradients):
-    of_sum, of_square_sum = gradients
-    return (of_sum + 2 * x * of_square_sum,)
-
-
-sums_of_powers.defvjp(lambda x: (sums_of_powers(x), x), _sums_of_powers_backward)
-
-
-@jax.custom_vjp
-def scale_and_shift(x: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
-    """Return `x` (batch, H, W, C) times a factor per channel, (C,), plus a shift per channel, (C,)."""
-    return x * factor + shift
-
-
-def _scale_and_shift_forward(x, factor, shift):
-    return scale_and_shift(x, factor, shift), (x, factor)
-
-
-def _scale_and_shift_backward(saved, gradient):
-    x, factor = saved
-    return gradient * factor, *channel_sums(gradient * x, gradient)
-
-
-scale_and_shift.defvjp(_scale_and_shift_forward, _scale_and_shift_backward)
+    found = total(sums[0]), total(sums[1])
+    return found if axis_name is None else jax.lax.psum(found, axis_name)

@@ -15,11 +15,19 @@ from resnet_flax.models.initializers import KERNEL_INITS, torch_bias_init
 from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.whitening import Whitening
 
-# PyTorch's GELU is exact (erf); JAX's default is the tanh approximation.
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-}
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Return x times the normal distribution function of x, as torch.nn.GELU does; JAX's default approximates it.
+
+    JAX takes the complement of erf for it, which a CPU computes in 1.4 times the time. With fewer digits than float32
+    it is needed, as 1 + erf loses them below 0.
+    """
+    if x.dtype == jnp.float32:
+        return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": jax.nn.relu, "gelu": gelu}
 
 
 class ResNet(nn.Module):
@@ -62,10 +70,12 @@ class ResNet(nn.Module):
         init = KERNEL_INITS[self.kernel_init]
         conv = partial(convolution, kernel_init=init, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name)
+        norm_act = partial(norm, activation=activation)
         block = partial(
             BLOCKS[self.block],
             conv=conv,
             norm=norm,
+            norm_act=norm_act,
             last_norm=partial(norm, scale_init=nn.initializers.zeros) if self.zero_last_scale else norm,
             activation=activation,
             shortcut=self.shortcut,
@@ -87,7 +97,7 @@ class ResNet(nn.Module):
         else:
             x = conv(self.stem_width or self.widths[0], 3, 1, name="stem_conv")(x)
             if not preact:
-                x = activation(norm(name="stem_norm")(x, trains["stem"]))
+                x = norm_act(name="stem_norm")(x, trains["stem"])
         if self.stem_dropout:
             x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not trains["stem"])
         depth = 0
@@ -99,7 +109,7 @@ class ResNet(nn.Module):
                 drop_path = self.drop_path * depth / sum(self.blocks)
                 x = block(width, stride, drop_path=drop_path, name=f"{name}_block{index}")(x, trains[name])
         if preact and self.final_norm:
-            x = activation(norm(name="final_norm")(x, trains["final"]))
+            x = norm_act(name="final_norm")(x, trains["final"])
         x = x.astype(jnp.float32).mean((1, 2))
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, name="head", kernel_init=init, bias_init=torch_bias_init(x.shape[-1]))(x)

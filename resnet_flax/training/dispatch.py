@@ -9,10 +9,11 @@ from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.data.stream import Stream
 from resnet_flax.parallel.devices import Parallel
+from resnet_flax.training.packing import packing
 from resnet_flax.training.step import Totals, TrainState
 
-# (state, totals, batch, scheduled, constants) -> (state, totals), where both are trees of arrays: what schedules say of
-# this step, and what every step takes.
+# (state, totals, batch, scheduled, constants, kernels) -> (state, totals). Trees of arrays are what schedules say of
+# this step, and what every step takes; `kernels`, (), are those of the state in the dtype of the network.
 Step = Callable[..., tuple[TrainState, Totals]]
 # An epoch (from 0) -> what schedules say of its steps, arrays (steps, ...).
 Scheduled = Callable[[int], chex.ArrayTree]
@@ -52,21 +53,29 @@ def device_steps(
     first_step: int,
     parallel: Parallel,
     constants: chex.ArrayTree,
+    rounded: Callable[[TrainState], list[jax.Array]] = lambda state: [],
     looped: bool = True,
 ) -> Advance:
     """Return what sends as many steps at a time as asked for, from `first_step` on, with the data on the devices.
 
     The steps of a dispatch are a loop in the compiled program, whose length is an argument: one program serves all
-    lengths. If not `looped`, every step is a dispatch of its own.
+    lengths. If not `looped`, every step is a dispatch of its own. What `rounded` returns of a state is computed at the
+    end of the step before, where the optimiser has the weights at hand.
     """
     feed = DeviceFeed(stream, parallel)
 
     def steps(state, totals, arrays, order, rates, epoch, position, count, constants):
-        def one(index, carry):
-            batch = feed.batch(arrays, order, epoch, position + index)
-            return step(*carry, batch, at(rates, position + index), constants)
+        pack, unpack = packing((state, totals))
 
-        return jax.lax.fori_loop(0, count, one, (state, totals)) if looped else one(0, (state, totals))
+        def one(index, carry):
+            packed, kernels = carry
+            batch = feed.batch(arrays, order, epoch, position + index)
+            state, totals = step(*unpack(packed), batch, at(rates, position + index), constants, kernels)
+            return pack((state, totals)), rounded(state)
+
+        carry = pack((state, totals)), rounded(state)
+        packed, _ = jax.lax.fori_loop(0, count, one, carry) if looped else one(0, carry)
+        return unpack(packed)
 
     compiled = parallel.compile(steps, sharded=(3,), donate=(0,))
     sent, order, rates = first_step, None, None

@@ -25,7 +25,7 @@ from resnet_flax.text import short_repr
 from resnet_flax.training import dispatch
 from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.training.distillation import Teacher
-from resnet_flax.training.step import TrainState, init_state, train_step
+from resnet_flax.training.step import TrainState, init_state, kernels_in, train_step
 from resnet_flax.training.teacher import checksums, load_teacher
 from resnet_flax.workdir.code import code_digest
 from resnet_flax.workdir.identity import identity
@@ -140,14 +140,21 @@ class Run:
             teacher=self.teacher,
             axis_name=self.parallel.axis_name,
         )
-        return lambda state, totals, batch, scheduled, constants: step(
-            state, totals, batch, constants["teaching"], seed=constants["seed"], hyperparams=scheduled
+        return lambda state, totals, batch, scheduled, constants, kernels=(): step(
+            state, totals, batch, constants["teaching"], kernels, seed=constants["seed"], hyperparams=scheduled
         )
+
+    def rounded(self, state: TrainState) -> list[jax.Array]:
+        """Return the kernels that the next step takes in place of those of `state`, or []: see models.convolution."""
+        if jax.default_backend() != "gpu" or self.model.dtype == jnp.float32:
+            return []
+        return kernels_in(self.model.dtype, state.params)
 
     def advance(self, first_step: int) -> dispatch.Advance:
         """Return what sends the training steps from `first_step` on to the devices."""
         feed = self.config.data.feed
         if feed == "auto":
             feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"
-        start = dispatch.device_steps if feed == "device" else dispatch.host_steps
+        on_device = partial(dispatch.device_steps, rounded=self.rounded)
+        start = on_device if feed == "device" else dispatch.host_steps
         return start(self.step(), self.stream, self.scheduled, first_step, self.parallel, self.constants())

@@ -15,6 +15,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.models.resnet import part_of
 from resnet_flax.training.distillation import Teacher
 from resnet_flax.training.mixing import mix_batch
+from resnet_flax.training.packing import together
 
 Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3) and, in training, "label" (batch,) int32
 
@@ -99,6 +100,7 @@ def train_step(
     totals: Totals,
     batch: Batch,
     teaching: tuple[chex.ArrayTree, ...] = (),
+    kernels: Sequence[jax.Array] = (),
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -116,8 +118,9 @@ def train_step(
 
     The parameters of the parts `frozen` stay as they are, without weight decay too; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
-    `teaching` are the variables of the networks of `teacher`, which are not trained. `hyperparams` are keywords of
-    the optimizer's update, if it takes any.
+    `teaching` are the variables of the networks of `teacher`, which are not trained. `kernels` are those of the state
+    as `kernels_in` the dtype of the network, if the caller has them. `hyperparams` are keywords of the optimizer's
+    update, if it takes any.
     """
     check_labels(batch["label"], len(batch["image"]))
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -146,11 +149,13 @@ def train_step(
 
     def gradient_at(params):
         found, outputs = jax.grad(loss_fn, has_aux=True)(params)
+        found = jax.tree.map(lambda gradient, param: gradient.astype(param.dtype), found, state.params)
         return found if axis_name is None else jax.lax.pmean(found, axis_name), outputs
 
-    gradients, (losses, logits, batch_stats) = gradient_at(state.params)
+    gradients, (losses, logits, batch_stats) = gradient_at(with_kernels(state.params, kernels))
     if sam_radius:
         gradients, _ = gradient_at(ascended(state.params, gradients, sam_radius))
+    gradients = together(gradients)
     sums = (losses.sum(), jnp.sum(logits.argmax(-1) == examples.answers()), jnp.array(len(losses)))
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
@@ -167,6 +172,17 @@ def train_step(
         state,
         Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], first_bad),
     )
+
+
+def kernels_in(dtype: Any, params: chex.ArrayTree) -> list[jax.Array]:
+    """Return the kernels of all convolutions in `dtype`."""
+    return [leaf.astype(dtype) for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
+
+
+def with_kernels(params: chex.ArrayTree, kernels: Sequence[jax.Array]) -> chex.ArrayTree:
+    """Return `params` with these kernels, as `kernels_in` returns them, in the place of its own; () keeps its own."""
+    rest = iter(kernels)
+    return jax.tree.map(lambda leaf: next(rest, leaf) if leaf.ndim == 4 else leaf, params)
 
 
 def check_labels(labels: jax.Array, count: int) -> None:

@@ -1,6 +1,7 @@
 """The networks have the parameters and layers that the reports print."""
 
 import dataclasses
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from resnet_flax.models.blocks import BLOCKS, SHORTCUTS, Block, avg_pool, max_po
 from resnet_flax.models.convolution import convolution
 from resnet_flax.models.initializers import KERNEL_INITS
 from resnet_flax.models.norm import BatchNorm
-from resnet_flax.models.resnet import ResNet
+from resnet_flax.models.resnet import ACTIVATIONS, ResNet
 
 IMAGE = (32, 32, 3)
 COUNTS = {
@@ -194,26 +195,53 @@ def test_forward_shapes_and_dtypes(block, activation, se):
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_batch_norm_has_the_gradients_of_its_definition(backend, monkeypatch):
-    """Also with the sums in pairs that a GPU takes."""
-    x, direction = np.random.default_rng(0).normal(2, 3, size=(2, 4, 5, 3, 6)).astype(np.float32)
-    norm = BatchNorm()
-    params = {"scale": jnp.arange(1.0, 7.0), "bias": jnp.arange(6.0)}
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_batch_norm_has_the_gradients_of_its_definition(activation, backend, monkeypatch):
+    """Also with the sums in pairs and groups that a GPU takes."""
+    x, direction = np.random.default_rng(0).normal(2, 3, size=(2, 4, 16, 16, 6)).astype(np.float32)
+    activate = ACTIVATIONS.get(activation, lambda x: x)
+    norm = BatchNorm(activation=ACTIVATIONS.get(activation))
+    params = {"scale": jnp.arange(1.0, 7.0), "bias": jnp.arange(-3.0, 3.0)}
     state = {"mean": jnp.ones(6), "var": jnp.ones(6)}
 
     def ours(params, x):
-        y, _ = norm.apply({"params": params, "batch_stats": state}, x, True, mutable=["batch_stats"])
-        return jnp.sum(y * direction)
+        y, updates = norm.apply({"params": params, "batch_stats": state}, x, True, mutable=["batch_stats"])
+        return jnp.sum(y * direction), updates["batch_stats"]
 
     def defined(params, x):
         normal = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + norm.epsilon)
-        return jnp.sum((normal * params["scale"] + params["bias"]) * direction)
+        running = {"mean": 0.9 + 0.1 * x.mean((0, 1, 2)), "var": 0.9 + 0.1 * x.var((0, 1, 2), ddof=1)}
+        return jnp.sum(activate(normal * params["scale"] + params["bias"]) * direction), running
 
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert ("reduce[" in str(jax.make_jaxpr(ours)(params, x))) == (backend == "gpu")
-    found, expected = (jax.jit(jax.grad(loss, (0, 1)))(params, x) for loss in (ours, defined))
+    found, expected = (jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x) for loss in (ours, defined))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_batch_norm_of_bfloat16_is_that_of_float32_but_for_rounding():
+    x, direction = jnp.asarray(np.random.default_rng(0).normal(2, 3, size=(2, 8, 8, 8, 6)), jnp.bfloat16)
+    norm = BatchNorm(activation=jax.nn.relu)
+    variables = norm.init(jax.random.key(0), x, True)
+
+    def of(x):
+        y, updates = norm.apply(variables, x, True, mutable=["batch_stats"])
+        return jnp.sum(y.astype(jnp.float32) * direction.astype(jnp.float32)), updates["batch_stats"]
+
+    (half, statistics), (single, expected) = (
+        jax.jit(jax.grad(of, has_aux=True))(x.astype(dtype)) for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    np.testing.assert_allclose(half.astype(np.float32), single, rtol=0.02, atol=0.02)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), statistics, expected)
+
+
+@pytest.mark.parametrize("x", [-8.0, -3.0, -0.3, 0.0, 0.7, 5.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_is_exact(x, dtype):
+    x = jnp.asarray(x, dtype)
+    expected = float(x) * (1 + math.erf(float(x) / math.sqrt(2))) / 2
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](x), expected, rtol=0.03, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [1, 2, 3])
