@@ -159,7 +159,8 @@ def totals(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[ja
     """
 
     def total(groups: jax.Array) -> jax.Array:
-        return sum(some.sum(0) for some in jnp.split(groups, max(len(groups) // 16, 1)))
+        first, *others = (some.sum(0) for some in jnp.split(groups, max(len(groups) // 16, 1)))
+        return sum(others, first)
 
     found = total(sums[0]), total(sums[1])
     return found if axis_name is None else jax.lax.psum(found, axis_name)
