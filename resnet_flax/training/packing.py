@@ -15,7 +15,12 @@ Packed = dict[str, Any]  # "large": the arrays with two or more axes; a dtype: a
 
 
 def packing(tree: chex.ArrayTree) -> tuple[Callable[[chex.ArrayTree], Packed], Callable[[Packed], chex.ArrayTree]]:
-    """Return `pack` and its inverse `unpack`, for trees with the structure, shapes and dtypes of `tree`."""
+    """Return `pack` and its inverse `unpack`, for trees with the structure, shapes and dtypes of `tree`.
+
+    Only on a GPU: a CPU takes longer for it, and for others both return what they get.
+    """
+    if jax.default_backend() != "gpu":
+        return identity, identity
     example, structure = jax.tree.flatten(tree)
     places: dict[str, list[int]] = {"large": []}
     for place, leaf in enumerate(example):
@@ -39,8 +44,14 @@ def packing(tree: chex.ArrayTree) -> tuple[Callable[[chex.ArrayTree], Packed], C
     return pack, unpack
 
 
+def identity(tree: Any) -> Any:
+    return tree
+
+
 def together(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Return `tree`, whose small arrays are parts of one that is computed before any of them is used."""
+    """Return `tree`, whose small arrays are parts of one on a GPU, which is computed before any of them is used."""
+    if jax.default_backend() != "gpu":
+        return tree
     pack, unpack = packing(tree)
     packed = pack(tree)
     large = {"large": packed.pop("large")}

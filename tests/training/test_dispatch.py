@@ -96,6 +96,15 @@ def test_kernels_rounded_a_step_before_train_alike(stream, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_program_for_a_gpu_trains_alike(stream, monkeypatch):
+    """It packs small arrays, and sums in pairs and groups."""
+    expected = trained(dispatch.device_steps, stream, "jit", [4])
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for a, b in zip(expected, trained(dispatch.device_steps, stream, "jit", [4]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("way", ["jit", "pmap"])
 def test_runs_that_differ_in_seed_rate_momentum_and_decay_are_the_same_program(way, monkeypatch):
     changes = ("seed=7", "optimizer.learning_rate=0.02", "optimizer.momentum=0.5", "optimizer.weight_decay=1e-3")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from resnet_flax.training.packing import packing, together
 
@@ -14,6 +15,11 @@ TREE = {
     "loss": jnp.asarray(0.25),
     "none": {},
 }
+
+
+@pytest.fixture(autouse=True)
+def on_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
 def test_small_arrays_of_a_dtype_are_one_vector():
@@ -36,3 +42,9 @@ def same(tree):
     assert jax.tree.structure(tree) == jax.tree.structure(TREE)
     jax.tree.map(np.testing.assert_array_equal, tree, TREE)
     assert jax.tree.map(lambda leaf: leaf.dtype, tree) == jax.tree.map(lambda leaf: leaf.dtype, TREE)
+
+
+def test_a_cpu_packs_nothing(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    pack, unpack = packing(TREE)
+    assert pack(TREE) is unpack(TREE) is together(TREE) is TREE
