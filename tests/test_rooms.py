@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "resnet_flax"
 # From what all may use to what uses everything. What stands in one row does not import each other.
 FLOORS = (
-    ("text", "files", "memory", "verbs"),
+    ("text", "files", "hashing", "memory", "verbs"),
     ("errors",),
     ("cache", "models", "optim", "parallel"),
     ("data",),

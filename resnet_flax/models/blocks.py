@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from resnet_flax.models.dropout import Dropout
 from resnet_flax.models.initializers import torch_bias_init
 
 Layer = Callable[..., Any]
@@ -56,7 +57,7 @@ class Block(nn.Module):
 
     def drop(self, y: jax.Array, train: bool) -> jax.Array:
         """Apply dropout, if its rate is not 0."""
-        return nn.Dropout(self.dropout, name="dropout")(y, deterministic=not train) if self.dropout else y
+        return Dropout(self.dropout, name="dropout")(y, deterministic=not train) if self.dropout else y
 
     def finish(self, y: jax.Array, train: bool) -> jax.Array:
         """Apply squeeze-and-excitation and stochastic depth, if they are used, to the end of the residual branch.
@@ -67,7 +68,7 @@ class Block(nn.Module):
         if self.se:
             y = SqueezeExcite(self.conv, name="se")(y)
         if self.drop_path:
-            rows = nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), name="drop_path")
+            rows = Dropout(self.drop_path, broadcast_dims=(1, 2, 3), name="drop_path")
             y = rows(y, deterministic=not train)
         return y
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from resnet_flax.errors import UserError
 from resnet_flax.models.blocks import BLOCKS, PreActBlock
 from resnet_flax.models.convolution import convolution
+from resnet_flax.models.dropout import Dropout
 from resnet_flax.models.initializers import KERNEL_INITS, torch_bias_init
 from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.whitening import Whitening
@@ -99,7 +100,7 @@ class ResNet(nn.Module):
             if not preact:
                 x = norm_act(name="stem_norm")(x, trains["stem"])
         if self.stem_dropout:
-            x = nn.Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not trains["stem"])
+            x = Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not trains["stem"])
         depth = 0
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             name = f"stage{stage}"

@@ -14,6 +14,7 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.data.stream import Stream
+from resnet_flax.models.dropout import Dropout
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
@@ -111,7 +112,7 @@ def kept(parallel) -> dict[str, np.ndarray]:
     """Return the factors of stochastic depth for 32 examples; nothing under pmap, where each device draws its own."""
     if parallel.axis_name is not None:
         return {}
-    drop = nn.Dropout(0.5, broadcast_dims=(1, 2, 3), deterministic=False)
+    drop = Dropout(0.5, broadcast_dims=(1, 2, 3), deterministic=False)
     factors = parallel.compile(lambda ones: drop.apply({}, ones, rngs={"dropout": jax.random.key(0)}), sharded=(0,))
     return {"kept": np.asarray(factors(parallel.shard({"ones": np.ones((32, 1, 1, 1), np.float32)})["ones"]))}
 

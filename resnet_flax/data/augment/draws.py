@@ -4,8 +4,7 @@ There is no state to carry, so the data position is the step number, and a batch
 devices. Only uint32 multiplication, xor, shifts and comparisons are used, which every array namespace computes alike:
 NumPy, JAX and TensorFlow give the same bits.
 
-The mixing function is the 32-bit finaliser "lowbias32" that Chris Wellons found by search (hash-prospector, 2018,
-public domain); the multiplier between counters is 2**32 / golden ratio (Knuth, TAOCP 3, 6.4).
+The multiplier between counters is 2**32 / golden ratio (Knuth, TAOCP 3, 6.4).
 """
 
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnet_flax.data.augment.backends import Array
+from resnet_flax.hashing import mix
 
 GOLDEN = np.uint32(0x9E3779B9)
 ORDER = np.uint32(0x5BD1E995)  # separates the order of an epoch from the draws of its examples
@@ -29,38 +29,31 @@ def _uint32(xp: Any, number: Any) -> Array:
     return number if len(number.shape) else xp.reshape(number, (1,))
 
 
-def _mix(xp: Any, x: Array) -> Array:
-    """Apply a bijection of uint32 in which every input bit flips every output bit with probability about a half."""
-    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(shift))) * np.uint32(multiplier)
-    return xp.bitwise_xor(x, xp.right_shift(x, np.uint32(16)))
-
-
 def keys(xp: Any, seed: Any, epoch: Any, index: Any) -> Array:
     """Return one key per example: uint32 (B,) from `seed` and `epoch` (ints or traced scalars) and `index` (B,).
 
     Within one epoch different examples have different keys (for fewer than 2**32 examples).
     """
-    key = _mix(xp, _uint32(xp, seed) + GOLDEN)
-    key = _mix(xp, key + _uint32(xp, epoch) * GOLDEN)
-    return _mix(xp, key + _uint32(xp, index) * GOLDEN)
+    key = mix(xp, _uint32(xp, seed) + GOLDEN)
+    key = mix(xp, key + _uint32(xp, epoch) * GOLDEN)
+    return mix(xp, key + _uint32(xp, index) * GOLDEN)
 
 
 def epoch_order(xp: Any, seed: Any, epoch: Any, n: int) -> Array:
     """Return the order in which `epoch` visits `n` examples: int32 (n,), a permutation of range(n)."""
     hashed = keys(xp, seed, epoch, xp.arange(n, dtype=xp.int32))
-    return xp.asarray(xp.argsort(_mix(xp, xp.bitwise_xor(hashed, ORDER)), stable=True), xp.int32)
+    return xp.asarray(xp.argsort(mix(xp, xp.bitwise_xor(hashed, ORDER)), stable=True), xp.int32)
 
 
 def turns(xp: Any, seed: Any, epoch: Any, index: Any) -> Array:
     """Return bool (B,) that alternates from epoch to epoch for each example; in epoch 0 half of them are true."""
-    first = xp.right_shift(_mix(xp, xp.bitwise_xor(keys(xp, seed, 0, index), TURN)), np.uint32(31))
+    first = xp.right_shift(mix(xp, xp.bitwise_xor(keys(xp, seed, 0, index), TURN)), np.uint32(31))
     return xp.bitwise_and(first + _uint32(xp, epoch), np.uint32(1)) == np.uint32(1)
 
 
 def step_keys(xp: Any, seed: Any, step: Any) -> Array:
     """Return the key of the draws that a whole batch shares, uint32 (1,), from `seed` and `step` (ints or scalars)."""
-    return _mix(xp, xp.bitwise_xor(keys(xp, seed, step, 0), STEP))
+    return mix(xp, xp.bitwise_xor(keys(xp, seed, step, 0), STEP))
 
 
 class Draws:
@@ -80,7 +73,7 @@ class Draws:
         """Return the upper `bits` (at most 31) bits of the next stream: int32 (B,) in [0, 2**bits)."""
         self.stream += 1
         counter = np.uint32(self.stream * int(GOLDEN) & 0xFFFFFFFF)
-        mixed = _mix(self.xp, self.keys + counter)
+        mixed = mix(self.xp, self.keys + counter)
         return self.xp.asarray(self.xp.right_shift(mixed, np.uint32(32 - bits)), self.xp.int32)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Array:

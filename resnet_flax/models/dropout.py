@@ -1,0 +1,42 @@
+"""Dropout whose random numbers cost less than the layer around it."""
+
+import zlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from resnet_flax.hashing import mix
+
+
+class Dropout(nn.Dropout):
+    """Flax's dropout, with a hash of (key, path of the layer, position) instead of the stronger and slower threefry.
+
+    The position is that in the global array, so under jit the result does not depend on the number of devices.
+    """
+
+    @nn.compact
+    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: jax.Array | None = None) -> Any:
+        if nn.merge_param("deterministic", self.deterministic, deterministic) or self.rate == 0:
+            return inputs
+        key = jax.random.key_data(self._key() if rng is None else rng)
+        shape = tuple(1 if axis in self.broadcast_dims else size for axis, size in enumerate(inputs.shape))
+        keep = uniform_bits(key, "/".join(self.path), shape) >= jnp.uint32(round(self.rate * 2**32))
+        return jnp.where(keep, inputs / (1 - self.rate), 0)
+
+    def _key(self) -> jax.Array:
+        """Return the key that all layers share: make_rng would hash it with the path, by threefry."""
+        if self.scope is None or not self.has_rng(self.rng_collection):
+            return self.make_rng(self.rng_collection)  # an error that says which key is missing
+        return self.scope.rngs[self.rng_collection].rng
+
+
+def uniform_bits(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
+    """Return uint32 of `shape` (fewer than 2**32), a function of `key` (2,) uint32, `name` and the position in it."""
+    first, second = mix(jnp, key + jnp.uint32(zlib.crc32(name.encode())))
+    position = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    # Two rounds, as the counters of two layers overlap after the first.
+    return mix(jnp, mix(jnp, position + first) ^ second)
