@@ -47,17 +47,17 @@ stage() {
 train() { stage 570 reproduce --config.data.dir="$data" --workdir="$unfinished" --recipes="$1"; }
 
 stage 120 speed --targets=94 --config.data.dir="$data"
-stage 200 throughput --dtypes=bfloat16 --batches=recipe --parts=loop --ways=looped --steps=100
+stage 200 throughput --dtypes=bfloat16 --batches=recipe --parts=loop --ways=grouped,looped --steps=16
 train speed94:full,speed95:full,preact:fast,resnet18_w42:fast,resnet_large:fast,resnet_2322:fast
 train resnet_443:fast,resnet_353:fast,preact
-stage 200 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=looped --steps=100
+stage 200 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped,looped --steps=14
 stage 300 speed --targets=95,96 --config.data.dir="$data"
 train speed96:full,resnet_2322,resnet18_w42,resnet_353,resnet_443,resnet_large
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
 
-# Settings that might make a step faster, to be compared with the same step as it is.
-tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=step --ways=looped --steps=100 "$@"; }
+# Settings that might make a step faster, to be compared with the same training as it is.
+tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped --steps=14 "$@"; }
 flagged() { (export XLA_FLAGS="$1" && tried --recipes=preact,resnet_353); }
 tried
 flagged --xla_gpu_enable_command_buffer=

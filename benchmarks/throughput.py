@@ -6,7 +6,8 @@ part  step      training steps on one batch that stays on the device
       feed      batches only: shuffled, gathered and augmented
       loop      both, as in training
 way   single    one step per dispatch, sent ahead of the device
-      looped    --steps steps per dispatch, in a loop of the compiled program
+      looped    --steps steps per dispatch, in a loop of the compiled program, which takes its length as an argument
+      grouped   the same, with a length that the compiler knows, as training does on a GPU (loop only)
       unrolled  the same, one after the other in the compiled program (step only)
       host      one step per dispatch, with batches that tf.data makes on the host (feed, loop)
 
@@ -104,7 +105,8 @@ def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
     if way == "host":
         start = host_steps
     else:
-        start = partial(device_steps, rounded=run.rounded, looped=way == "looped")
+        length = {"single": 1, "looped": 0, "grouped": steps}[way]
+        start = partial(device_steps, rounded=run.rounded, length=length)
     advance = start(run.step(), run.stream, run.scheduled, 0, run.parallel, run.constants())
     totals = run.parallel.replicate(Totals.zero())
 
@@ -119,7 +121,7 @@ def as_trained(run: Run, way: str, steps: int, state: TrainState) -> Dispatch:
 PARTS: dict[str, tuple[Callable[..., Dispatch], tuple[str, ...]]] = {
     "step": (step_alone, ("single", "looped", "unrolled")),
     "feed": (feed_alone, ("single", "looped", "host")),
-    "loop": (as_trained, ("single", "looped", "host")),
+    "loop": (as_trained, ("single", "looped", "grouped", "host")),
 }
 
 
@@ -139,7 +141,7 @@ def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
 
 def cases(part: str, ways: Sequence[str], steps: Sequence[int]) -> list[dict]:
     """Return a case for each of the `ways` that the part has; those of several steps per dispatch for each number."""
-    several = ("looped", "unrolled")
+    several = ("looped", "unrolled", "grouped")
     found = [(way, n) for way in ways if way in PARTS[part][1] for n in (steps if way in several else (1,))]
     return [{"part": part, "way": way, "steps": n} for way, n in found]
 
@@ -150,7 +152,7 @@ def measure(run: Run, wanted: list[dict], rounds: int, seconds: float) -> list[l
     programs: dict[tuple, Dispatch] = {}
     dispatches = []
     for case in wanted:  # a looped program takes the number of steps as an argument
-        key = case["part"], case["way"], case["steps"] if case["way"] == "unrolled" else 0
+        key = case["part"], case["way"], 0 if case["way"] == "looped" else case["steps"]
         if key not in programs:
             programs[key] = PARTS[case["part"]][0](run, case["way"], case["steps"], jax.tree.map(jnp.copy, fresh))
         jax.block_until_ready(programs[key](case["steps"]))

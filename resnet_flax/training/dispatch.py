@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
@@ -17,8 +18,8 @@ from resnet_flax.training.step import Totals, TrainState
 Step = Callable[..., tuple[TrainState, Totals]]
 # An epoch (from 0) -> what schedules say of its steps, arrays (steps, ...).
 Scheduled = Callable[[int], chex.ArrayTree]
-# (state, totals, most) -> (state, totals, steps sent): one dispatch of 1 to `most` further steps of the epoch. The
-# state given to it is donated.
+# (state, totals, most) -> (state, totals, steps sent): one dispatch of further steps of the epoch, `most` or as many as
+# it always has. The state given to it is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
@@ -46,6 +47,12 @@ def host_steps(
     return advance
 
 
+def group_length(steps_per_epoch: int) -> int:
+    """Return the length, 8 to 16 if there are so many steps, of which the last group of an epoch wastes the fewest."""
+    longest, shortest = min(16, steps_per_epoch), min(8, steps_per_epoch)
+    return min(range(longest, shortest - 1, -1), key=lambda length: -steps_per_epoch % length)
+
+
 def device_steps(
     step: Step,
     stream: Stream,
@@ -54,13 +61,14 @@ def device_steps(
     parallel: Parallel,
     constants: chex.ArrayTree,
     rounded: Callable[[TrainState], list[jax.Array]] = lambda state: [],
-    looped: bool = True,
+    length: int = 0,
 ) -> Advance:
-    """Return what sends as many steps at a time as asked for, from `first_step` on, with the data on the devices.
+    """Return what sends several steps at a time, from `first_step` on, with the data on the devices.
 
-    The steps of a dispatch are a loop in the compiled program, whose length is an argument: one program serves all
-    lengths. If not `looped`, every step is a dispatch of its own. What `rounded` returns of a state is computed at the
-    end of the step before, where the optimiser has the weights at hand.
+    The steps of a dispatch are a loop in the compiled program. With the `length` 0 it has as many as asked for: its
+    length is an argument, so one program serves all. A GPU then waits for the host before each step, and not if it
+    knows the `length`: every dispatch has so many steps, and those after the end of the epoch change nothing. What
+    `rounded` returns of a state is computed at the end of the step before, where the optimiser has the weights at hand.
     """
     feed = DeviceFeed(stream, parallel)
 
@@ -71,10 +79,14 @@ def device_steps(
             packed, kernels = carry
             batch = feed.batch(arrays, order, epoch, position + index)
             state, totals = step(*unpack(packed), batch, at(rates, position + index), constants, kernels)
-            return pack((state, totals)), rounded(state)
+            after = pack((state, totals)), rounded(state)
+            if length < 2:
+                return after
+            inside = position + index < stream.steps_per_epoch
+            return jax.tree.map(lambda new, old: jnp.where(inside, new, old), after, carry)
 
         carry = pack((state, totals)), rounded(state)
-        packed, _ = jax.lax.fori_loop(0, count, one, carry) if looped else one(0, carry)
+        packed, _ = jax.lax.fori_loop(0, length or count, one, carry)
         return unpack(packed)
 
     compiled = parallel.compile(steps, sharded=(3,), donate=(0,))
@@ -85,7 +97,7 @@ def device_steps(
         epoch, position = divmod(sent, stream.steps_per_epoch)
         if order is None or position == 0:
             order, rates = feed.order(epoch), parallel.replicate(scheduled(epoch))
-        count = min(most, stream.steps_per_epoch - position) if looped else 1
+        count = min(length or most, stream.steps_per_epoch - position)
         sent += count
         return *compiled(state, totals, feed.arrays, order, rates, epoch, position, count, constants), count
 

@@ -155,6 +155,7 @@ class Run:
         feed = self.config.data.feed
         if feed == "auto":
             feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"
-        on_device = partial(dispatch.device_steps, rounded=self.rounded)
+        length = dispatch.group_length(self.stream.steps_per_epoch) if jax.default_backend() == "gpu" else 0
+        on_device = partial(dispatch.device_steps, rounded=self.rounded, length=length)
         start = on_device if feed == "device" else dispatch.host_steps
         return start(self.step(), self.stream, self.scheduled, first_step, self.parallel, self.constants())

@@ -24,7 +24,7 @@ from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals, init_state, kernels_in, train_step
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.py"
-STEPS = 13  # two epochs of 6 and one more
+STEPS = 18  # three epochs of 6
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +61,24 @@ def trained(start, stream: Stream, way: str, lengths: list[int], dtype=jnp.float
 
 def test_length_of_a_dispatch_changes_no_bit(stream):
     """One compiled loop serves all lengths."""
-    whole = trained(partial(dispatch.device_steps, looped=True), stream, "jit", [100])
+    whole = trained(dispatch.device_steps, stream, "jit", [100])
     for lengths in ([1], [4, 1]):
-        for a, b in zip(
-            whole, trained(partial(dispatch.device_steps, looped=True), stream, "jit", lengths), strict=True
-        ):
+        for a, b in zip(whole, trained(dispatch.device_steps, stream, "jit", lengths), strict=True):
             np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap"])
 def test_loop_of_steps_equals_single_steps(stream, way):
-    single, looped = (trained(partial(dispatch.device_steps, looped=on), stream, way, [4]) for on in (False, True))
-    for a, b in zip(single, looped, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    """Also where the compiler knows the length, and the last steps of a dispatch are beyond the end of the epoch."""
+    single, *others = (trained(partial(dispatch.device_steps, length=n), stream, way, [4]) for n in (1, 0, 4))
+    for several in others:
+        for a, b in zip(single, several, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_batches_from_the_host_and_from_the_device_train_alike(stream):
     fed = (
-        trained(start, stream, "jit", [1])
-        for start in (dispatch.host_steps, partial(dispatch.device_steps, looped=False))
+        trained(start, stream, "jit", [1]) for start in (dispatch.host_steps, partial(dispatch.device_steps, length=1))
     )
     for a, b in zip(*fed, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
@@ -103,6 +102,11 @@ def test_program_for_a_gpu_trains_alike(stream, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     for a, b in zip(expected, trained(dispatch.device_steps, stream, "jit", [4]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "length"), [(50, 10), (1250, 10), (1563, 9), (16, 16), (3, 3), (1409, 15)])
+def test_groups_waste_the_fewest_steps(steps, length):
+    assert dispatch.group_length(steps) == length
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap"])
