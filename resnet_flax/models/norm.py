@@ -7,6 +7,7 @@ them costs less than to store them in the forward pass and to read them in the b
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -114,9 +115,15 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
 
 normalize.defvjp(_forward, _backward)
 
-# XLA computes once what is asked for twice, and stores it. It takes the results of a barrier for other values than its
-# operands, so what is computed of them is computed again, in the kernel that uses it. Results of a barrier are stored.
-again = jax.lax.optimization_barrier
+
+def again(values: Any) -> Any:
+    """Return a tree of arrays so that, on a GPU, what is computed of them is computed where it is used.
+
+    XLA computes once what is asked for twice, and stores it. It takes the results of a barrier for other values than
+    its operands, so what follows from both is computed twice. Results of a barrier are stored. A TPU needs twice the
+    kernels for that.
+    """
+    return jax.lax.optimization_barrier(values) if jax.default_backend() == "gpu" else values
 
 
 def centered(x: jax.Array, center: jax.Array) -> jax.Array:
