@@ -58,6 +58,7 @@ class Target:
             return cls(name, jax.devices("cpu"), "cpu")
         if chip not in CHIPS or not re.fullmatch(r"\d*" if chip == "h200" else r"\d+x\d+", size):
             raise UserError(f"the target must be h200, h200:GPUS, v5e:AxB or v6e:AxB, such as v5e:2x4, not {name!r}")
+        jax.config.update("jax_platforms", "cpu")  # a search for a GPU or TPU fails in many ways, and none is needed
         try:
             if chip == "h200":
                 described = topologies.get_topology_desc(
