@@ -49,15 +49,15 @@ def measure(config: FrozenConfigDict) -> dict:
     started = time.perf_counter()
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
     advance = run.advance(0)
-    state, totals, done = jax.block_until_ready(advance(state, totals, 1))
-    compiled = time.perf_counter()
+    state, totals, first = jax.block_until_ready(advance(state, totals, 1))
+    compiled, done = time.perf_counter(), first
     while done < steps:
         state, totals, taken = advance(state, totals, steps - done)
         done += taken
     jax.block_until_ready(totals)
     finished = time.perf_counter()
     run.statistics()
-    seconds = (finished - compiled) * steps / (steps - 1) + time.perf_counter() - finished
+    seconds = (finished - compiled) * steps / (steps - first) + time.perf_counter() - finished
     assert run.data.test
     views = [run.classifier.evaluate(state, Split(view, run.data.test.labels)) for view in flip([run.data.test.images])]
     return {

@@ -23,6 +23,8 @@ LARGE = 2**22  # values of an array, from which on XLA's own division into group
 class BatchNorm(nn.Module):
     """Normalise each channel over batch, height and width (Ioffe & Szegedy, 2015), like `torch.nn.BatchNorm2d`.
 
+    Then apply `activation` to it, if there is one.
+
     In training the output uses the biased variance of the batch, and `batch_stats` the unbiased one, unlike
     `flax.linen.BatchNorm`. Statistics, scale and bias are float32 whatever the dtype of the input.
 
