@@ -16,8 +16,8 @@ import jax.numpy as jnp
 Activation = Callable[[jax.Array], jax.Array]  # of each value alone
 
 # On a GPU, the sums of a channel are first taken over this many groups of pixels, at most.
-GROUPS = 64
-LARGE = 2**22  # values of an array, from which on XLA's own division into groups is faster
+GROUPS = 128
+LARGE = 2**23  # values of an array, from which on XLA's own division into groups is faster
 
 
 class BatchNorm(nn.Module):
