@@ -13,7 +13,7 @@ training set, shuffled together. It does not state:
 - The schedule and the weight decay: a cosine to 0 and 5e-4 are usual with that learning rate on CIFAR-10.
 - The strengths of the augmentation: as in configs/resnet18_w42.py.
 
-This project: not yet measured.
+This project: resnet_large:fast 93.34 % (n = 1, 2 cores of AMD EPYC).
 """
 
 from resnet_flax.config import TRAININGS, fast, recipe
