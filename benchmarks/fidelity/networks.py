@@ -22,6 +22,7 @@ import optax
 
 from benchmarks.fidelity import Row, absolute, relative
 from resnet_flax.models import NETWORKS, architecture
+from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.resnet import ACTIVATIONS, ResNet
 from resnet_flax.models.torch_weights import Tensors, from_torch, to_torch
 from resnet_flax.training.step import Totals, TrainState, train_step
@@ -100,10 +101,11 @@ def recorder() -> optax.GradientTransformation:
 
 
 @contextmanager
-def training_alike(signs: Sequence[jax.Array]) -> Iterator[list[jax.Array]]:
+def training_alike(signs: Sequence[jax.Array], count: bool = False) -> Iterator[list[jax.Array]]:
     """Within it dropout is the fixed mask and, where `signs` are given, ReLU takes the next of them at each call.
 
-    Gives a list, to which each call of such a ReLU adds the number of signs that would have been others.
+    Gives a list, to which each call of such a ReLU adds the number of signs that would have been others: those within
+    BatchNorm only if they are to be counted, as it is then applied after it.
     """
     following, differing = iter(signs), []
 
@@ -112,7 +114,18 @@ def training_alike(signs: Sequence[jax.Array]) -> Iterator[list[jax.Array]]:
         differing.append(jnp.sum((x > 0) != positive))
         return x * positive
 
-    with nn.intercept_methods(fixed_dropout), patch.dict(ACTIVATIONS, {"relu": relu} if signs else {}):
+    def alike(call, args, kwargs, context):
+        module = context.module
+        if not (signs and isinstance(module, BatchNorm) and module.activation):
+            return fixed_dropout(call, args, kwargs, context)
+        if count:
+            object.__setattr__(module, "activation", None)
+            return relu(call(*args, **kwargs))
+        positive = next(following)
+        object.__setattr__(module, "activation", lambda x: x * positive)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(alike), patch.dict(ACTIVATIONS, {"relu": relu} if signs else {}):
         yield differing
 
 
@@ -131,7 +144,7 @@ def ours(
 
     @jax.jit
     def forward(variables, signs):
-        with training_alike(signs) as differing:
+        with training_alike(signs, count=True) as differing:
             logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, sum(differing)
 
