@@ -162,7 +162,8 @@ SECTIONS = (
     (
         "throughput",
         "Training images per second, by how steps are sent to the device",
-        "`host`: tf.data makes the batches; `single`, `looped`: the device makes them, for one or several steps.",
+        "`host`: tf.data makes the batches; `single`, `looped`, `grouped`: the device makes them, for one or several "
+        "steps, or as training does on a GPU.",
         ways,
     ),
     ("step", "Images per second of a training step, beside PyTorch", "Both with SGD and momentum.", step),

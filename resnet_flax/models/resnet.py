@@ -20,7 +20,7 @@ from resnet_flax.models.whitening import Whitening
 def gelu(x: jax.Array) -> jax.Array:
     """Return x times the normal distribution function of x, as torch.nn.GELU does; JAX's default approximates it.
 
-    JAX takes the complement of erf for it, which a CPU computes in 1.4 times the time. With fewer digits than float32
+    JAX takes the complement of erf for it, which a CPU computes in 1.3 times the time. With fewer digits than float32
     it is needed, as 1 + erf loses them below 0.
     """
     if x.dtype == jnp.float32:
