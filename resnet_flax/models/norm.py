@@ -16,8 +16,7 @@ import jax.numpy as jnp
 Activation = Callable[[jax.Array], jax.Array]  # of each value alone
 
 # On a GPU, the sums of a channel are first taken over this many groups of pixels, at most.
-GROUPS = 128
-LARGE = 2**23  # values of an array, above which XLA divides it itself: into more groups, which then need a kernel
+GROUPS = 256
 
 
 class BatchNorm(nn.Module):
@@ -81,9 +80,9 @@ def normalize(
 
 def _forward(x, scale, bias, center, epsilon, activation, axis_name):
     offset = centered(x, center)
-    sums = again(channel_sums(offset, jnp.square(offset)))
+    sums = channel_sums(offset, jnp.square(offset))
     count = values_per_channel(x, axis_name)
-    mean, mean_square = (total / count for total in totals(sums, axis_name))
+    mean, mean_square = (total / count for total in of_all(sums, axis_name))
     var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     mean, var, inverse, factor, shift = again((mean, var, inverse, scale * inverse, bias - mean * (scale * inverse)))
@@ -102,8 +101,8 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
         return offset, pullback(gradient)[0].astype(jnp.float32)
 
     offset, gradient = before_activation(x, gradients[0])
-    sums = totals(again(channel_sums(gradient * offset, gradient)), None)  # of this device; the next two are of all
-    with_offset, level = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    sums = channel_sums(gradient * offset, gradient)  # of this device; the next two are of all
+    with_offset, level = of_all(sums, axis_name)
     count = values_per_channel(x, axis_name)
     slope = (with_offset - mean * level) * inverse * inverse / count
     of_scale = (sums[0] - mean * sums[1]) * inverse
@@ -116,6 +115,11 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
 
 
 normalize.defvjp(_forward, _backward)
+
+
+def of_all(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Return the sums over all devices of the mapped axis, if there is one."""
+    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
 
 def again(values: Any) -> Any:
@@ -142,34 +146,18 @@ def values_per_channel(x: jax.Array, axis_name: str | None) -> int:
 
 
 def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the sums per channel of two arrays (batch, H, W, C) over groups of pixels, (groups, C) each.
+    """Return the sums per channel of two arrays (batch, H, W, C) of the same dtype, (C,) each.
 
-    On one GPU they are one reduction of pairs: two would end in a kernel each. Its groups are few, so that the kernel
-    that uses the `totals` can add them up. For several GPUs XLA gathers what each has of a pair instead of adding it
-    up, so there, and where pairs have not been tried, the sums are separate.
+    On a GPU both are one sum of complex numbers: two sums would end in a kernel each. On one GPU the pixels are summed
+    in groups, so few that the kernel that uses the sums can add the groups up. XLA adds up fewer than 32 rows where it
+    uses their sum, and others in a kernel.
     """
-    if jax.default_backend() != "gpu" or jax.device_count() > 1:
-        return a.sum((0, 1, 2))[None], b.sum((0, 1, 2))[None]
+    if jax.default_backend() != "gpu":
+        return a.sum((0, 1, 2)), b.sum((0, 1, 2))
+    pairs = jax.lax.complex(a, b)
     rows = a.size // a.shape[-1]
-    groups = 1 if a.size > LARGE else math.gcd(rows, min(GROUPS, max(rows // 32, 1)))
-    pairs = tuple(values.reshape(groups, rows // groups, -1) for values in (a, b))
-    zero = jnp.zeros((), a.dtype)
-    return jax.lax.reduce(pairs, (zero, zero), _add_pairs, (1,))
-
-
-def _add_pairs(left: tuple, right: tuple) -> tuple:
-    return left[0] + right[0], left[1] + right[1]
-
-
-def totals(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Return the sums over all groups, and all devices of the mapped axis, (C,) each.
-
-    XLA adds up fewer than 32 rows where it uses the sum, and others in a kernel.
-    """
-
-    def total(groups: jax.Array) -> jax.Array:
-        first, *others = (some.sum(0) for some in jnp.split(groups, max(len(groups) // 16, 1)))
-        return sum(others, first)
-
-    found = total(sums[0]), total(sums[1])
-    return found if axis_name is None else jax.lax.psum(found, axis_name)
+    groups = math.gcd(rows, min(GROUPS, max(rows // 32, 1))) if jax.device_count() == 1 else 1
+    sums = again(pairs.reshape(groups, rows // groups, -1).sum(1))
+    first, *others = (some.sum(0) for some in jnp.split(sums, max(groups // 16, 1)))
+    total = sum(others, first)
+    return total.real, total.imag

@@ -1,20 +1,31 @@
-"""Small arrays of a tree put together in one, so that a compiled program changes them all at once.
+"""Small arrays of a tree put together, so that a compiled program changes many of them at once.
 
 A network has dozens of arrays with a value for each channel: scales, biases, statistics, and what an optimiser keeps
 of them. Each would be a kernel or two of a training step, and take the time of its launch.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import chex
 import jax
-from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
 
-Packed = dict[str, Any]  # "large": the arrays with two or more axes; a dtype: all others of it, as one vector
+TOGETHER = 48  # arrays at most: XLA makes no single kernel of all that changes a vector of many more
+WORD = jnp.dtype("uint32")
 
 
-def packing(tree: chex.ArrayTree) -> tuple[Callable[[chex.ArrayTree], Packed], Callable[[Packed], chex.ArrayTree]]:
+class Packed(NamedTuple):
+    """The arrays of a tree."""
+
+    large: list[jax.Array]  # those with two or more axes, and those whose values are no words of 32 bits
+    vectors: list[jax.Array]  # the bits of all others, uint32
+
+
+def packing(
+    tree: chex.ArrayTree,
+) -> tuple[Callable[[chex.ArrayTree], Packed], Callable[[Packed], chex.ArrayTree]]:
     """Return `pack` and its inverse `unpack`, for trees with the structure, shapes and dtypes of `tree`.
 
     Only on a GPU: a CPU takes longer for it, and for others both return what they get.
@@ -22,33 +33,31 @@ def packing(tree: chex.ArrayTree) -> tuple[Callable[[chex.ArrayTree], Packed], C
     if jax.default_backend() != "gpu":
         return (lambda tree: tree), (lambda packed: packed)
     example, structure = jax.tree.flatten(tree)
-    places: dict[str, list[int]] = {"large": []}
-    for place, leaf in enumerate(example):
-        places.setdefault(str(leaf.dtype) if leaf.ndim < 2 else "large", []).append(place)
-    vectors = [name for name in places if name != "large"]
-    unravel = {name: ravel_pytree([example[place] for place in places[name]])[1] for name in vectors}
+    small = [place for place, leaf in enumerate(example) if leaf.ndim < 2 and leaf.dtype.itemsize == WORD.itemsize]
+    large = sorted(set(range(len(example))) - set(small))
+    groups = [small[start : start + TOGETHER] for start in range(0, len(small), TOGETHER)]
 
     def pack(tree: chex.ArrayTree) -> Packed:
         leaves = jax.tree.leaves(tree)
-        groups = {name: [leaves[place] for place in some] for name, some in places.items()}
-        return groups | {name: ravel_pytree(groups[name])[0] for name in vectors}
+        words = [[jax.lax.bitcast_convert_type(leaves[place].ravel(), WORD) for place in group] for group in groups]
+        return Packed([leaves[place] for place in large], [jnp.concatenate(group) for group in words])
 
     def unpack(packed: Packed) -> chex.ArrayTree:
-        leaves = [None] * len(example)
-        for name, some in places.items():
-            values = packed[name] if name == "large" else unravel[name](packed[name])
-            for place, value in zip(some, values, strict=True):
-                leaves[place] = value
-        return jax.tree.unflatten(structure, leaves)
+        leaves = dict(zip(large, packed.large, strict=True))
+        for group, vector in zip(groups, packed.vectors, strict=True):
+            ends = np.cumsum([example[place].size for place in group])
+            for place, words in zip(group, jnp.split(vector, ends[:-1]), strict=True):
+                leaf = example[place]
+                leaves[place] = jax.lax.bitcast_convert_type(words, leaf.dtype).reshape(leaf.shape)
+        return jax.tree.unflatten(structure, [leaves[place] for place in range(len(example))])
 
     return pack, unpack
 
 
 def together(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Return `tree`, whose small arrays are parts of one on a GPU, which is computed before any of them is used."""
+    """Return `tree`, whose small arrays are parts of a few on a GPU, computed before any of them is used."""
     if jax.default_backend() != "gpu":
         return tree
     pack, unpack = packing(tree)
     packed = pack(tree)
-    large = {"large": packed.pop("large")}
-    return unpack(jax.lax.optimization_barrier(packed) | large)
+    return unpack(packed._replace(vectors=jax.lax.optimization_barrier(packed.vectors)))

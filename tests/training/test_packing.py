@@ -1,10 +1,11 @@
-"""Small arrays as one vector of their dtype, and back."""
+"""Small arrays as vectors of words, and back."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from resnet_flax.training import packing as packing_module
 from resnet_flax.training.packing import packing, together
 
 TREE = {
@@ -22,15 +23,13 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
-def test_small_arrays_of_a_dtype_are_one_vector():
+@pytest.mark.parametrize(("most", "sizes"), [(48, [6]), (2, [5, 1])])
+def test_small_arrays_are_a_few_vectors(most, sizes, monkeypatch):
+    monkeypatch.setattr(packing_module, "TOGETHER", most)
     pack, unpack = packing(TREE)
     packed = pack(TREE)
-    assert {name: value.shape for name, value in packed.items() if name != "large"} == {
-        "bfloat16": (1,),
-        "float32": (5,),
-        "int32": (1,),
-    }
-    assert packed["large"][0] is TREE["kernel"]
+    assert [vector.size for vector in packed.vectors] == sizes
+    assert [leaf.dtype for leaf in packed.large] == [jnp.bfloat16, jnp.float32]
     same(unpack(packed))
 
 
