@@ -5,6 +5,7 @@ from collections.abc import Callable
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
@@ -16,16 +17,16 @@ from resnet_flax.training.step import Totals, TrainState
 # (state, totals, batch, scheduled, constants, kernels) -> (state, totals). Trees of arrays are what schedules say of
 # this step, and what every step takes; `kernels`, (), are those of the state in the dtype of the network.
 Step = Callable[..., tuple[TrainState, Totals]]
-# An epoch (from 0) -> what schedules say of its steps, arrays (steps, ...).
-Scheduled = Callable[[int], chex.ArrayTree]
+# An epoch (from 0) -> what schedules say of its steps, (steps,) float32 each.
+Scheduled = Callable[[int], dict[str, np.ndarray]]
 # (state, totals, most) -> (state, totals, steps sent): one dispatch of further steps of the epoch, `most` or as many as
 # it always has. The state given to it is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
-def at(rates: chex.ArrayTree, position: chex.Numeric) -> chex.ArrayTree:
+def at(rates: dict[str, np.ndarray], position: int) -> dict[str, np.float32]:
     """Return what schedules say of one step, given that of all steps of its epoch."""
-    return jax.tree.map(lambda values: values[position], rates)
+    return {name: values[position] for name, values in rates.items()}
 
 
 def host_steps(
@@ -74,11 +75,13 @@ def device_steps(
 
     def steps(state, totals, arrays, order, rates, epoch, position, count, constants):
         pack, unpack = packing((state, totals))
+        table = jnp.stack(list(rates.values()), axis=1)  # a row for each step, which is read at once
 
         def one(index, carry):
             packed, kernels = carry
             batch = feed.batch(arrays, order, epoch, position + index)
-            state, totals = step(*unpack(packed), batch, at(rates, position + index), constants, kernels)
+            now = dict(zip(rates, table[position + index], strict=True))
+            state, totals = step(*unpack(packed), batch, now, constants, kernels)
             after = pack((state, totals)), rounded(state)
             if length < 2:
                 return after
