@@ -119,7 +119,10 @@ normalize.defvjp(_forward, _backward)
 
 def of_all(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
     """Return the sums over all devices of the mapped axis, if there is one."""
-    return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    if axis_name is None:
+        return sums
+    first, second = jax.lax.psum(jnp.stack(sums), axis_name)
+    return first, second
 
 
 def again(values: Any) -> Any:
