@@ -1,8 +1,8 @@
-"""The memory of the process: freed blocks are kept for the next dispatch, and returned to the system after an epoch."""
+"""The memory of the process: freed blocks are kept for the next dispatch, and returned if that needs more than ever."""
 
 import ctypes
 import os
-from collections.abc import Callable
+from typing import Any
 
 # Parameters of mallopt with their values, from malloc.h of glibc.
 MALLOC_OPTIONS = (
@@ -28,12 +28,34 @@ def keep_freed_memory() -> None:
 
 
 def return_free_memory() -> None:
-    """Return all memory that is free at this moment to the system: gaps that no dispatch fits into add up otherwise."""
+    """Return all memory that is free at this moment to the system."""
     malloc_trim = c_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(ctypes.c_size_t(0))
 
 
-def c_function(name: str) -> Callable[..., int] | None:
+class Gaps:
+    """The free memory between blocks of the heap, after a dispatch.
+
+    Small blocks break gaps up, so sooner or later a dispatch does not fit into the one that another has left, and
+    takes new memory at the end of the heap. Those that nothing fits into would add up.
+    """
+
+    def __init__(self) -> None:
+        self.end = 0  # of the heap when it was largest, an address
+
+    def return_after_growth(self) -> None:
+        """Return free memory if the heap is larger than it has ever been here."""
+        sbrk = c_function("sbrk")
+        if sbrk is None:
+            return
+        sbrk.argtypes, sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
+        end = sbrk(0)
+        if end > self.end:
+            self.end = end
+            return_free_memory()
+
+
+def c_function(name: str) -> Any:
     """Return a function of the C library; None for one that it lacks, as musl and macOS lack these."""
     return getattr(ctypes.CDLL(None), name, None)

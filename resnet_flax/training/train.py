@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, UserError
-from resnet_flax.memory import return_free_memory
+from resnet_flax.memory import Gaps, return_free_memory
 from resnet_flax.parallel.devices import device_name
 from resnet_flax.parallel.processes import (
     max_over_processes,
@@ -46,8 +46,8 @@ from resnet_flax.workdir.results import read_results, write_results
 
 IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
 DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
-# On a CPU, where a step may take seconds.
-CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS = 1, 0.5
+# On a CPU, where a step may take seconds, and each dispatch in flight has its own memory.
+CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS = 0, 1.0
 
 
 def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] = ()) -> dict:
@@ -97,6 +97,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
             print_line("the run ended before its first checkpoint was saved: starting again")
         loop = Loop(run, tracking, start, checkpoints, stop)
         loop.fit()
+        checkpoints.wait()  # if the last one cannot be written, this says why
         chosen = best_row(loop.history, run.config.train.monitor) or loop.history[-1]
         if len(loop.history) < run.config.train.epochs:
             print_line(
@@ -136,6 +137,7 @@ class Loop:
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
         self.progress = Progress(tracking, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
+        self.gaps = Gaps()
         run_on_first_process(partial(self.progress.start, self.history))
 
     def fit(self) -> None:
@@ -183,6 +185,8 @@ class Loop:
             if len(in_flight) > most_in_flight:
                 done, totals, agreement = in_flight.popleft()
                 jax.block_until_ready(totals)
+                if on_cpu:
+                    self.gaps.return_after_growth()
                 signum, steps, show_progress = agreement()
                 self.stop.signum = self.stop.signum or signum
                 wanted_steps = max(1, int(self.progress.steps_per_second(done) * seconds))
