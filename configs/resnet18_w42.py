@@ -10,7 +10,7 @@ training set, shuffled together. It does not state:
 - The name of the schedule, which it plots: a cosine to 0 at the end of training.
 - The strengths of the augmentation: jitter 0.2 and hue 0.1, mild as in the other reports; translation ("slight") 10 %.
 
-This project: not yet measured.
+This project: resnet18_w42:fast 92.49 % (n = 1, 2 cores of AMD EPYC).
 """
 
 from resnet_flax.config import TRAININGS, fast, recipe
