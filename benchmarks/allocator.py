@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from benchmarks import recipes, record, step, throughput
-from resnet_flax.memory import Gaps
+from resnet_flax.memory import Heap
 from resnet_flax.training.run import Run
 from resnet_flax.training.train import CPU_DISPATCH_SECONDS
 
@@ -49,12 +49,12 @@ def ours(recipe: str, batch: int) -> Train:
     started = time.perf_counter()
     jax.block_until_ready(send(1))
     steps = max(1, round(CPU_DISPATCH_SECONDS / (time.perf_counter() - started)))
-    gaps = Gaps()
+    heap = Heap()
 
     def train() -> int:
         sent, result = send(steps)
         jax.block_until_ready(result)
-        gaps.return_after_growth()
+        heap.settle()
         return sent * batch
 
     return train

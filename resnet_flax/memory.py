@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import time
 from typing import Any
 
 # Parameters of mallopt with their values, from malloc.h of glibc.
@@ -34,18 +35,24 @@ def return_free_memory() -> None:
         malloc_trim(ctypes.c_size_t(0))
 
 
-class Gaps:
-    """The free memory between blocks of the heap, after a dispatch.
+class Heap:
+    """The memory that dispatches take and leave on a CPU.
 
-    Small blocks break gaps up, so sooner or later a dispatch does not fit into the one that another has left, and
-    takes new memory at the end of the heap. Those that nothing fits into would add up.
+    Small blocks break up what a dispatch leaves, so sooner or later the next one does not fit there, and takes new
+    memory at the end of the heap. Gaps that nothing fits into would add up.
     """
 
-    def __init__(self) -> None:
-        self.end = 0  # of the heap when it was largest, an address
+    FREEING = 0.002  # seconds within which XLA frees the memory of a dispatch once its results are known
 
-    def return_after_growth(self) -> None:
-        """Return free memory if the heap is larger than it has ever been here."""
+    def __init__(self) -> None:
+        self.end = 0  # when it was largest, an address
+
+    def settle(self) -> None:
+        """Wait until the memory of a dispatch that is done is free, for the next one to take the same.
+
+        Return all that is free to the system if the heap is larger than it has ever been here.
+        """
+        time.sleep(self.FREEING)
         sbrk = c_function("sbrk")
         if sbrk is None:
             return

@@ -69,17 +69,17 @@ def test_a_c_library_without_these_options_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     memory.keep_freed_memory()
     memory.return_free_memory()
-    memory.Gaps().return_after_growth()
+    memory.Heap().settle()
 
 
-def test_gaps_are_returned_when_the_heap_has_grown_beyond_its_largest(monkeypatch):
+def test_free_memory_is_returned_when_the_heap_has_grown_beyond_its_largest(monkeypatch):
     ends, returned = [], []
     monkeypatch.setattr(memory, "return_free_memory", lambda: returned.append(ends[-1]))
     monkeypatch.setattr(memory, "c_function", lambda name: {"sbrk": lambda change: ends[-1]}[name])
-    gaps = memory.Gaps()
+    heap = memory.Heap()
     for end in (10, 10, 30, 20, 30, 31):
         ends.append(end)
-        gaps.return_after_growth()
+        heap.settle()
     assert returned == [10, 30, 31]
 
 

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, UserError
-from resnet_flax.memory import Gaps, return_free_memory
+from resnet_flax.memory import Heap, return_free_memory
 from resnet_flax.parallel.devices import device_name
 from resnet_flax.parallel.processes import (
     max_over_processes,
@@ -137,7 +137,7 @@ class Loop:
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
         self.progress = Progress(tracking, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
-        self.gaps = Gaps()
+        self.heap = Heap()
         run_on_first_process(partial(self.progress.start, self.history))
 
     def fit(self) -> None:
@@ -186,7 +186,7 @@ class Loop:
                 done, totals, agreement = in_flight.popleft()
                 jax.block_until_ready(totals)
                 if on_cpu:
-                    self.gaps.return_after_growth()
+                    self.heap.settle()
                 signum, steps, show_progress = agreement()
                 self.stop.signum = self.stop.signum or signum
                 wanted_steps = max(1, int(self.progress.steps_per_second(done) * seconds))
