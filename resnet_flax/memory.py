@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep the memory that this process frees. Call it before JAX starts its threads.
 
     On a CPU, XLA allocates the buffers of a program at each dispatch and frees them at its end. By default glibc maps
-    and unmaps large ones, and the kernel clears every page again: up to half of the time of a training. An environment
-    that sets malloc's options is left alone; other C libraries and other allocators have no such options.
+    and unmaps large ones, and the kernel clears every page again: a tenth of the time with large batches. An
+    environment that sets malloc's options is left alone; other C libraries and other allocators have no such options.
     """
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return

@@ -162,8 +162,8 @@ class Loop:
     def train_epoch(self, epoch: int) -> None:
         """Train from where `state` is to the end of `epoch` (from 0), or until a stop is requested.
 
-        Several dispatches are in flight at a time. Clocks and signals differ between processes, which must all do the
-        same, so each dispatch carries a proposal, and the agreement is known when the dispatch is done.
+        On an accelerator several dispatches are in flight at a time. Clocks and signals differ between processes, which
+        must all do the same, so each dispatch carries a proposal, and the agreement is known when the dispatch is done.
         """
         on_cpu = jax.default_backend() == "cpu"
         most_in_flight, seconds = (CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS) if on_cpu else (IN_FLIGHT, DISPATCH_SECONDS)

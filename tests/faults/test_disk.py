@@ -65,6 +65,18 @@ def test_full_disk_loses_nothing(disk, undisturbed, capfd):
     assert end(workdir) == end(undisturbed())
 
 
+def test_last_checkpoint_that_could_not_be_written_is_not_called_missing(tmp_path, monkeypatch, capfd):
+    """It is written in the background, and the reason is known only once it is waited for."""
+
+    def wait(self):
+        raise UserError("No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "save", lambda self, checkpoint, best_step: None)
+    monkeypatch.setattr(Checkpoints, "wait", wait)
+    assert run(tmp_path / "run") == 1
+    assert capfd.readouterr().err == "error: No space left on device\n"
+
+
 def test_stop_that_could_not_be_saved_does_not_claim_that_it_was(disk, capfd):
     with at_step(3, lambda: (room(disk, 0), send(15)())):
         assert run(disk / "run") == 1
