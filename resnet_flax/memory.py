@@ -9,7 +9,8 @@ from typing import Any
 MALLOC_OPTIONS = (
     (-1, -1),  # M_TRIM_THRESHOLD: never return free memory to the system
     (-4, 0),  # M_MMAP_MAX: take large blocks from the heap, too
-    (-8, 1),  # M_ARENA_MAX: one heap for all threads, as the others return theirs in spite of the threshold
+    (-8, 3),  # M_ARENA_MAX: few heaps, as what is free in one is of no use to the threads of another
+    (-2, 128 * 2**20),  # M_TOP_PAD: twice the largest heap of a thread, or glibc returns an empty one all the same
 )
 
 
