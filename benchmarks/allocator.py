@@ -35,7 +35,7 @@ WAYS = {
     "glibc": "glibc.malloc.arena_test=8",
     "kept": "",
     "huge pages": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:"
-    "glibc.malloc.arena_max=3:glibc.malloc.top_pad=134217728",
+    "glibc.malloc.top_pad=134217728",
 }
 Train = Callable[[], int]  # trains for about a second, returns the number of images
 
@@ -54,7 +54,7 @@ def ours(recipe: str, batch: int) -> Train:
     def train() -> int:
         sent, result = send(steps)
         jax.block_until_ready(result)
-        heap.settle()
+        heap.trim_if_grown()
         return sent * batch
 
     return train

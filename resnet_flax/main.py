@@ -47,8 +47,10 @@ def run_command(argv: list[str]) -> None:
     from importlib import import_module
 
     from resnet_flax.cache import keep_compiled_programs
+    from resnet_flax.memory import keep_freed_memory
 
     keep_compiled_programs()
+    keep_freed_memory()
     verb, jobs, options = parse(argv)
     name = verb.replace("-", "_")
     function = getattr(import_module(f"resnet_flax.commands.{name}"), name)
@@ -110,9 +112,6 @@ def console() -> NoReturn:
         signal.signal(signal.SIGINT, end_at_once)
     use_utf8()
     open_standard_streams()
-    from resnet_flax.memory import keep_freed_memory
-
-    keep_freed_memory()
     code = main(sys.argv[1:])
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)  # Python takes a moment to end, too

@@ -2,25 +2,28 @@
 
 import ctypes
 import os
-import time
 from typing import Any
+
+import jax
 
 # Parameters of mallopt with their values, from malloc.h of glibc.
 MALLOC_OPTIONS = (
     (-1, -1),  # M_TRIM_THRESHOLD: never return free memory to the system
     (-4, 0),  # M_MMAP_MAX: take large blocks from the heap, too
-    (-8, 3),  # M_ARENA_MAX: few heaps, as what is free in one is of no use to the threads of another
     (-2, 128 * 2**20),  # M_TOP_PAD: twice the largest heap of a thread, or glibc returns an empty one all the same
 )
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep the memory that this process frees. Call it before JAX starts its threads.
+    """Have glibc keep the memory that this process frees. Call it before JAX looks for devices.
 
     On a CPU, XLA allocates the buffers of a program at each dispatch and frees them at its end. By default glibc maps
-    and unmaps large ones, and the kernel clears every page again: a tenth of the time with large batches. An
-    environment that sets malloc's options is left alone; other C libraries and other allocators have no such options.
+    and unmaps large ones, and the kernel clears every page again: a third of the time with large batches. Only the heap
+    of the main thread takes blocks of more than 64 MB, so programs run in the thread that calls them, not in JAX's own.
+
+    An environment that sets malloc's options is left alone; other C libraries and other allocators have no such options.
     """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return
     mallopt = c_function("mallopt")
@@ -43,17 +46,11 @@ class Heap:
     memory at the end of the heap. Gaps that nothing fits into would add up.
     """
 
-    FREEING = 0.002  # seconds within which XLA frees the memory of a dispatch once its results are known
-
     def __init__(self) -> None:
         self.end = 0  # when it was largest, an address
 
-    def settle(self) -> None:
-        """Wait until the memory of a dispatch that is done is free, for the next one to take the same.
-
-        Return all that is free to the system if the heap is larger than it has ever been here.
-        """
-        time.sleep(self.FREEING)
+    def trim_if_grown(self) -> None:
+        """Return all that is free to the system if the heap is larger than it has ever been here."""
         sbrk = c_function("sbrk")
         if sbrk is None:
             return

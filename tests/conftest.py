@@ -23,8 +23,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 from resnet_flax.cache import keep_compiled_programs
 from resnet_flax.memory import keep_freed_memory
 
-keep_freed_memory()  # before JAX starts its threads
 keep_compiled_programs()  # before the first program: jax decides then
+keep_freed_memory()
 
 CACHE = Path(os.environ["XDG_CACHE_HOME"])
 

@@ -186,7 +186,7 @@ class Loop:
                 done, totals, agreement = in_flight.popleft()
                 jax.block_until_ready(totals)
                 if on_cpu:
-                    self.heap.settle()
+                    self.heap.trim_if_grown()
                 signum, steps, show_progress = agreement()
                 self.stop.signum = self.stop.signum or signum
                 wanted_steps = max(1, int(self.progress.steps_per_second(done) * seconds))
