@@ -21,7 +21,7 @@ def keep_freed_memory() -> None:
     and unmaps large ones, and the kernel clears every page again: a third of the time with large batches. Only the heap
     of the main thread takes blocks of more than 64 MB, so programs run in the thread that calls them, not in JAX's own.
 
-    An environment that sets malloc's options is left alone; other C libraries and other allocators have no such options.
+    If the environment sets options of malloc, they stay as they are. Other C libraries have none of these.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
