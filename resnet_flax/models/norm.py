@@ -109,7 +109,9 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
     slope, level, of_scale, of_bias = again(
         (factor * slope, factor * (mean * slope - level / count), of_scale, sums[1])
     )
-    offset, gradient = before_activation(*again((x, gradients[0])))
+    # Without an activation there is nothing to compute again of the gradient, which two norms of a sum can then share.
+    x, gradient = (again(x), gradients[0]) if activation is identity else again((x, gradients[0]))
+    offset, gradient = before_activation(x, gradient)
     of_x = factor * gradient - slope * offset + level
     return of_x.astype(x.dtype), of_scale, of_bias, jnp.zeros_like(center)
 
