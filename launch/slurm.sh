@@ -32,11 +32,11 @@ if [[ -n ${DRY_RUN:-} ]]; then
   exit
 fi
 
+requeue=
+trap 'kill -TERM "$!"' TERM # before the run starts, as $! is the run from that moment on
+trap 'requeue=1; kill -TERM "$!"' USR1
 "${command[@]}" &
 step=$!
-requeue=
-trap 'kill -TERM "$step"' TERM
-trap 'requeue=1; kill -TERM "$step"' USR1
 code=0
 wait "$step" || code=$?
 while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, and the run is saving
