@@ -79,13 +79,16 @@ def of_reports() -> Iterator[Point]:
 
 
 def of_runs(results: Path) -> Iterator[Point]:
-    """Yield the mean of the recorded runs of each recipe and device, and each finished run of a changed recipe."""
+    """Yield the mean of the recorded runs of each recipe and device, and each finished run of a changed recipe.
+
+    Runs with a teacher are left out: its answers, and its own training, are not in their FLOPs.
+    """
     found = runs.read(results)
     for group in accuracy.groups(found):
         flops = statistics.mean(recipes.training_flops(run.config) * run.images for run in group.runs)
         yield Point(group.recipe, HERE, flops, 100 * statistics.mean(group.values("test_accuracy")))
     for run in found:
-        if run.changes and "test_accuracy" in run.results:
+        if run.changes and not run.config.train.teacher and "test_accuracy" in run.results:
             flops = recipes.training_flops(run.config) * run.images
             yield Point(f"{run.recipe} changed", HERE, flops, 100 * run.results["test_accuracy"])
 
