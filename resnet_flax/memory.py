@@ -18,8 +18,9 @@ def keep_freed_memory() -> None:
     """Have glibc keep the memory that this process frees. Call it before JAX looks for devices.
 
     On a CPU, XLA allocates the buffers of a program at each dispatch and frees them at its end. By default glibc maps
-    and unmaps large ones, and the kernel clears every page again: a third of the time with large batches. Only the heap
-    of the main thread takes blocks of more than 64 MB, so programs run in the thread that calls them, not in JAX's own.
+    and unmaps large ones, and the kernel clears every page again: up to half of the time with large batches. Only the
+    heap of the main thread takes blocks of more than 64 MB, so programs run in the thread that calls them, not in one
+    of JAX's own.
 
     If the environment sets options of malloc, they stay as they are. Other C libraries have none of these.
     """

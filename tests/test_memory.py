@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 import subprocess
 import sys
 
@@ -50,6 +51,32 @@ def page_faults(**environment: str) -> list[int]:
     done = subprocess.run([sys.executable, "-c", FAULTS], env=os.environ | environment, capture_output=True, text=True)
     assert done.stderr == "error: list takes no flags and no arguments: what is 'nothing'?\n"
     return [int(count) for count in done.stdout.splitlines()[-1].split()]
+
+
+PROGRAM = """
+import ctypes, resource
+import jax
+import jax.numpy as jnp
+from resnet_flax import main
+
+assert main.main(["list", "nothing"]) == 1
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+product = jax.jit(lambda a, b: (a @ a.T) @ b)  # a temporary array of 128 MiB
+a, b = jnp.ones((5793, 4)), jnp.ones((5793, 1))
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    product(a, b).block_until_ready()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_most_programs_take_the_memory_of_the_one_before():
+    """Not all: a small block that stays may break it up."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    first, *others = (int(count) for count in done.stdout.split())
+    assert first >= 4 * PAGES
+    assert statistics.median(others) < PAGES
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns freed memory at once and can be told")
