@@ -115,6 +115,9 @@ class Pmap:
 
 PARALLEL: dict[str, Callable[[], Any]] = {"jit": Jit, "pmap": Pmap}
 
+# Vector instructions of x86 by their flag in /proc/cpuinfo, the fastest first.
+VECTORS = {"avx512_bf16": "AVX-512 and bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+
 
 @cache
 def compiler_options() -> dict[str, str] | None:
@@ -134,9 +137,9 @@ def compiler_options() -> dict[str, str] | None:
 
 
 def device_name() -> str:
-    """Return what all devices are called: "8 x NVIDIA H200", or "2 cores of AMD EPYC", as JAX says only "cpu".
+    """Return what all devices are called: "8 x NVIDIA H200", or "2 cores of Apple M4", as JAX says only "cpu".
 
-    Several devices that share a CPU, which is for tests, are "4 x cpu on 2 cores of AMD EPYC".
+    Several devices that share a CPU, which is for tests, are "4 x cpu on 2 cores of Apple M4".
     """
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     if kind != "cpu":
@@ -146,17 +149,28 @@ def device_name() -> str:
 
 
 def processor() -> str:
-    """Return the name of the processor, or its architecture if the system does not know it."""
+    """Return the name of the processor, or its architecture if the system does not know it.
+
+    On Linux with its vector instructions, "AMD EPYC with AVX-512": virtual machines hide the model, and generations of
+    one name differ by a factor of several.
+    """
     try:
         if platform.system() == "Darwin":
             asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
             name = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         else:
-            lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-            name = next((line.partition(": ")[2].strip() for line in lines if line.startswith("model name")), "")
+            name = described_processor(Path("/proc/cpuinfo").read_text(errors="replace"))
     except (OSError, subprocess.CalledProcessError):
         name = ""
     return name or platform.machine()
+
+
+def described_processor(cpuinfo: str) -> str:
+    """Return the name and vector instructions of the processor that /proc/cpuinfo describes, "" if it has no name."""
+    fields = dict(line.replace("\t", "").split(": ", 1) for line in cpuinfo.splitlines() if ": " in line)
+    name, flags = fields.get("model name", "").strip(), fields.get("flags", "").split()
+    vectors = next((instructions for flag, instructions in VECTORS.items() if flag in flags), "")
+    return f"{name} with {vectors}" if name and vectors else name
 
 
 def check_batch_size(size: int) -> None:
