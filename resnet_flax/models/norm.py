@@ -163,6 +163,6 @@ def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     rows = a.size // a.shape[-1]
     groups = math.gcd(rows, min(GROUPS, max(rows // 32, 1))) if jax.device_count() == 1 else 1
     sums = again(pairs.reshape(groups, rows // groups, -1).sum(1))
-    first, *others = (some.sum(0) for some in jnp.split(sums, max(groups // 16, 1)))
+    first, *others = (some.sum(0) for some in jnp.array_split(sums, max(groups // 16, 1)))  # fewer than 32 each
     total = sum(others, first)
     return total.real, total.imag

@@ -60,21 +60,25 @@ class Progress:
         if is_first_process():
             remove_progress(self.workdir)
 
-    def start_epoch(self, epoch: int, first_step: int) -> None:
-        """Begin `epoch` (from 0) at its step `first_step`, without a clock until start_clock."""
-        self.epoch, self.first_step, self.started = epoch, first_step, math.nan
+    def start_epoch(self, epoch: int) -> None:
+        """Begin `epoch` (from 0), without a clock until start_clock."""
+        self.epoch, self.first_step = epoch, self.steps
 
-    def start_clock(self) -> None:
-        """Count images from now on, and show the bar."""
-        self.started, self.shown = time.perf_counter(), -math.inf
-        self.open_bar(f"epoch {self.epoch + 1}/{self.epochs}", self.steps, self.first_step)
+    def start_clock(self, step: int) -> None:
+        """Measure the speed from now on, when the first `step` steps of the epoch are done, and show the bar."""
+        self.first_step, self.started, self.shown = step, time.perf_counter(), -math.inf
+        self.open_bar(f"epoch {self.epoch + 1}/{self.epochs}", self.steps, step)
+
+    def timed(self, step: int) -> bool:
+        """Return whether the clock has seen any of the first `step` steps of the epoch."""
+        return step > self.first_step
 
     def steps_per_second(self, step: int) -> float:
-        """Return the speed since the clock was started, when the first `step` steps of the epoch are done."""
-        return (step - self.first_step) / (time.perf_counter() - self.started)
+        """Return the speed up to now, when the first `step` steps of the epoch are done; NaN if none is timed."""
+        return (step - self.first_step) / (time.perf_counter() - self.started) if self.timed(step) else math.nan
 
     def images_per_second(self, step: int) -> float:
-        """Return the speed since the clock was started, when the first `step` steps of the epoch are done."""
+        """Return the speed up to now, when the first `step` steps of the epoch are done; NaN if none is timed."""
         return self.steps_per_second(step) * self.batch_size
 
     def due(self) -> bool:

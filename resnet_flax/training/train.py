@@ -44,10 +44,9 @@ from resnet_flax.workdir.identity import check_same_run
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
 from resnet_flax.workdir.results import read_results, write_results
 
-IN_FLIGHT = 4  # dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
+IN_FLIGHT = 4  # most dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
 DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
-# On a CPU, where a step may take seconds, and each dispatch in flight has its own memory.
-CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS = 0, 1.0
+CPU_DISPATCH_SECONDS = 1.0  # where a step may take seconds; none is ahead there, as each would have its own memory
 
 
 def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] = ()) -> dict:
@@ -136,6 +135,7 @@ class Loop:
         self.started = time.monotonic() - start.run.get("seconds", 0.0)
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
         self.advance = run.advance(start.step)
+        self.compiled = False  # by the first dispatch, whose time says nothing about the speed
         self.progress = Progress(tracking, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
         self.heap = Heap()
         run_on_first_process(partial(self.progress.start, self.history))
@@ -166,32 +166,40 @@ class Loop:
         must all do the same, so each dispatch carries a proposal, and the agreement is known when the dispatch is done.
         """
         on_cpu = jax.default_backend() == "cpu"
-        most_in_flight, seconds = (CPU_IN_FLIGHT, CPU_DISPATCH_SECONDS) if on_cpu else (IN_FLIGHT, DISPATCH_SECONDS)
+        seconds = CPU_DISPATCH_SECONDS if on_cpu else DISPATCH_SECONDS
         first_step = epoch * self.steps_per_epoch
-        sent = resumed_at = int(self.state.step) - first_step
+        sent = int(self.state.step) - first_step
         steps = wanted_steps = 1
         in_flight: deque[tuple[int, Totals, Callable[[], Proposal]]] = deque()
-        self.progress.start_epoch(epoch, resumed_at)
+        self.progress.start_epoch(epoch)
+        if self.compiled:
+            self.progress.start_clock(sent)
         while sent < self.steps_per_epoch and not self.stop.requested():
             if sent == 0:  # here, so that a run has one state and one sum at a step, however often it stops there
                 self.totals = self.run.parallel.replicate(Totals.zero())
             self.state, self.totals, taken = self.advance(self.state, self.totals, steps)
             self.stop.save_before_stopping()  # from here on: the first dispatch compiles, perhaps for a minute
-            if sent == resumed_at:
-                self.progress.start_clock()
             sent += taken
+            if not self.compiled:
+                jax.block_until_ready(self.totals)
+                self.compiled = True
+                self.progress.start_clock(sent)
             proposal = Proposal(self.stop.noted, wanted_steps, self.progress.due())
             in_flight.append((sent, self.totals, max_over_processes(proposal)))
-            if len(in_flight) > most_in_flight:
+            # Fewer where one takes longer than it should. All processes wait for the same ones: `steps` is agreed on.
+            most_in_flight = 0 if on_cpu else max(1, min(IN_FLIGHT, IN_FLIGHT * steps // taken))
+            while len(in_flight) > most_in_flight:
                 done, totals, agreement = in_flight.popleft()
                 jax.block_until_ready(totals)
                 if on_cpu:
                     self.heap.trim_if_grown()
                 signum, steps, show_progress = agreement()
                 self.stop.signum = self.stop.signum or signum
-                wanted_steps = max(1, int(self.progress.steps_per_second(done) * seconds))
                 if show_progress:
                     check_finite(self.run, self.workdir, totals)
+                if not self.progress.timed(done):
+                    continue
+                wanted_steps = max(1, int(self.progress.steps_per_second(done) * seconds))
                 if self.progress.due():
                     self.progress.show(done, totals, float(self.run.learning_rate(first_step + done - 1)))
         jax.block_until_ready(self.totals)

@@ -21,7 +21,7 @@ from resnet_flax.models import layers
 from resnet_flax.models.blocks import BLOCKS, SHORTCUTS, Block, avg_pool, max_pool
 from resnet_flax.models.convolution import convolution
 from resnet_flax.models.initializers import KERNEL_INITS
-from resnet_flax.models.norm import BatchNorm
+from resnet_flax.models.norm import BatchNorm, channel_sums
 from resnet_flax.models.resnet import ACTIVATIONS, ResNet
 
 IMAGE = (32, 32, 3)
@@ -218,6 +218,15 @@ def test_batch_norm_has_the_gradients_of_its_definition(activation, backend, dev
     assert ("complex" in str(jax.make_jaxpr(ours)(params, x))) == (backend == "gpu")
     found, expected = (jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x) for loss in (ours, defined))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 32, 50, 98, 100, 125, 150, 250, 300, 500])
+@pytest.mark.parametrize("pixels", [1, 4, 8])
+def test_a_gpu_sums_any_number_of_images_in_groups(batch, pixels, monkeypatch):
+    a, b = np.random.default_rng(0).normal(size=(2, batch, pixels, pixels, 2)).astype(np.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for found, values in zip(channel_sums(a, b), (a, b), strict=True):
+        np.testing.assert_allclose(found, values.sum((0, 1, 2), dtype=np.float64), rtol=1e-4, atol=1e-3)
 
 
 def test_batch_norm_of_bfloat16_is_that_of_float32_but_for_rounding():

@@ -158,8 +158,8 @@ def test_progress_is_written_now_and_then_and_removed_at_the_end(tmp_path, monke
     shown = []
     monkeypatch.setattr(progress, "write_progress", lambda folder, values: shown.append(values))
     with progress.Progress(Tracking(tmp_path, {}, []), epochs=2, steps_per_epoch=10, batch_size=8) as one:
-        one.start_epoch(0, 0)
-        one.start_clock()
+        one.start_epoch(0)
+        one.start_clock(0)
         for step, seconds in enumerate((0.1, 1, 1, 1, 1.5), 1):
             clock[0] += seconds
             one.show(step, totals, 0.1)

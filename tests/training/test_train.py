@@ -8,15 +8,18 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jax
 import pytest
 
 from benchmarks.faults.injection import at_step, send
 from resnet_flax.commands import train as command
 from resnet_flax.data.datasets import load
 from resnet_flax.main import main, parse
+from resnet_flax.training import train as training
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 from resnet_flax.training.train import out_of_patience
@@ -180,6 +183,40 @@ def test_terminal_shows_a_bar(tmp_path, monkeypatch):
     assert "\r" in text
     assert re.search(r"loss \d\.\d{4} acc [\d.]+% lr \S+ [\d,]+ img/s \S+ left", text)
     assert text.count("  val ") == 3
+
+
+def test_a_dispatch_on_a_slow_cpu_is_no_longer_than_it_should_be(tmp_path, monkeypatch, capsys):
+    """Or a signal would be answered late; and the speed counts no step that it has not timed."""
+    advance_of, sent = Run.advance, []
+
+    def slow(run, first_step):
+        advance = advance_of(run, first_step)
+
+        def after_a_while(state, totals, most):
+            *after, taken = jax.block_until_ready(advance(state, totals, most))
+            time.sleep(0.02 * taken)
+            sent.append(taken)
+            return *after, taken
+
+        return after_a_while
+
+    monkeypatch.setattr(Run, "advance", slow)
+    monkeypatch.setattr(training, "CPU_DISPATCH_SECONDS", 0.06)
+    words = [*SMALL, "--config.train.batch_size=8", "--config.train.epochs=2"]
+    assert main([*words, f"--workdir={tmp_path}"]) == 0
+    assert sum(sent) == 64
+    assert max(sent) <= 3
+    speeds = re.findall(r"([\d,]+) img/s", capsys.readouterr().out)
+    assert len(speeds) == 2
+    assert max(float(speed.replace(",", "")) for speed in speeds) <= 8 / 0.02
+
+
+def test_an_epoch_of_one_step_that_compiles_has_no_speed(tmp_path, capsys):
+    words = [*SMALL, "--config.train.batch_size=256", "--config.train.epochs=2"]
+    assert main([*words, f"--workdir={tmp_path}"]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch "))
+    assert "img/s" not in first
+    assert "img/s" in second
 
 
 def test_diverging_run_has_its_own_exit_code(tmp_path, capsys):
