@@ -72,6 +72,6 @@ def teacher_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 
 def config_changes(old: dict, new: dict) -> list[str]:
-    """Return "config.field: old -> new" for each field that differs; one that `old` lacks had today's default."""
+    """Return "config.field: old -> new" for each field that differs; one missing in `old` had today's default."""
     defaults = json.loads(config_to_json(FrozenConfigDict(get_config())))
     return differences(flatten(defaults) | flatten(old), new)
