@@ -3,7 +3,7 @@
 #
 #   BUCKET=gs://my-bucket/resnet launch/spot.sh --config=configs/preact.py
 #
-# Leave it running, or start the same command again: it queues for the TPU, queues again whenever that is taken away, and
+# Leave it running, or start the same command again: it queues for the TPU, requeues whenever that is taken away, and
 # deletes it when the run has ended. Its exit code is that of the run. The workdir is on the first host, which copies it
 # to BUCKET/runs each minute, and the log to BUCKET/train.log; a TPU that comes back begins with that copy.
 #

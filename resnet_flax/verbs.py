@@ -20,10 +20,10 @@ class Flag(NamedTuple):
 class Verb(NamedTuple):
     """A verb: the function of its name in the module of its name in resnet_flax.commands.
 
-    The function is called with a config, a workdir and the verb's own flags. `words` says what the words after the verb
-    on the command line are: for "workdirs" it gets a list of jobs instead of config and workdir; "files" or "fields" it
-    gets as one more argument, with fields also `recipe`, the flags that set the config. A verb for a `trained` network
-    uses the config in the workdir, never a recipe. A `standalone` verb has no flags and no arguments.
+    The function is called with a config, a workdir and the verb's own flags. `words` says what follows the verb on the
+    command line: for "workdirs", the function gets a list of jobs instead of config and workdir; "files" and "fields"
+    are passed as one more argument, fields together with `recipe`, the flags that set the config. A verb for a
+    `trained` network uses the config in the workdir, never a recipe. A `standalone` verb has no flags and no arguments.
     """
 
     summary: str

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
                 test=placeholder(str),  # evaluated once, at the end; "" for none
                 classes=placeholder(tuple),  # names of the classes; None: those of the dataset
                 image_size=32,  # pixels, height and width; images in folders are resized to it
-                train_examples=0,  # use only the first training examples, this many; 0 for all
+                train_examples=0,  # use only this many training examples, the first ones; 0 for all
                 feed="auto",  # batches from the "device", or the host ("tfdata"); "auto": device if the images fit
                 policy="crop(4)|flip|normalize(auto)",  # augmentation, from left to right; see data/augment/policy.py
                 concat_original=False,  # an epoch is the augmented and the original examples, shuffled together

@@ -138,9 +138,9 @@ def again(values: Any) -> Any:
 
 
 def centered(x: jax.Array, center: jax.Array) -> jax.Array:
-    """Return float32 `x` minus the center, so that mean square minus squared mean keeps the digits of the variance.
+    """Return `x` in float32, minus the center so that mean square less squared mean keeps the digits of the variance.
 
-    Lower-precision values are only converted to float32: where their mean is large compared with their deviation, they
+    Only float32 values are centred: where the mean of lower-precision ones is large compared with their deviation, they
     have lost more digits already.
     """
     return x - center if x.dtype == jnp.float32 else x.astype(jnp.float32)

@@ -49,7 +49,7 @@ class Windows(NamedTuple):
 
 @dataclass
 class Tensor:
-    """A value that depends on the images: scale x source + shift, with one scale and shift for all channels or each."""
+    """A value that depends on the images: scale x source + shift, where both are one number or one per channel."""
 
     shape: Shape  # as JAX has it, with BATCH for the batch
     source: str | Linear | Windows  # a str is the name of a tensor in the graph

@@ -94,7 +94,7 @@ def is_state_dict(value: object) -> bool:
 
 
 def choose(file: Path, found: dict[str, dict], key: str) -> dict:
-    """Return the state_dict under `key`, or the only one; UserError if there is none or the choice is open."""
+    """Return the state_dict under `key`, or the only one; UserError if there is none, or several and no `key`."""
     if not found:
         raise UserError(f"{file} holds no state_dict: save one with torch.save(model.state_dict(), ...)")
     if not key and len(found) > 1:

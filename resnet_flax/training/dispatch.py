@@ -1,4 +1,4 @@
-"""Send training steps to the devices: one at a time with a batch from the host, or many if the data are there."""
+"""Send training steps to the devices: one at a time with a batch from the host, or many with the data on them."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ def host_steps(
 
 
 def group_length(steps_per_epoch: int) -> int:
-    """Return the length of a group, 8 to 16 if there are that many steps, with which an epoch's last wastes fewest."""
+    """Return the group length that wastes the fewest steps at the end of an epoch, 8 to 16 if there are so many."""
     longest, shortest = min(16, steps_per_epoch), min(8, steps_per_epoch)
     return min(range(longest, shortest - 1, -1), key=lambda length: -steps_per_epoch % length)
 

@@ -15,7 +15,7 @@ from resnet_flax.text import print_line
 class StopRequest:
     """A context in which signals are noted, to be answered between two steps; a second Ctrl-C stops at once.
 
-    Each process `noted` a signal of its own, and acts on `signum`, on which all processes agree.
+    Each process has a signal that it `noted` itself, and acts on `signum`, on which all processes agree.
 
     Python handles a signal between two of its own instructions, and so not while XLA compiles, perhaps for a minute.
     Until there is work to save (see `save_before_stopping`), a thread woken by the system ends the process instead.

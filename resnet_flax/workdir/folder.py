@@ -76,7 +76,7 @@ def remove_leftovers(workdir: Path) -> None:
 
 
 def is_another_process(pid: int) -> bool:
-    """Return whether a process other than this one has this ID; containers reuse them."""
+    """Return whether a process other than this one has this ID; in a container, this one may have got it again."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
