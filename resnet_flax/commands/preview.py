@@ -56,7 +56,7 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
 
 
 def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) -> tuple[np.ndarray, list[str]]:
-    """Return the first images as in `epoch`, pixels from 0 to 1, and a caption for each: its classes if mixed."""
+    """Return the first images as in `epoch`, pixels from 0 to 1, and their captions: classes and shares if mixed."""
     data, first = stream.split, np.arange(stream.batch_size, dtype=np.int32)
     batch = stream.batch(np, data.images, data.labels, epoch, first)
     images, *others = (np.roll(batch["image"], number, axis=0) for number in range(mixing.images))
