@@ -1,9 +1,9 @@
 """Train a recipe and changes of it with the same seeds, and compare: python -m benchmarks.ablation --base=preact:fast
     --change="--config.train.label_smoothing=0" --change="--config.train.mixup=0.2 --config.train.epochs=20"
 
-Each --change is one row, of one or more --config.FIELD=VALUE; what stands outside of a --change applies to all rows.
-The recipe itself comes first, then every change, with seed 0, then all with seed 1, and so on up to --seeds, so that a
-slower hour of the machine is shared by all.
+Each --change is one row, of one or more --config.FIELD=VALUE; anything outside a --change applies to all rows. The
+recipe itself and then every change run with seed 0, then all with seed 1, and so on up to --seeds, so that all share a
+slower hour of the machine.
 
 The test split is not used. Runs are compared by their accuracy after the last epoch on a part of the training images
 that they do not train on: the validation split of the recipe, or the last tenth of the training images if it has none.
@@ -11,8 +11,8 @@ No epoch is chosen, so nothing is selected on that part within a run.
 
 The same command resumes: a run that was stopped continues in its folder below --workdir, and a finished one is not
 repeated. Each finished run is a line of ablation.jsonl in the folder --output. The table at the end shows for each
-change the mean difference from the recipe with the same seed, its standard error, and the time of training: that of the
-fastest run, and none where the machine had more to do than cores when a run began.
+change the mean difference from the recipe with the same seed, its standard error, and the training time of the fastest
+run, unless the machine had more processes to run than cores when a run began.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def outcome(workdir: Path) -> dict:
 
 
 def compared(lines: Sequence[dict], base: str, shared: Sequence[str], changes: Sequence[str]) -> str:
-    """Return the table of the recipe, "", and its `changes` from the lines of the journal."""
+    """Return the table of the recipe, whose change is "", and of its `changes`, from the lines of the journal."""
     found = {
         (line["case"]["change"], line["case"]["seed"]): line["found"] | {"alone": was_alone(line["made"])}
         for line in lines
@@ -88,7 +88,7 @@ def was_alone(made: dict) -> bool:
 
 
 def tables(lines: Sequence[dict]) -> str:
-    """Return a table for each recipe with what applies to all its rows, in the order of the journal."""
+    """Return a table for each recipe and whatever applies to all its rows, in the order of the journal."""
     groups: dict[tuple[str, str], list[str]] = {}
     for case in (line["case"] for line in lines):
         changes = groups.setdefault((case["base"], case["shared"]), [])
@@ -100,7 +100,7 @@ def tables(lines: Sequence[dict]) -> str:
 
 
 def row(change: str, base: str, found: dict[tuple[str, int], dict]) -> list[str]:
-    """Return the row of a change, of the seeds with which both it and the recipe have run."""
+    """Return the row of a change, over the seeds with which both it and the recipe have run."""
     seeds = sorted(seed for name, seed in found if name == change and ("", seed) in found)
     name = f"`{change}`".replace("|", r"\|") if change else f"none ({base})"
     if not seeds:

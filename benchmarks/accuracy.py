@@ -1,4 +1,4 @@
-"""The test accuracy of recorded runs, in the words and tables of the documents."""
+"""The test accuracy of recorded runs, as text and tables for the documents."""
 
 import statistics
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def reported(recipe: str) -> str:
 
 
 def trained(found: Sequence[Recorded]) -> str:
-    """A row for each recipe and device: mean and deviation over the seeds, beside its report."""
+    """Return a row for each recipe and device: mean and deviation over the seeds, beside its report."""
     rows = [
         [
             group.recipe,
@@ -68,7 +68,7 @@ def trained(found: Sequence[Recorded]) -> str:
 
 
 def changed(found: Sequence[Recorded]) -> str:
-    """A line for each finished run whose config is that of no recipe."""
+    """Return a line for each finished run whose config is not that of any recipe."""
     return "".join(changed_line(run) for run in found if "test_accuracy" in run.results and run.changes)
 
 
@@ -83,7 +83,7 @@ def changed_line(run: Recorded) -> str:
 
 
 def unfinished(found: Sequence[Recorded]) -> str:
-    """A line for each run in progress: how far it is, and the command that trains on."""
+    """Return a line for each run in progress: how far it is, and the command that continues it."""
     return "".join(unfinished_line(run) for run in found if not run.results)
 
 
@@ -101,7 +101,7 @@ def link(run: Recorded) -> str:
 
 
 def statement(name: str, found: Sequence[Recorded]) -> str:
-    """Return what the docstring of configs/NAME.py says about the accuracy that this project has measured."""
+    """Return the statement in the docstring of configs/NAME.py on the accuracy that this project has measured."""
     measured = [
         f"{group.recipe} {group.accuracy()} % (n = {len(group.runs)}, {group.device})"
         for group in groups(found)

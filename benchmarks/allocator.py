@@ -1,11 +1,11 @@
-"""Measure what keeping freed memory gives a training on a CPU: python -m benchmarks.allocator [--batches=32,256]
+"""Measure how keeping freed memory speeds up training on a CPU: python -m benchmarks.allocator [--batches=32,256]
 
-way   glibc       as glibc is by default: large blocks are returned to the system when they are freed
+way   glibc       glibc's default: large blocks are returned to the system when they are freed
       kept        as `resnet_flax.memory` sets it: free memory stays with the process
       huge pages  the same, in pages of 2 MiB, by the variable GLIBC_TUNABLES
 
-A process for each way trains a recipe on random images; beside them, if PyTorch is installed, it trains the same
-network on one batch. The processes take turns, so noise of the machine affects all alike, and medians are logged.
+For each way, a process trains a recipe on random images and, if PyTorch is installed, another has PyTorch train the
+same network on one batch. The processes take turns, so noise affects all alike, and medians are logged.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from resnet_flax.memory import Heap
 from resnet_flax.training.run import Run
 from resnet_flax.training.train import CPU_DISPATCH_SECONDS
 
-# Way -> GLIBC_TUNABLES. Any option of malloc's keeps ours away; the first one is glibc's default.
+# Way -> GLIBC_TUNABLES. Any option of malloc disables ours; the first one here is glibc's default.
 WAYS = {
     "glibc": "glibc.malloc.arena_test=8",
     "kept": "",
@@ -77,7 +77,7 @@ FRAMEWORKS = {"jax": ours, "torch": theirs}
 
 
 def measure(train: Train, seconds: float) -> dict[str, float]:
-    """Train for about `seconds`; return the speed, and what the kernel did for it."""
+    """Train for about `seconds`; return the speed, and the kernel's work for it."""
     images, started, before = 0, time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
     while not images or time.perf_counter() - started < seconds:
         images += train()
@@ -108,7 +108,7 @@ def serve(framework: str, recipe: str, batch: int) -> None:
 
 @contextmanager
 def serving(framework: str, recipe: str, batch: int, way: str) -> Iterator[Callable[[float], dict[str, float]]]:
-    """Start a process in which malloc works in this `way`; yield what measures there for some seconds."""
+    """Start a process in which malloc works in this `way`; yield a function that measures there for some seconds."""
     command = [sys.executable, "-m", "benchmarks.allocator", f"--serve={framework},{recipe},{batch}"]
     environment = os.environ | {"GLIBC_TUNABLES": WAYS[way]}
     with subprocess.Popen(

@@ -1,18 +1,18 @@
-"""Say what XLA makes of the training loop: python -m benchmarks.compiled --target=h200 [--recipes=preact] ...
+"""Show what XLA makes of the training loop: python -m benchmarks.compiled --target=h200 [--recipes=preact] ...
 
 Compiles the program that training runs, the loop over order, gather, augmentation and step, for devices that need not
-be there (see targets.py), and reads the result. Nothing is executed, and only compile_seconds is a measured time.
+be present (see targets.py), and reads the result. Nothing is executed, and only compile_seconds is a measured time.
 
   h200, h200:8     in an environment with '.[cuda13]'; no GPU and no driver are needed
   v5e:2x4, v6e:2x2 in an environment with '.[tpu]'; TPU_SKIP_MDS_QUERY=1 is set
 
-kernels  what a device executes one after the other in a step: fusions, convolutions of cuDNN, matrix products, copies
+kernels  what a device executes one after another in a step: fusions, convolutions of cuDNN, matrix products, copies
 MB       operands and results of all kernels; of an array that is only indexed, the part that is read
 
 Words such as --config.model.widths=(8,16) change the recipe, and XLA_FLAGS the compiler; both are logged. The log has a
-line of each program for every commit. A program with more kernels than the newest line of the same, or with 2 % more
-bytes, is not logged unless --accept-regression says that this is wanted. --keep=FOLDER keeps the optimised HLO, of
-which `python -m benchmarks.hlo FILE` lists the kernels.
+line for each program and commit. A program with more kernels than in its newest line, or with 2 % more bytes, is not
+logged unless --accept-regression says that this is intended. --keep=FOLDER keeps the optimised HLO, whose kernels
+`python -m benchmarks.hlo FILE` lists.
 """
 
 import os
@@ -35,17 +35,17 @@ from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
 ALL = (*recipes.RECIPES, "speed94", "speed96")
-SMALL = 0.3e6  # bytes of a kernel that takes less time than its launch
-LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside of a graph
-MORE_BYTES = 1.02  # times those of before, from which on they are a regression
-EXAMPLES = 50_000  # of CIFAR-10; the images lie on the device
+SMALL = 0.3e6  # bytes below which a kernel takes less time than its launch
+LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside a graph
+MORE_BYTES = 1.02  # times the bytes before; more than that is a regression
+EXAMPLES = 50_000  # of CIFAR-10; the images are on the device
 COLUMNS = ("recipe", "batch", "kernels", "at first", "under 0.3 MB", "MB", "MB at first", "padded MB", "HBM MB")
 COLUMNS += ("CUDA graphs", "launched alone", "collectives", "transposes", "temporary MiB")
 COLUMNS += ("by launches", "by bytes", "by FLOPs")  # thousand images per second
 
 
 class Chip(NamedTuple):
-    """The most that one chip does in a second."""
+    """The most that one chip can do in a second."""
 
     flops: float  # bfloat16
     bandwidth: float  # bytes of its large memory
@@ -67,7 +67,7 @@ def lower(target: Target, config: FrozenConfigDict) -> tuple[jax.stages.Lowered,
 
 
 def compile_for(target: Target, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str, float]:
-    """Return the compiled program, on a GPU its list of launches, and the seconds that it took."""
+    """Return the compiled program, its list of launches ("" except on a GPU), and the seconds that compiling took."""
     with tempfile.TemporaryDirectory() as folder:
         options: dict = {}
         if target.platform == "gpu":  # without a GPU there is nothing to time kernels on
@@ -80,7 +80,7 @@ def compile_for(target: Target, lowered: jax.stages.Lowered) -> tuple[jax.stages
 
 
 def analyse(text: str, sizes: dict[str, int]) -> dict:
-    """Return what a step of the loop in the text of a compiled program has; `sizes` as `lower` returns them."""
+    """Return the numbers of a step of the loop in the text of a compiled program; `sizes` are those of `lower`."""
     program = hlo.Program.parse(text)
     kernels = list(program.kernels(program.body()))
     moved = [program.traffic(kernel) for kernel in kernels]
@@ -109,7 +109,7 @@ def analyse(text: str, sizes: dict[str, int]) -> dict:
 
 
 def collectives(program: hlo.Program, kernels: list[hlo.Instruction]) -> dict[str, list[float]]:
-    """Return "all-reduce f32" -> [number, MB] of a device's share."""
+    """Return the collectives such as "all-reduce f32" -> [number, MB], in MB of a device's share."""
     found: dict[str, list[float]] = {}
     for kernel in kernels:
         for code in sorted(kernel.opcodes):
@@ -123,7 +123,7 @@ def collectives(program: hlo.Program, kernels: list[hlo.Instruction]) -> dict[st
 
 
 def convolution(program: hlo.Program, kernel: hlo.Instruction) -> str:
-    """Return "bf16 x bf16 -> bf16, b01f_o01i->b01f" of a kernel that is a convolution, "" for others."""
+    """Return a kernel that is a convolution as, say, "bf16 x bf16 -> bf16, b01f_o01i->b01f", and "" for others."""
     for one in [kernel, *kernel.inside]:
         labels = one.attribute(r"dim_labels=([\w>\-]+)")
         if labels:
@@ -133,7 +133,7 @@ def convolution(program: hlo.Program, kernel: hlo.Instruction) -> str:
 
 
 def graphs(launches: str) -> dict:
-    """Return what the list of launches of a GPU says of the loop: CUDA graphs, and launches outside of them."""
+    """Return what a GPU's list of launches says about the loop: CUDA graphs, and launches outside them."""
     body = re.search(r"^( *)body:\n((?:\1 .*\n?)*)", launches, re.MULTILINE)
     if not body:
         return {}
@@ -146,7 +146,7 @@ def graphs(launches: str) -> dict:
 
 
 def predicted(target: Target, found: dict, gflop: float, batch: int) -> dict[str, float]:
-    """Return the thousand images per second of all chips if launches, or bytes, or FLOPs alone took time."""
+    """Return thousands of images per second on all chips if only launches, only bytes or only FLOPs took time."""
     chip = SPEEDS.get(target.chip)
     if not chip:
         return {}
@@ -159,7 +159,7 @@ def predicted(target: Target, found: dict, gflop: float, batch: int) -> dict[str
 
 
 def measure(target: Target, config: FrozenConfigDict, keep: Path | None = None) -> dict:
-    """Compile the training loop of a config for a target; return everything that is logged of it."""
+    """Compile the training loop of a config for a target; return everything that is logged about it."""
     lowered, run, sizes = lower(target, config)
     compiled, launches, seconds = compile_for(target, lowered)
     text = compiled.as_text()
@@ -190,12 +190,12 @@ def megabytes(amount: float) -> float:
 
 
 def same_case(line: dict, case: dict) -> bool:
-    """Return whether a line of the journal is of the same program, of any commit."""
+    """Return whether a line of the journal is about the same program, at any commit."""
     return line["case"] | {"commit": ""} == case | {"commit": ""}
 
 
 def regression(before: dict, after: dict) -> str:
-    """Return in what `after` is worse than `before`, both as `measure` returns them, and "" if in nothing."""
+    """Return how `after` is worse than `before`, both as returned by `measure`, or "" if it is not."""
     if after["kernels"] > before["kernels"]:
         return f"{after['kernels']} kernels instead of {before['kernels']}"
     if after["MB"] > MORE_BYTES * before["MB"]:
@@ -204,7 +204,7 @@ def regression(before: dict, after: dict) -> str:
 
 
 def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
-    """Log what was found; return "", or else in what it is worse than the newest line of its case."""
+    """Log what was found and return "", or else return how it is worse than the newest line of its case."""
     earlier = [line["found"] for line in journal.lines() if same_case(line, case)]
     worse = regression(earlier[-1], found) if earlier else ""
     if worse and not accept:
@@ -225,7 +225,7 @@ def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
 
 
 def tables(lines: list[dict]) -> str:
-    """Return the tables of each target: what a step has, what its kernels are for, and its convolutions."""
+    """Return the tables of each target: the numbers of a step, what its kernels are for, and its convolutions."""
     found = newest(lines)
     parts = []
     for target in dict.fromkeys(line["case"]["target"] for _, line in found):
@@ -264,7 +264,7 @@ def listed(counts: dict[str, int]) -> str:
 
 
 def row(first: dict, line: dict) -> list[str]:
-    """Return the cells of a line under COLUMNS; those of its first line only if that is another."""
+    """Return the cells of a line under COLUMNS; "at first" is empty if it is itself the first line of its case."""
     found, before = line["found"], first["found"] if first is not line else {}
     numbers = [found.get(name) for name in ("kernels", "small", "MB", "padded_MB", "HBM_MB")]
     numbers[1:1] = [before.get("kernels")]

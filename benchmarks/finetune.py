@@ -1,10 +1,10 @@
-"""Fine-tune on few images, against training from scratch: python -m benchmarks.finetune --weights=RUN [--seeds=3]
+"""Compare fine-tuning on few images with training from scratch: python -m benchmarks.finetune --weights=RUN [--seeds=3]
 
 RUN is a trained `preact`, such as the pretrained network of that name. The same network then learns scikit-learn's
 handwritten digits from the first 100 training images, about 10 of each class, and is tested on all 360 test images,
-with the weights of the last epoch. Every run has the settings of preact:full, Adam at 0.001, but for 10 epochs of
-batches of 20, and no flips; one way from scratch has SGD at 0.05 with a cosine schedule instead. Needs no accelerator
-and no download. Writes a line for each run to finetune.jsonl, and prints a table.
+with the weights of the last epoch. Every run has the settings of preact:full, Adam at 0.001, except for 10 epochs,
+batches of 20, and no flips; one way from scratch instead has SGD at 0.05 with a cosine schedule. Needs no accelerator
+and no download. Writes a line for each run to finetune.jsonl and prints a table.
 """
 
 import argparse
@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[bool, tuple[str, ...]]] = {
 
 
 def measure(way: str, seed: int, weights: str) -> dict:
-    """Train one run; return its test accuracy, its seconds, and those of all cores; the first ones compile."""
+    """Train one run; return its test accuracy, its seconds, and those of all cores; the first runs compile."""
     starts_trained, others = WAYS[way]
     words = [*DIGITS, *others, f"--config.seed={seed}"]
     words += [f"--config.train.init_from={weights}"] * starts_trained

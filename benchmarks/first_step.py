@@ -1,7 +1,7 @@
 """Run `python -m resnet_flax.main` until its first training step is done: python -m benchmarks.first_step --config=...
 
-Then print one line of JSON with the parts of the time since STARTED (an environment variable, as time.time() returns
-it) and end the process. The command itself is not changed, only observed.
+Then print one line of JSON with the parts of the time since STARTED (an environment variable with a value of
+time.time()) and end the process. The command itself is not changed, only observed.
 """
 
 import json
@@ -24,7 +24,7 @@ EVENTS = {
     "/jax/core/compile/backend_compile_duration": "compile",
 }
 
-# Packages that take long to import, none of which a first step on the device needs.
+# Packages that take long to import; a first step on the device needs none of them.
 HEAVY = ("tensorflow", "keras", "torch", "matplotlib", "scipy", "sklearn", "pandas", "optuna")
 
 
@@ -47,7 +47,7 @@ class Watch:
             self.parts[EVENTS[event]] += seconds
 
     def after(self, name: str, function: Callable) -> Callable:
-        """Return `function`, whose time is added to the part `name`, with all time since the part before."""
+        """Return `function`, after whose calls all time since the last part is added to the part `name`."""
 
         @wraps(function)
         def watched(*arguments):

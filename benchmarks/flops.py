@@ -1,9 +1,9 @@
 """Draw test accuracy against the FLOPs of training: python -m benchmarks.flops
 
-The networks of the reports at the accuracy that these state, the recorded runs of this project, and published trainings
-from scratch. Writes docs/images/accuracy.png.
+The points are the networks of the reports at their stated accuracy, the recorded runs of this project, and published
+trainings from scratch. Writes docs/images/accuracy.png.
 
-The FLOPs of training are those of recipes.training_flops times the images trained on, each counted in every epoch.
+The FLOPs of training are recipes.training_flops times the images trained on, each counted in every epoch.
 """
 
 import argparse
@@ -30,7 +30,7 @@ STYLES = {  # color and marker of each kind of point
     PUBLISHED: ("#707070", "^"),
 }
 TRAINING_IMAGES = {"preact": 40_000}  # those of a report's epoch; the other reports trained on 50,000
-# Training FLOPs on an image of pre-activation or basic blocks 3-3-3 of 64/128/256 channels, by recipes.training_flops.
+# Training FLOPs per image of pre-activation or basic blocks 3-3-3 of 64/128/256 channels, by recipes.training_flops.
 RESNET20_WIDE = 3.886e9
 # (Name, FLOPs, test accuracy in percent), of:
 # - airbench, means of many runs, with the PFLOPs that its README states: github.com/KellerJordan/cifar10-airbench
@@ -48,7 +48,7 @@ PUBLISHED_TRAININGS = (
     ("ResNet-20, width 64", RESNET20_WIDE * 750_000 * 128, 97.97),
 )
 LINE = dict(arrowstyle="-", color="#b0b0b0", linewidth=0.6)
-# Directions in which a label may lie from its point, x and y, and distances in pixels: the first free place is taken.
+# Directions (x, y) and distances in pixels at which a label may lie from its point: the first free place is taken.
 DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 DISTANCES = (9, 18, 30, 45, 65)
 
@@ -67,7 +67,7 @@ def points(results: Path = record.RESULTS) -> list[Point]:
 
 
 def of_reports() -> Iterator[Point]:
-    """Yield each network of a report at its accuracies: one in the text and one in its log are two points."""
+    """Yield each network of a report at each stated accuracy: one in the text and one in the log are two points."""
     for name in recipes.RECIPES:
         config = recipes.config(recipes.as_reported(name))
         images = TRAINING_IMAGES.get(name, 50_000) * config.train.epochs * (2 if config.data.concat_original else 1)
@@ -94,7 +94,7 @@ def of_runs(results: Path) -> Iterator[Point]:
 
 
 def listed(drawn: list[Point]) -> str:
-    """Return a line for each point, which the picture keeps, so that a test can tell whether it is of today's runs."""
+    """Return a line for each point; the picture keeps them, so that a test can tell whether it is up to date."""
     return "\n".join(f"{point.label}: {point.percent:.2f} %, {point.flops:.3g} FLOPs" for point in drawn)
 
 
@@ -120,7 +120,7 @@ def draw(drawn: list[Point]) -> Figure:
 
 
 def add_labels(axes: Axes, drawn: list[Point]) -> None:
-    """Write each label where it covers no point and no other label; from one far away a line leads to its point."""
+    """Write each label where it covers no point and no other label; a line leads from a distant one to its point."""
     at = [axes.transData.transform((point.flops / 1e15, point.percent)) for point in drawn]
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in at] + [axes.get_legend().get_window_extent()]
     for (x, y), point in zip(at, drawn, strict=True):
@@ -135,7 +135,7 @@ def add_labels(axes: Axes, drawn: list[Point]) -> None:
 
 
 def free_place(x: float, y: float, size: Bbox, taken: list[Bbox], within: Bbox) -> tuple[Bbox, int]:
-    """Return the first place for a label of `size` beside a pixel that is free, or the last, and its distance."""
+    """Return the first free place for a label of `size` beside a pixel, or else the last one, and its distance."""
     for distance, (right, up) in itertools.product(DISTANCES, DIRECTIONS):
         left = x + right * distance + (right - 1) / 2 * size.width
         bottom = y + up * distance + (up - 1) / 2 * size.height

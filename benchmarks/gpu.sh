@@ -6,7 +6,7 @@
 # same command resumes what was cut off, and does not repeat what OUTPUT already has. Outside a git checkout set COMMIT.
 #
 # OUTPUT/parts then has what the next start needs, the logs and the newest checkpoint of each unfinished run, in files of
-# at most 15 MB, as small files are all that some machines give back. A start unpacks it where OUTPUT has no runs.
+# at most 15 MB, as some machines give back only small files. A start unpacks it if OUTPUT has no runs.
 set -u
 cd "$(dirname "$0")/.." || exit
 data=$1 output=${2:-benchmarks/results}
@@ -56,7 +56,7 @@ train speed96:full,resnet_2322,resnet18_w42,resnet_353,resnet_443,resnet_large
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
 
-# Settings that might make a step faster, to be compared with the same training as it is.
+# Settings that might make a step faster, to be compared with the same training without them.
 tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped --steps=14 "$@"; }
 flagged() { (export XLA_FLAGS="$1" && tried --recipes=preact,resnet_353); }
 tried

@@ -1,13 +1,13 @@
-"""Read what XLA made of a program, the text of its optimised HLO: python -m benchmarks.hlo FILE
+"""Read what XLA made of a program, the text of its optimised HLO.
 
-lists the kernels of its loop with the MB that each reads and writes.
+python -m benchmarks.hlo FILE lists the kernels of its loop with the MB that each reads and writes.
 
-A program is a list of computations, a computation a list of instructions such as
+A program is a list of computations, and a computation is a list of instructions such as
 
     %fusion.7 = bf16[32,8]{1,0} fusion(%a, %b), kind=kLoop, calls=%fused_add, metadata={op_name="jit(f)/add"}
 
-which is: name, type of the result with its layout, opcode, operands, attributes. A fusion is one kernel, and the
-computation that it calls is the code of that kernel.
+This has a name, the type of the result with its layout, an opcode, operands and attributes. A fusion is one kernel, and
+the computation that it calls is the code of that kernel.
 """
 
 import math
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-# What costs nothing: names for parts of other results, and values that are known.
+# Operations that cost nothing: names for parts of other results, and known values.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 FREE |= {"opt-barrier", "iota"}
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast"}
@@ -44,12 +44,12 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Its elements alone."""
+        """The bytes of its elements alone."""
         return math.ceil(self.size * bits(self.dtype) / 8)
 
     @property
     def padded_bytes(self) -> int:
-        """The bytes that it occupies: a TPU fills its last axes up to whole tiles."""
+        """The bytes that it occupies: a TPU pads its last axes to whole tiles."""
         order, _, tiles = self.layout.partition(":")
         tile = re.match(r"T\(([\d,]+)\)", tiles)
         if not tile or not self.shape:
@@ -62,7 +62,7 @@ class Array:
 
     @property
     def on_chip(self) -> bool:
-        """True if it stays in the chip's own memory, which a TPU's compiler decides; S(0) is the large memory."""
+        """Whether it stays in the chip's own memory, as a TPU's compiler decides; S(0) is the large memory."""
         return bool(re.search(r"S\([1-9]", self.layout))
 
 
@@ -162,15 +162,15 @@ class Program:
         return {one.name: one for computation in self.computations.values() for one in computation}
 
     def body(self) -> list[Instruction]:
-        """Return the instructions that a loop repeats: those of the largest body of a loop, or all without a loop."""
+        """Return the instructions that a loop repeats: those of the largest loop's body, or all without a loop."""
         loops = [one for one in self.instructions.values() if one.opcode == "while"]
         bodies = [self.computations.get(body_of(loop), []) for loop in loops]
         return max(bodies, key=len, default=self.computations[self.entry])
 
     def kernels(self, computation: list[Instruction]) -> Iterator[Instruction]:
-        """Yield what a device executes one after the other, those of an inner loop once.
+        """Yield what a device executes one after another; kernels of an inner loop once.
 
-        An instruction in two parts, such as copy-start and copy-done, is its first part.
+        An instruction in two parts, such as copy-start and copy-done, counts as its first part.
         """
         for one in computation:
             if one.opcode == "call":
@@ -181,7 +181,7 @@ class Program:
                 yield one
 
     def traffic(self, kernel: Instruction) -> list[Array]:
-        """Return the arrays that a kernel reads and writes; of one that it only indexes, the part that it reads."""
+        """Return the arrays that a kernel reads and writes; of one that it only indexes, the part it reads."""
         read = [part for place, name in enumerate(kernel.operands) for part in self._read(kernel, place, name)]
         return [*read, *self.written(kernel)]
 
@@ -239,7 +239,7 @@ def body_of(loop: Instruction) -> str:
 
 
 def parts_read(inside: list[Instruction], place: int) -> list[Array] | None:
-    """Return what a fusion reads of its operand number `place` if it only indexes it, and None if it reads all."""
+    """Return what a fusion reads of its operand number `place` if it only indexes it, None if it reads all of it."""
     names = {one.name for one in inside if one.opcode == "parameter" and one.operands == (str(place),)}
     names |= {one.name for one in inside if one.opcode == "bitcast" and names & set(one.operands)}
     users = [one for one in inside if names & set(one.operands) and one.name not in names]

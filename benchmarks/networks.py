@@ -14,7 +14,7 @@ SHOWN = ("resnet_443", "preact")
 
 
 def draw(name: str) -> tuple[Figure, str]:
-    """Return the figure of a recipe's network, and its text, by which a test finds out whether that has changed."""
+    """Return the figure of a recipe's network and its text, by which a test notices whether it has changed."""
     figure = network(models.build(complete(load_recipe(name))), name, (32, 32, 3))
     return figure, "\n".join(text.get_text() for text in figure.axes[0].texts)
 

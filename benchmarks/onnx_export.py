@@ -1,7 +1,7 @@
 """Compare ONNX models with our own networks: python -m benchmarks.onnx_export [--recipes=...]
 
 Each network of a report, with random weights and statistics, classifies 64 random images in float32, in onnxruntime and
-in JAX: the largest difference of a probability, and the size of the file. Writes onnx_export.jsonl and onnx_export.md.
+in JAX. Writes the largest difference of a probability and the size of the file to onnx_export.jsonl and onnx_export.md.
 Needs the packages onnx and onnxruntime.
 """
 
@@ -26,7 +26,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def random_state(config) -> TrainState:
-    """Return a state whose weights keep the size of activations, with statistics that no initialisation has."""
+    """Return a state whose weights preserve the size of activations, with statistics unlike any initial ones."""
     shapes = models.variable_shapes(models.build(config), image_shape(config.data))
     rng = np.random.default_rng(0)
 
@@ -46,7 +46,7 @@ def measure(recipe: str) -> dict:
     images = np.random.default_rng(1).integers(0, 256, (IMAGES, *image_shape(config.data))).astype(np.uint8)
     # Compiled quickly: it runs only twice.
     answer = jax.jit(partial(eval_step, model=model, normalize=normalize), compiler_options=QUICK)
-    # As confident as a trained network: with probabilities of 0 and 1 there would be nothing to compare.
+    # Make it as confident as a trained network: with probabilities of 0 and 1 there would be nothing to compare.
     spread = np.ptp(answer(state.variables, {"image": images}), axis=1).mean()
     state.params["head"] = jax.tree.map(lambda leaf: leaf * (5 / spread), state.params["head"])
     content = onnx_model(config, state, Path())

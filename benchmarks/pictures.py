@@ -1,8 +1,8 @@
 """Draw README's picture from a finished run: python -m benchmarks.pictures --workdir=runs/preact
 
-Panels: accuracy of every epoch, confusion matrix, most confident mistakes, and augmented training images, all drawn by
-the functions that draw a run's report. Needs the run's dataset. Records the run as benchmarks.runs does, and writes
-docs/images/run.png, which names it, so that benchmarks.readme can write the caption.
+Its panels are the accuracy of every epoch, the confusion matrix, the most confident mistakes, and augmented training
+images, all drawn by the functions that draw a run's report. Needs the run's dataset. Records the run as benchmarks.runs
+does, and writes docs/images/run.png, which names it, so that benchmarks.readme can write the caption.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def pixels(figure: Figure) -> np.ndarray:
 
 
 def montage(pictures: dict[str, np.ndarray]) -> Figure:
-    """Two columns of equal height, each with two panels as wide as it is."""
+    """Return a figure of two columns of equal height, each with two panels of its width."""
     curves, matrix, mistakes, augmented = pictures.items()
     columns = [[curves, augmented], [matrix, mistakes]]
     slopes = [[picture.shape[0] / picture.shape[1] for _, picture in column] for column in columns]
@@ -84,7 +84,7 @@ def montage(pictures: dict[str, np.ndarray]) -> Figure:
 
 
 def write_palette(figure: Figure, path: Path, **about: str) -> None:
-    """Write a PNG with a palette, so that it stays small, and with texts `about` it."""
+    """Write a PNG with a palette, to keep it small, and with texts `about` it."""
     file, texts = io.BytesIO(), PngInfo()
     figure.savefig(file, facecolor="white")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""A first training step in plain Flax, to compare start-up times with: python -m benchmarks.plain
+"""A first training step in plain Flax, as a reference for start-up times: python -m benchmarks.plain
 
-The network of configs/preact.py, layer for layer, of Flax's own layers, its optimiser, and a batch of random pixels on
-the device. Prints the parts of the time since STARTED as benchmarks.first_step does.
+The network of configs/preact.py, built layer for layer from Flax's own layers, with its optimiser and a batch of random
+pixels on the device. Prints the parts of the time since STARTED as benchmarks.first_step does.
 """
 
 import json

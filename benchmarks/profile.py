@@ -1,12 +1,12 @@
 """Profile a training step by kind of kernel: python -m benchmarks.profile [--recipes=preact]
 
 Runs training steps under jax.profiler, one per dispatch, with the data on the device and batches made there. The kind
-of a kernel follows from the compiled program: its operations, and the names that Flax modules, jax.named_scope and the
-derivative left on them. Logs the milliseconds per step of each kind and of the --top longest kernels. --trace=FOLDER
-keeps the traces, which ui.perfetto.dev shows.
+of a kernel follows from the compiled program: its operations, and the names that Flax modules, jax.named_scope and
+differentiation left on them. Logs the milliseconds per step of each kind and of the --top longest kernels.
+--trace=FOLDER keeps the traces, which ui.perfetto.dev shows.
 
-On a GPU a kernel's time is the time it ran, and the rest of a step is "idle"; kernels are launched one by one, since
-those of a CUDA graph have no names. On a CPU convolutions continue after their event has ended, so an operation's time
+On a GPU, a kernel's time is the time it ran, and the rest of a step is "idle"; kernels are launched one by one, since
+those of a CUDA graph have no names. On a CPU, convolutions continue after their event has ended, so an operation's time
 is the time until the next one starts.
 """
 
@@ -74,7 +74,7 @@ class Event:
 
 
 def read_trace(folder: Path) -> tuple[list[Event], bool]:
-    """Return (the events of kernels and operations in order, whether a GPU ran them) of a trace by jax.profiler."""
+    """Return (events of kernels and operations in order, whether a GPU ran them) from a trace by jax.profiler."""
     [path] = folder.rglob("*.trace.json.gz")
     with gzip.open(path) as file:
         rows = json.load(file)["traceEvents"]

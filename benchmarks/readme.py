@@ -1,7 +1,7 @@
 """Write the numbers of README.md, docs/ and configs/ from benchmarks/results: python -m benchmarks.readme
 
-In the documents they stand between two comments, which name the part, and in the docstring of a recipe after "This
-project:"; nothing else is touched.
+In the documents they are between two comments, which name the part; in the docstring of a recipe they follow "This
+project:". Nothing else is touched.
 """
 
 import json
@@ -70,7 +70,7 @@ def rate(found: list[dict]) -> str:
 
 
 def throughput(found: list[dict]) -> str:
-    """A row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
+    """Return a row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
     rows = []
     keys = {(line["case"]["recipe"], line["case"]["batch"], line["case"].get("dtype")) for line in found}
     in_order = sorted((k for k in keys if k[2]), key=lambda k: (k[2], recipes.NAMES.index(k[0]), k[1]))
@@ -87,7 +87,7 @@ def throughput(found: list[dict]) -> str:
 
 
 def ways(found: list[dict]) -> str:
-    """A row for each recipe, batch and dtype: its training speed for each way of sending steps to the device."""
+    """Return a row for each recipe, batch and dtype: its training speed for each way of sending steps to the device."""
     rows: dict[tuple, dict[tuple, str]] = {}
     for line in found:
         case = line["case"]
@@ -103,7 +103,7 @@ def ways(found: list[dict]) -> str:
 
 
 def step(found: list[dict]) -> str:
-    """A row for each network and batch: ours and PyTorch's, in PyTorch's faster memory format."""
+    """Return a row for each network and batch: ours and PyTorch's, in PyTorch's faster memory format."""
     columns = {
         "float32": ["jax float32"],
         "PyTorch float32": ["torch float32", "torch float32 channels_last"],
@@ -120,7 +120,7 @@ def step(found: list[dict]) -> str:
 
 
 def profile(found: list[dict]) -> str:
-    """A column for each recipe: the share of each kind of kernel."""
+    """Return a column for each recipe: the share of each kind of kernel."""
     kinds = sorted({kind for line in found for kind in line["found"]["kinds"]})
     whole = [line["found"]["milliseconds"] for line in found]
     rows = [
@@ -131,7 +131,7 @@ def profile(found: list[dict]) -> str:
     return table(["share of a step", *head], [*rows, ["milliseconds", *(f"{ms:,.1f}" for ms in whole)]])
 
 
-# Heading, what a reader has to know, and the function that lists recorded runs.
+# Heading, what a reader must know, and the function that lists recorded runs.
 OF_RUNS = (
     (
         "Test accuracy of the recipes",
@@ -151,7 +151,7 @@ OF_RUNS = (
     ),
 )
 
-# Log, heading, what a reader has to know, and the function that makes its table.
+# Log, heading, what a reader must know, and the function that makes its table.
 SECTIONS = (
     (
         "throughput",
@@ -199,7 +199,7 @@ SECTIONS = (
 
 
 def measurements(folder: Path) -> str:
-    """Every table of docs/results.md, under a heading each."""
+    """Return every table of docs/results.md, each under a heading."""
     found = runs.read(folder)
     parts = [f"### {title}\n\n{about}\n\n{text}" for title, about, draw in OF_RUNS if (text := draw(found))]
     for name, title, about, draw in SECTIONS:
@@ -209,7 +209,7 @@ def measurements(folder: Path) -> str:
 
 
 def overview(folder: Path) -> str:
-    """A row for each recipe, that of its report and `fast`: its network, its report, and what was measured here."""
+    """Return a row for each recipe, as in its report and `fast`: its network, its report, and what was found here."""
     found = runs.read(folder)
     rows = [row for recipe in OVERVIEW for row in overview_rows(recipe, found, folder)]
     return table(
@@ -218,7 +218,7 @@ def overview(folder: Path) -> str:
 
 
 def overview_rows(recipe: str, found: list[Recorded], folder: Path) -> list[list[str]]:
-    """Return a row for each device that a recipe was trained on, or one that says that it was not."""
+    """Return a row for each device on which a recipe was trained, or one that says that it was not."""
     name, _, word = recipe.partition(":")
     ours = [
         [
@@ -249,7 +249,7 @@ def fastest_to_target(name: str, folder: Path) -> list[str]:
 
 
 def settings(folder: Path) -> str:
-    """A row for each recipe: how it is trained; below, the augmentation of each."""
+    """Return a row for each recipe, how it is trained; and below, the augmentation of each."""
     rows, policies = [], []
     for name in recipes.NAMES:
         config = recipes.config(name)
@@ -264,17 +264,17 @@ def settings(folder: Path) -> str:
 
 
 def programs(folder: Path) -> str:
-    """The tables of docs/compiled.md."""
+    """Return the tables of docs/compiled.md."""
     return compiled.tables(lines("compiled", folder))
 
 
 def chips(folder: Path) -> str:
-    """The tables of docs/many_devices.md."""
+    """Return the tables of docs/many_devices.md."""
     return scaling.tables(lines("compiled", folder))
 
 
 def caption(folder: Path) -> str:
-    """A sentence about the run of README's picture, which names it."""
+    """Return a sentence about the run that README's picture names."""
     run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
     results, config = run.results, run.config
     low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
@@ -289,7 +289,7 @@ def caption(folder: Path) -> str:
 
 
 def picture(folder: Path) -> str:
-    """The run of README's picture, and the command that trained it."""
+    """Return the run of README's picture, and the command that trained it."""
     run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
     return f"Its run is {accuracy.link(run)}:\n`{run.command()}`\n"
 

@@ -1,4 +1,4 @@
-"""Recipes in benchmarks: naming and changing them on a command line, and random images to train on."""
+"""Recipes in benchmarks: name and change them on a command line, and make random images to train on."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -101,7 +101,7 @@ def config(recipe: str, changes: Sequence[str] = ()) -> FrozenConfigDict:
 def training_flops(config: FrozenConfigDict) -> int:
     """Return the FLOPs of training on one image: three times those of its forward pass.
 
-    The backward pass computes two convolutions of the same size for each of the forward pass, one for the gradient of
+    For each convolution of the forward pass, the backward pass computes two of the same size, one for the gradient of
     its input and one for that of its kernel. Only convolutions and dense layers count, a multiply-add as two.
     """
     return 3 * sum(layer.flops for layer in layers(models.build(config), image_shape(config.data)))

@@ -29,7 +29,7 @@ class Journal:
         self.again = again
 
     def lines(self) -> list[dict]:
-        """Return all lines, also those of other devices."""
+        """Return all lines, including those of other devices."""
         return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
 
     def has(self, case: dict) -> bool:
@@ -37,7 +37,7 @@ class Journal:
         return not self.again and any(self._same(line, case) for line in self.lines())
 
     def add(self, case: dict, found: dict) -> None:
-        """Write a line, in place of an older one of the same case, and print its numbers."""
+        """Write a line, replacing an older one of the same case, and print its numbers."""
         others = [line for line in self.lines() if not self._same(line, case)]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
@@ -69,7 +69,7 @@ def circumstances() -> dict:
         "date": datetime.date.today().isoformat(),
         "device": device_name(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),  # processes waiting for a core; a busy machine measures too slow
+        "load": round(os.getloadavg()[0], 1),  # processes waiting for a core; a busy machine gives too low speeds
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit(),

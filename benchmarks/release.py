@@ -1,11 +1,11 @@
 """Pack the weights of finished runs for a release: python -m benchmarks.release WORKDIR... --output=FOLDER
 
-With --pretrained in place of --output, a run that is recorded in benchmarks/results/runs becomes the pretrained network
-of the package that is called after its network, in place of the one before. Its kernels are rounded to float16, and
-then the test split is evaluated again. This needs the dataset.
-
 FOLDER then holds, for each run, its weights as NAME.safetensors and its config as NAME.json, where NAME is that of
 benchmarks.runs; README.md, a table of accuracy and licence; and SHA256SUMS, which `sha256sum --check SHA256SUMS` reads.
+
+With --pretrained instead of --output, a run recorded in benchmarks/results/runs becomes a pretrained network of the
+package, named after the run's network, in place of the previous one. Its kernels are rounded to float16, and the test
+split is then evaluated again, which needs the dataset.
 """
 
 import argparse

@@ -1,14 +1,14 @@
 """Train recipes and record the runs, to compare them with the reports: python -m benchmarks.reproduce [--seeds=3]
 
---recipes names them, separated by commas, and + joins the words of one: preact:fast,preact:sgd+relu,speed94:full. A
-network of a report alone, such as resnet_443, is trained as its report did: `preact` on 40,000 images with early
+--recipes names them, separated by commas, and + joins the words of one: preact:fast,preact:sgd+relu,speed94:full. The
+bare name of a report's network, such as resnet_443, trains it as the report did: `preact` on 40,000 images with early
 stopping, choosing the epoch on the other 10,000, the others on all 50,000, with the last epoch. The default is all
-networks of the reports, both :fast and as their reports, and those for speed, the cheapest first. The test split is
+networks of the reports, both :fast and as in their reports, and those for speed, cheapest first. The test split is
 evaluated once, at the end of a run. --config.FIELD=VALUE changes any field; --config.data.dir=FOLDER says where the
 data are.
 
 The same command resumes a stopped benchmark: each run has its own folder below --workdir, and finished runs are not
-repeated. Each run is recorded as benchmarks.runs does, one that a signal stops too. Checkpoints are written every 10
+repeated. Each run is recorded as benchmarks.runs does, even one that a signal stops. Checkpoints are written every 10
 epochs and when Ctrl-C or SIGTERM stops a run, so they cost little time.
 
 --epochs and --train-examples make short runs, with the schedule scaled to fewer epochs. They show that everything works

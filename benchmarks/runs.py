@@ -2,10 +2,10 @@
 
 Each run becomes a folder benchmarks/results/runs/NAME with its config.json, metrics.csv and, once it is finished,
 results.json. The documents take every accuracy from these folders. NAME is the recipe, its variant and the seed, such
-as preact-fast-seed0, and the accelerator if it was trained on one. A run whose config is that of no recipe is called
-after the nearest one, "changed" and a digest of what differs.
+as preact-fast-seed0, and the accelerator if it was trained on one. A run whose config is not that of any recipe is
+named after the nearest one, with "changed" and a digest of what differs.
 
-Runs of older versions do not say of which commit they are: the environment variable COMMIT names it.
+Runs of older versions do not say from which commit they are: the environment variable COMMIT names it.
 """
 
 import argparse
@@ -40,18 +40,18 @@ RUNS = "runs"  # the folder of all runs within the results
 
 
 class Recorded(NamedTuple):
-    """A run in the results: its folder, the recipe that it is, such as "preact:fast", and changes of that recipe."""
+    """A run in the results: its folder, its recipe, such as "preact:fast", and its changes to that recipe."""
 
     path: Path
     recipe: str
     changes: tuple[str, ...]  # --config.FIELD=VALUE
     config: FrozenConfigDict
     history: list[EpochRow]
-    results: dict  # {} of a run in progress
+    results: dict  # {} for a run in progress
 
     @property
     def images(self) -> int:
-        """Return the number of images that it has trained on, counted again in each epoch."""
+        """The number of images that it has trained on, counted again in each epoch."""
         return int(self.history[-1]["step"]) * self.config.train.batch_size
 
     def command(self) -> str:
@@ -63,17 +63,17 @@ class Recorded(NamedTuple):
 
 @cache
 def trainings() -> dict[str, dict]:
-    """Return what each recipe trains."""
+    """Return the training_fields of each recipe."""
     return {recipe: training_fields(recipes.config(recipe)) for recipe in recipes.variants()}
 
 
 def identify(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
-    """Return the recipe that a complete config is, or the nearest, and as --config.FIELD=VALUE what it changes."""
+    """Return the recipe of a complete config, or the nearest one, and its changes to that as --config.FIELD=VALUE."""
     return nearest_of(config, trainings())
 
 
 def name_of(config: FrozenConfigDict, device: str = "") -> str:
-    """Return the name of the run of a complete config, on an accelerator such as "1 x NVIDIA H200" if it is one."""
+    """Return the name of the run of a complete config, including `device` if that is an accelerator."""
     recipe, changes = identify(config)
     digest = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:6]
     accelerator = "" if is_cpu(device) else re.sub(r"\W+", "-", device.removeprefix("1 x ").lower())
@@ -82,7 +82,7 @@ def name_of(config: FrozenConfigDict, device: str = "") -> str:
 
 
 def record(workdir: Path, results: Path = RESULTS) -> Path:
-    """Write what there is of the run in `workdir` to its folder in `results`, and return that folder.
+    """Write what there is of the run in `workdir` to its folder in `results` and return that folder.
 
     Raises UserError if no epoch is finished, and for a run in progress that would replace a finished one.
     """
@@ -108,9 +108,9 @@ def record(workdir: Path, results: Path = RESULTS) -> Path:
 
 
 def completed(outcome: dict, config: FrozenConfigDict, workdir: Path, history: list[EpochRow]) -> dict:
-    """Return results with what older versions did not write, the seconds by the pace of the run.
+    """Return results with what older versions did not write; the seconds follow from the speed of the run.
 
-    The commit is that of the environment, if that names one.
+    The commit is the one that the environment names, if any.
     """
     finished = datetime.fromtimestamp((workdir / "report" / "results.json").stat().st_mtime, UTC)
     older = {"seed": config.seed, "date": finished.isoformat(timespec="seconds"), "code": "unknown"}

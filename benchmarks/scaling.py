@@ -1,14 +1,14 @@
 """Predict a step on many chips from compiled programs: python -m benchmarks.scaling
 
-Prints, for each kind of chip and recipe in compiled.jsonl that was compiled for one chip and for several, a table for
-more chips. Compile first, such as
+Prints a table for more chips for each kind of chip and recipe in compiled.jsonl that was compiled for one chip and for
+several. Compile first, for example with
 
     python -m benchmarks.compiled --target=h200 --recipes=preact
     python -m benchmarks.compiled --target=h200:8 --recipes=preact
 
-The data is parallel, so every chip sums the same gradients and statistics of BatchNorm, however many chips there are
-and whatever their batch is: number and bytes of the collectives are taken from one program, after those of all others
-were compared with it. With N chips and a batch of b for each, a step takes
+Parallelism is over the data, so every chip sums the same gradients and statistics of BatchNorm, however many chips
+there are and whatever their batch is: number and bytes of the collectives are taken from one program, after those of
+all others have been compared with it. With N chips and a batch of b for each, a step takes
 
     compute        max(kernels x launch, bytes(b) / memory bandwidth, FLOPs(b) / peak)
     communication  collectives x latency(N) + 2 (N - 1) / N x their bytes / bandwidth of a link(N)
@@ -17,8 +17,8 @@ were compared with it. With N chips and a batch of b for each, a step takes
     efficiency     weak scaling, the batch grows with N:    seconds(1, b) / seconds(N, b)
                    strong scaling, the recipe's batch B:    seconds(1, B) / (N x seconds(N, B / N))
 
-bytes(b) is the straight line through the two programs. Compute is as fast as it can be, and nothing of the
-communication is hidden behind it. Nothing here is measured.
+bytes(b) is the straight line through the two programs. Compute is as fast as it can be, and no communication is hidden
+behind it. Nothing here is measured.
 """
 
 import math
@@ -34,19 +34,19 @@ from resnet_flax.errors import UserError
 NODE = 8  # GPUs of a machine
 GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SLICES = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
-RING = 16  # chips of an axis of a TPU v5e or v6e whose ends are connected
+RING = 16  # chips along an axis of a TPU v5e or v6e whose ends are connected
 HOP = 1e-6  # seconds from a TPU to the next: jax-ml.github.io/scaling-book/sharding
-# Bytes a second in which a whole pod of 256 chips sums, divided by the chips: "all-reduce bandwidth per Pod" of
-# docs.cloud.google.com/tpu/docs/v5e and v6e. Where the ends of no axis are connected, half of it.
+# Bytes per second at which a whole pod of 256 chips sums, divided by the chips: "all-reduce bandwidth per Pod" of
+# docs.cloud.google.com/tpu/docs/v5e and v6e. Half of it where no axis has its ends connected.
 POD = {"v5e": 51.2e12 / 256, "v6e": 102.4e12 / 256}
-# One direction of a GPU's 900 GB/s of NVLink, and the eight adapters of 400 Gbit/s of a machine, through which as many
-# rings lead: data sheets of NVIDIA's H200 and DGX H200.
+# One direction of a GPU's 900 GB/s of NVLink, and a machine's eight adapters of 400 Gbit/s, through which eight rings
+# lead: data sheets of NVIDIA's H200 and DGX H200.
 NVLINK, INFINIBAND = 450e9, 8 * 50e9
-# Seconds in which NCCL starts an all-reduce by a ring and a tree, and those of each hop in a machine, in one of several
-# machines, and between machines: its own model of small messages, github.com/NVIDIA/nccl, src/graph/tuning.cc.
+# Seconds that NCCL takes to start an all-reduce by a ring or a tree, and for each hop in a single machine, in one of
+# several machines, and between machines: its own model of small messages, github.com/NVIDIA/nccl, src/graph/tuning.cc.
 START = {"ring": 3.6e-6, "tree": 4.4e-6}
 HOPS = {"ring": (0.47e-6, 1.8 * 0.47e-6, 2.7e-6), "tree": (0.52e-6, 1.8 * 0.52e-6, 5.0e-6)}
-SAME = 1.01  # times the bytes of another program's collectives
+SAME = 1.01  # times the bytes of another program's collectives, up to which they count as the same
 HEADER = (
     "chips", "communication, ms", "weak: step, ms", "efficiency", "strong: batch a chip", "step, ms", "its efficiency"
 )  # fmt: skip
@@ -59,7 +59,7 @@ class Program(NamedTuple):
     recipe: str
     batch: int  # the recipe's
     kernels: tuple[int, int]  # of a step on one chip, and on several
-    fixed: float  # bytes of a step whatever the batch is
+    fixed: float  # bytes of a step independent of the batch
     per_image: float  # bytes of a step for each image
     flops_per_image: float
     collectives: int
@@ -67,7 +67,7 @@ class Program(NamedTuple):
     compiled_for: tuple[int, ...]  # the numbers of chips
 
     def compute(self, chips: int, images: float) -> float:
-        """Return the least seconds that a chip computes at a step on its `images`."""
+        """Return the least seconds that a chip needs to compute a step on its `images`."""
         speed = SPEEDS[self.chip]
         launches = self.kernels[chips > 1] * LAUNCH if self.chip == "h200" else 0
         moved = self.fixed + self.per_image * images
@@ -85,7 +85,7 @@ class Program(NamedTuple):
 
 
 def link(chip: str, chips: int) -> tuple[float, float]:
-    """Return (seconds that an all-reduce takes at least, bytes a second of its link) with several chips."""
+    """Return (the least seconds of an all-reduce, bytes per second of its link) with several chips."""
     if chip == "h200":
         return min(start(way, chips) for way in START), NVLINK if chips <= NODE else INFINIBAND
     sides = SLICES[chips]
@@ -94,7 +94,7 @@ def link(chip: str, chips: int) -> tuple[float, float]:
 
 
 def start(way: str, chips: int) -> float:
-    """Return the seconds in which NCCL sums a few bytes of GPUs, by a ring or by a tree over the machines."""
+    """Return the seconds that NCCL takes to sum a few bytes over GPUs, by a ring or by a tree of the machines."""
     alone, within, between = HOPS[way]
     machines = -(-chips // NODE)
     within = alone if machines == 1 else within
@@ -116,7 +116,7 @@ def programs(lines: list[dict]) -> list[Program]:
 
 
 def program(chip: str, recipe: str, lines: list[dict]) -> Program:
-    """Return what the lines of a kind of chip and recipe say. Raises UserError if their collectives differ."""
+    """Return the program of a kind of chip and recipe, from its lines. Raises UserError if their collectives differ."""
     one = next(line for line in lines if line["found"]["chips"] == 1)
     many = [line for line in lines if line["found"]["chips"] > 1]
     sums = sorted({total(line["found"]) for line in many})
@@ -146,7 +146,7 @@ def total(found: dict) -> tuple[int, float]:
 
 
 def rows(program: Program) -> list[list[str]]:
-    """Return a row for each number of chips: step and efficiency if the batch grows with them, and if it does not."""
+    """Return a row for each number of chips: step and efficiency with a batch that grows with them, and without."""
     found = []
     alone = program.seconds(1, program.batch)
     for chips in GPUS if program.chip == "h200" else SLICES:
@@ -160,17 +160,17 @@ def rows(program: Program) -> list[list[str]]:
 
 
 def usable(program: Program) -> list[int]:
-    """Return the numbers of chips among which the recipe's batch divides."""
+    """Return the numbers of chips that divide the recipe's batch."""
     return [chips for chips in (GPUS if program.chip == "h200" else SLICES) if program.batch % chips == 0]
 
 
 def fastest(program: Program) -> int:
-    """Return the number of chips that do a step of the recipe's batch in the shortest time."""
+    """Return the number of chips that take the least time for a step on the recipe's batch."""
     return min(usable(program), key=lambda chips: program.seconds(chips, program.batch / chips))
 
 
 def tables(lines: list[dict]) -> str:
-    """Return a table for each kind of chip and recipe, with what it is made of."""
+    """Return a table for each kind of chip and recipe, with the facts behind it."""
     parts = []
     for one in programs(lines):
         chip = "H200" if one.chip == "h200" else f"TPU {one.chip}"

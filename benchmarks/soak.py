@@ -3,7 +3,7 @@
 Runs of a tiny network are killed, stopped, damaged and misused at random moments, started again each time, and
 compared at their end with a run without faults: every array, row, result and prediction, bit for bit. Readers of
 untrusted files get malformed inputs. Each seed has a line in benchmarks/results/soak.jsonl, which is written after each
-run, so that the soak may be killed. Exits with 1 if a fault was not survived, and keeps the runs to look at.
+run, so that the soak may be killed. Exits with 1 if a fault was not survived, and keeps the runs for inspection.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Soak:
             self.add(here, failures)
 
     def try_malformed_inputs(self, inputs: int) -> None:
-        """Give so many malformed inputs to the readers of untrusted files, in a process of its own."""
+        """Give this many malformed inputs to the readers of untrusted files, in a process of their own."""
         command = [sys.executable, "-m", "benchmarks.faults.fuzz", f"--inputs={inputs}", f"--seed={self.seed}"]
         figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
         failures = [str(failure) for failure in figures["failures"]]
@@ -98,7 +98,7 @@ def disturb(run: Run, rng: random.Random) -> tuple[list[str], list[str]]:
 
 
 def attempt(act: Callable[[], Any], what: str, failures: list[str]) -> Any:
-    """Return what `act` returns; an AssertionError or a process that hangs becomes one of `failures`, and None."""
+    """Return what `act` returns; after an AssertionError or a hanging process, add to `failures` and return None."""
     try:
         return act()
     except (AssertionError, subprocess.TimeoutExpired) as error:

@@ -4,13 +4,13 @@ Each seed trains a target's recipe on all 50,000 images and is evaluated once on
 (--seeds=5).
 
 seconds         all training steps and the computation of the whitening, without compiling, loading data and evaluation.
-                The first step compiles, so the others are timed and the first is counted like them
+                The first step compiles, so only the others are timed, and the first is counted as one of them
 with_compiling  from the initial weights to the last step, with nothing compiled before
-accuracy        on the test images as they are; tta_accuracy: on the mean of each and its mirror image
+accuracy        on the test images as they are; tta_accuracy: on the mean over each and its mirror image
 
 Writes a line for each run to speed.jsonl and prints a table at the end. --small reduces the recipes to what a CPU does
-in a minute; this shows that everything works and goes to speed_small.jsonl. Words such as --config.train.epochs=12
-change the recipes.
+in a minute, to show that everything works, and logs to speed_small.jsonl. Words such as --config.train.epochs=12 change
+the recipes.
 """
 
 import itertools
@@ -72,7 +72,7 @@ def measure(config: FrozenConfigDict) -> dict:
 
 
 def table(lines: Sequence[dict]) -> str:
-    """Return a row for each case of one device: mean and deviation over its seeds, and if it reached its target."""
+    """Return a row for each case of one device: mean and deviation over seeds, and whether it reached its target."""
     groups: dict[tuple, list[dict]] = {}
     for line in lines:
         case = line["case"]

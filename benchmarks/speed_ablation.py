@@ -52,7 +52,7 @@ IDEAS: dict[str, tuple[str, ...]] = {
 
 
 def random_directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
-    """Like whitening.directions, but random, with outputs of the same variance 1."""
+    """Return random filters in place of whitening.directions, whose outputs also have variance 1."""
     kernel = np.random.default_rng(0).normal(size=(2, 2, 3, 12)).astype(np.float32)
     kernel /= (
         Whitening().apply({"batch_stats": {"kernel": kernel}}, normalize(jnp.asarray(images[:500]))).std((0, 1, 2))

@@ -6,8 +6,8 @@ plain        the same network, optimiser and batch in plain Flax: benchmarks.pla
 
 Every start is a process of its own, timed from outside, and the variants take turns (--rounds=5). `parts` are medians,
 too: imports; data (config, dataset, size of the network); init (the initial weights); feed (the pipeline of batches);
-step (the first one, which compiles). The times that jax reports for tracing, lowering and compiling, or for loading a
-cached program, are contained in them.
+step (the first one, which compiles). They include the times that jax reports for tracing, lowering and compiling, or
+for loading a cached program.
 
 Writes to startup.jsonl. Words such as --config.data.dir=DATA change the recipe.
 """

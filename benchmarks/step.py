@@ -1,8 +1,8 @@
 """Compare a training step with PyTorch's: python -m benchmarks.step [--networks=preact,resnet_353] [--batch=32]
 
 Both train the same networks with SGD and momentum on a batch that is on the device. The variants take turns in one
-process, so noise of the machine affects all alike. Ours run in a loop of the compiled program, as in training with the
-data on the device. Float32 means each framework's default, which is TF32 in the convolutions of an NVIDIA GPU.
+process, so noise affects all alike. Ours run in a loop of the compiled program, as in training with the data on the
+device. Float32 means each framework's default, which is TF32 in convolutions on an NVIDIA GPU.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Devices that are not there, for which JAX compiles nevertheless.
+"""Devices that are not present, for which JAX compiles nevertheless.
 
-XLA needs no device to compile for one, only its description. A target is such a description, and a program goes the way
-that it always goes in JAX, as far as it goes without a device:
+XLA needs no device to compile for one, only its description. A target is such a description, and a program takes its
+usual way through JAX, as far as that goes without a device:
 
     jax.jit(f).lower(*arguments)    traces f on the shapes of its arguments; the result is a program of StableHLO
              .compile()             has XLA optimise it for the devices of the arguments' shardings
@@ -9,9 +9,9 @@ that it always goes in JAX, as far as it goes without a device:
 
 The arguments are `jax.ShapeDtypeStruct`: shape, dtype and the sharding that says on which devices an array would be.
 
-H200    the compiler is in jax[cuda13]; it needs no driver. `h200.txtpb` describes the GPU to it.
+h200        the compiler is in jax[cuda13]; it needs no driver. `h200.txtpb` describes the GPU to it.
 v5e, v6e    the compiler is libtpu, in jax[tpu], which knows these chips. TPU_SKIP_MDS_QUERY=1 keeps it from asking the
-        metadata server of a Cloud TPU where it is.
+            metadata server of a Cloud TPU where it is.
 """
 
 import os
@@ -77,10 +77,10 @@ class Target:
 
     @contextmanager
     def pretend(self) -> Iterator["Target"]:
-        """Within this context JAX answers as on the target, and compiled functions are lowered instead of run.
+        """Have JAX answer as on the target within this context, and lower compiled functions instead of running them.
 
         Arrays that are put on the devices, and those that a compiled function returns, are descriptions. Everything
-        else, such as NumPy and operations that are not compiled, is computed on the CPU as always.
+        else, such as NumPy and operations that are not compiled, is computed on the CPU as usual.
         """
         devices = list(self.devices)
         answers = {

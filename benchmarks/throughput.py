@@ -11,9 +11,9 @@ way   single    one step per dispatch, sent ahead of the device
       unrolled  the same, one after the other in the compiled program (step only)
       host      one step per dispatch, with batches that tf.data makes on the host (feed, loop)
 
-The programs of a recipe take turns, so noise of the machine affects all alike, and medians are logged. On an H200 the
-speeds of steps and loops are also given in percent of the limits below. Each part is measured in the ways that it has.
-Measurements with changed fields or with XLA_FLAGS are logged as such, and left out of the documentation.
+The programs of a recipe take turns, so noise affects all alike, and medians are logged. On an H200, the speeds of steps
+and loops are also given in percent of known limits. Each part is measured in those ways that it has. Measurements with
+changed fields or with XLA_FLAGS are logged as such, and left out of the documentation.
 """
 
 import importlib.util
@@ -42,10 +42,10 @@ from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
 
-# Upper limits for one H200 in thousand training images per second, from the arithmetic and the memory traffic of all
-# layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s that were measured on one. A: arithmetic only; C: perfect
-# convolutions plus the traffic of what XLA fuses around them; D: as C with convolutions at 60 % of the peak, which the
-# best public code reaches.
+# Upper limits for one H200 in thousands of training images per second, from the arithmetic and the memory traffic of
+# all layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s measured on one. A: arithmetic only; C: perfect convolutions
+# plus the traffic of what XLA fuses around them; D: like C, with convolutions at 60 % of the peak, as reached by the
+# best public code.
 LIMITS = {
     "resnet_443": {"A": 164, "C": 92, "D": 65},
     "resnet_353": {"A": 164, "C": 92, "D": 65},
@@ -55,7 +55,7 @@ LIMITS = {
     "preact": {"A": 947, "C": 373, "D": 290},
 }
 
-# Sends up to the given number of steps; returns how many it sent, and what is ready when they are done.
+# Sends up to the given number of steps; returns how many it sent, and a result that is ready when they are done.
 Dispatch = Callable[[int], tuple[int, Any]]
 
 
@@ -140,7 +140,7 @@ def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
 
 
 def cases(part: str, ways: Sequence[str], steps: Sequence[int]) -> list[dict]:
-    """Return a case for each of the `ways` that the part has; those of several steps per dispatch for each number."""
+    """Return a case for each of the `ways` that the part has and, with several steps per dispatch, for each number."""
     several = ("looped", "unrolled", "grouped")
     found = [(way, n) for way in ways if way in PARTS[part][1] for n in (steps if way in several else (1,))]
     return [{"part": part, "way": way, "steps": n} for way, n in found]

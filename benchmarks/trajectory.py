@@ -6,8 +6,8 @@ from weights that differ only by rounding (factors of 1 +- 1e-7), which shows ho
 
 With the recipe's learning rate they drift beyond the first bound: AdamW's first updates are about +-0.004 for every
 weight, however small its gradient, so rounding of gradients near zero changes the loss by about 0.1 within ten steps,
-between two runs of PyTorch as between PyTorch and ours. The bounds therefore apply to the same optimiser at a hundredth
-of that rate; exit code 1 means that they are exceeded. Writes trajectory.json and trajectory.png.
+just as much between two runs of PyTorch as between PyTorch and ours. The bounds therefore apply to the same optimiser
+at a hundredth of that rate; exit code 1 means that they are exceeded. Writes trajectory.json and trajectory.png.
 """
 
 import importlib
@@ -65,7 +65,7 @@ def ours(run: Run, batches: list[dict]) -> np.ndarray:
 
 
 def theirs(config, weights: Tensors, steps_per_epoch: int, batches: list[dict]) -> np.ndarray:
-    """Return the same of PyTorch, starting from `weights`."""
+    """Return the same for PyTorch, starting from `weights`."""
     net = reference.ResNet(**{field: config.model[field] for field in architecture(config.model.name)})
     net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
     fields = config.optimizer

@@ -5,8 +5,8 @@ python -m resnet_flax.main --config=configs/resnet_353.py:full     (trains on al
 python -m resnet_flax.main --config=configs/resnet_353.py:fast     (10 epochs of Muon on all 50,000, last epoch)
 
 The report: 91.8 % test accuracy in the text, 93.93 % in its published log, after 50 epochs of AdamW. The learning rate
-is that of the log: 0.004, 0.006, 0.008, 0.01, 0.01 in the first epochs, then a cosine that would reach 1e-5 after 50
-more, and so ends at 0.00025447. The augmentation is that of the published code.
+is that of the log: 0.004, 0.006, 0.008, 0.01, 0.01 in the first epochs, then a cosine that would take 50 more to reach
+1e-5, and so ends at 0.00025447. The augmentation is that of the published code.
 
 This project: not yet measured.
 """

@@ -4,8 +4,8 @@ python -m resnet_flax.main --config=configs/resnet_443.py          (trains on 45
 python -m resnet_flax.main --config=configs/resnet_443.py:full     (trains on all 50,000, last epoch)
 python -m resnet_flax.main --config=configs/resnet_443.py:fast     (10 epochs of Muon on all 50,000, last epoch)
 
-The report: 93.41 % test accuracy after 75 epochs of SGD. Its last milestone, 80, is after the end and omitted here. The
-augmentation is that of its published code; the text gives neither the order nor the strengths.
+The report: 93.41 % test accuracy after 75 epochs of SGD. Its last milestone, 80, lies after the end and is omitted
+here. The augmentation is that of its published code; the text gives neither the order nor the strengths.
 
 This project: not yet measured.
 """

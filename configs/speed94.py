@@ -5,9 +5,8 @@ python -m resnet_flax.main --config=configs/speed94.py:full    (trains on all 50
 python -m benchmarks.speed --targets=94                        (measures the seconds, over several seeds)
 
 The goal is 94.0 % test accuracy on CIFAR-10 in 2 seconds on one H200, without test-time augmentation. Ten epochs do
-not reach it yet.
-benchmarks.speed_ablation measures single ideas in a small version: whitening, pooling blocks, Muon, the learning rate
-of biases and GELU help there; initialisation, label smoothing and alternating flips show no effect.
+not reach it yet. benchmarks.speed_ablation measures single ideas in a small version: whitening, pooling blocks, Muon,
+the learning rate of biases and GELU help there; initialisation, label smoothing and alternating flips show no effect.
 
 This project: speed94:full 92.93 ± 0.16 % (n = 2, 1 x cpu).
 """

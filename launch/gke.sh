@@ -9,9 +9,9 @@
 # GPUS    on each host; or                      TPU, TOPOLOGY, CHIPS   its type, its shape and the chips of each host
 # SPOT=1  on spot nodes
 #
-# With several hosts the claim must be one that all of them can mount (ReadWriteMany). Datasets and compiled programs are
-# kept there, too, in .cache. A host that goes away or is needed elsewhere stops the run, which saves; the job starts it
-# again and it resumes from there.
+# With several hosts, all of them must be able to mount the claim (ReadWriteMany). Datasets and compiled programs, too,
+# are kept there, in .cache. When a host goes away or is needed elsewhere, the run saves and stops; the job starts it
+# again, and it resumes from there.
 set -euo pipefail
 
 missing=

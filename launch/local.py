@@ -12,7 +12,7 @@ import sys
 
 
 def start(count: int, words: list[str], **options) -> list[subprocess.Popen]:
-    """Start the processes of one run, and return them with the first one first; `options` are those of Popen."""
+    """Start the processes of one run and return them in order; `options` are those of Popen."""
     run = {"JAX_NUM_PROCESSES": str(count), "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}"}
     return [
         subprocess.Popen(
@@ -25,7 +25,7 @@ def start(count: int, words: list[str], **options) -> list[subprocess.Popen]:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nothing listens at."""
+    """Return a port of this machine on which nothing listens."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]

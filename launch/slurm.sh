@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train on SLURM, a process for each GPU; sbatch's own flags say how many:
+# Train on SLURM with a process for each GPU; sbatch's own flags say how many:
 #
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/preact.py
 #
-# To be sent from the project's folder, with all nodes seeing it. Two minutes before its time is up the run saves and
-# stops, and the job is queued again, which resumes it; SLURM itself queues a job again that must make room, or that loses
-# a node. scancel saves and ends it. PYTHON=PATH names another Python than .venv/bin/python; DRY_RUN=1 prints the command
+# Submit it from the project's folder, which all nodes must see. Two minutes before its time is up, the run saves and
+# stops, and the job is queued again to resume it; SLURM itself requeues a job that must make room or loses a node.
+# scancel saves and ends it. PYTHON=PATH names a Python other than .venv/bin/python; DRY_RUN=1 prints the command
 # instead of running it.
 #SBATCH --job-name=resnet_flax
 #SBATCH --nodes=1
@@ -33,13 +33,13 @@ if [[ -n ${DRY_RUN:-} ]]; then
 fi
 
 requeue=
-trap 'kill -TERM "$!"' TERM # before the run starts, as $! is the run from that moment on
+trap 'kill -TERM "$!"' TERM # set before the run starts, as $! is the run from that moment on
 trap 'requeue=1; kill -TERM "$!"' USR1
 "${command[@]}" &
 step=$!
 code=0
 wait "$step" || code=$?
-while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, and the run is saving
+while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, and the run is saving
   code=0
   wait "$step" || code=$?
 done

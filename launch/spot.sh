@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Train on a spot Cloud TPU that may be taken away: it is queued for again, and the run resumes from its copy in a bucket.
+# Train on a spot Cloud TPU, which may be taken away: it is then requested again, and the run resumes from a bucket.
 #
 #   BUCKET=gs://my-bucket/resnet launch/spot.sh --config=configs/preact.py
 #
-# Leave it running, or start the same command again: it queues for the TPU, does so again whenever that is taken away, and
+# Leave it running, or start the same command again: it queues for the TPU, requeues whenever that is taken away, and
 # deletes it when the run has ended. Its exit code is that of the run. The workdir is on the first host, which copies it
-# to BUCKET/runs each minute, as the log to BUCKET/train.log; a TPU that comes back begins with that copy.
+# to BUCKET/runs each minute, and the log to BUCKET/train.log; a TPU that comes back begins with that copy.
 #
 # NAME, ZONE, TYPE and VERSION choose the TPU as in tpu.sh. Its service account must be able to write to the bucket.
-# DRY_RUN=1 prints the request, and what each host runs when it starts, instead.
+# DRY_RUN=1 instead prints the request, and what each host runs when it starts.
 set -euo pipefail
 
 if [[ $# == 0 || ${BUCKET:-} != gs://* ]]; then
@@ -62,7 +62,7 @@ while true; do
     exit "$code"
   fi
   case $(state) in
-    SUSPENDED | FAILED) # taken away, or not to be had: it must be deleted before it can be asked for again
+    SUSPENDED | FAILED) # taken away or unavailable: it must be deleted before it can be requested again
       echo "the TPU is gone: queueing again"
       queue delete --force --quiet
       ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What each host of a spot TPU runs when it starts, see spot.sh, which puts BUCKET and WORDS before it.
+# What each host of a spot TPU runs when it starts; spot.sh puts BUCKET and WORDS before it.
 set -euo pipefail
 : "${BUCKET:?is set by spot.sh}" "${WORDS[0]:?is set by spot.sh}"
 METADATA=http://metadata.google.internal/computeMetadata/v1/instance/attributes
@@ -29,7 +29,7 @@ if [[ $worker == 0 && ! -e runs ]]; then
   mv fetched runs
 fi
 
-copy() { # Without a part of it, if the TPU is taken away meanwhile: nothing is deleted before everything new is there.
+copy() { # Perhaps only partly, if the TPU is taken away: so nothing is deleted before everything new is there.
   [[ $worker == 0 ]] || return 0
   gcloud storage cp train.log "$BUCKET/train.log" || true
   if gcloud storage rsync --recursive runs "$BUCKET/runs"; then
@@ -49,11 +49,11 @@ while true; do
   code=0
   wait "$run" || code=$?
   case $code in
-    0 | 1 | 4) # done, a mistake, or a loss that is not finite: to start again would not help
+    0 | 1 | 4) # done, a mistake, or a loss that is not finite: starting again would not help
       [[ $worker != 0 ]] || echo "$code" | gcloud storage cp - "$BUCKET/exit"
       exit
       ;;
     143) exit ;;
   esac
-  sleep "$SECONDS_BETWEEN" # another host has died and comes back
+  sleep "$SECONDS_BETWEEN" # another host has died and will come back
 done

@@ -3,13 +3,13 @@
 #
 #   launch/tpu.sh create                             # makes the TPU and installs this commit on its hosts
 #   launch/tpu.sh train --config=configs/preact.py   # starts on all hosts, and keeps running when you log out
-#   launch/tpu.sh log                                # follows what the run says
+#   launch/tpu.sh log                                # follows the output of the run
 #   launch/tpu.sh stop                               # saves and stops; the same train resumes from there
 #   launch/tpu.sh fetch                              # brings runs/ here
-#   launch/tpu.sh install                            # installs this commit instead of the one there
-#   launch/tpu.sh delete                             # with its disk
+#   launch/tpu.sh install                            # installs this commit in place of the one there
+#   launch/tpu.sh delete                             # deletes the TPU with its disk
 #
-# The first host keeps the workdir. For a TPU that may be taken away there is spot.sh.
+# The first host keeps the workdir. For a TPU that may be taken away, use spot.sh.
 set -euo pipefail
 
 NAME=${NAME:-resnet-flax}

@@ -11,7 +11,7 @@ __all__ = ["Network", "UserError", "create", "list_networks", "list_pretrained",
 
 
 def __getattr__(name: str) -> object:
-    """Import the Python API on first use: it needs JAX, and the program's help does not."""
+    """Import the Python API on first use: it needs JAX, which the program's help does not."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from resnet_flax import api

@@ -37,19 +37,19 @@ ImageLike = PathLike | Image.Image
 
 
 class Network:
-    """A trained network, as `load` and `train` return it.
+    """A trained network, as returned by `load` and `train`.
 
     Attributes:
         model: the Flax module; `model.apply(variables, normalize(images), train=False)` returns logits.
-        variables: its `params` and `batch_stats`, those averaged over training if the run keeps an average.
+        variables: its `params` and `batch_stats`, averaged over training if the run keeps an average.
         classes: the names of the classes, in the order of the labels.
         config: the complete config of its run.
         results: of the finished run and its best epoch, such as `test_accuracy`; {} before its end, and for a file of
             weights without a results.json beside it.
 
-    "Images" below are a uint8 array (n, H, W, 3) of values 0 to 255 whose H and W are those of training; or a path or a
-    PIL image, or a list of them. Paths name image files, folders of them, .npy, .npz and pickles. Images from paths and
-    PIL images are resized and converted to RGB as by the verb `predict`; an array never is. All functions of images
+    "Images" below are a uint8 array (n, H, W, 3) of values 0 to 255, with H and W as in training, or a path, a PIL
+    image, or a list of these. Paths name image files, folders of them, .npy, .npz and pickles. Images from paths and
+    PIL images are resized and converted to RGB as by the verb `predict`; arrays never are. All methods that take images
     raise UserError for an array of another shape or dtype, and for a file that cannot be read.
     """
 
@@ -74,13 +74,13 @@ class Network:
         """Return the predictions for a split: its `accuracy`, from 0 to 1, `loss` in nats, `probabilities`, `labels`.
 
         `split` is "test", "validation", "train", or a part of a split such as "train[:500]". Raises UserError if the
-        dataset is not there, or has no such split.
+        dataset is missing, or has no such split.
         """
         _, examples = load_split(self.config.data, split)
         return self._classifier(batch_size(len(examples)), eval_step).evaluate(self._state, examples)
 
     def normalize(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Return uint8 images (n, H, W, 3) as `model` takes them: float32, normalised as in training."""
+        """Return uint8 images (n, H, W, 3) in the form that `model` takes: float32, normalised as in training."""
         pixels = jnp.asarray(images)
         check_images(pixels, image_shape(self.config.data))
         return Policy(self.config.data.policy).normalize(jnp, pixels)
@@ -104,17 +104,16 @@ def list_recipes() -> list[str]:
 
 
 def list_pretrained() -> list[str]:
-    """Return the names of the trained networks that are part of the package, the most accurate first."""
+    """Return the names of the trained networks in the package, the most accurate first."""
     return pretrained_names()
 
 
 def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
-    """Return a network, untrained: a Flax Linen module with one output for each class.
+    """Return an untrained network: a Flax Linen module with one output for each class.
 
     `fields` override parts of it, such as blocks, widths, block, shortcut, se or drop_path: all fields under `model` in
-    config/defaults.py. Its `init` and `apply` take normalised float
-    images (n, H, W, 3) and `train`, and `apply` returns logits (n, num_classes) float32. Raises UserError for an
-    unknown name, an unknown field or a wrong value.
+    config/defaults.py. Its `init` and `apply` take normalised float images (n, H, W, 3) and `train`, and `apply`
+    returns logits (n, num_classes) float32. Raises UserError for an unknown name, an unknown field or a wrong value.
     """
     if not isinstance(num_classes, int | np.integer) or isinstance(num_classes, bool) or num_classes < 1:
         raise UserError(f"num_classes must be a positive whole number, not {short_repr(num_classes)}")
@@ -127,14 +126,14 @@ def create(name: str, num_classes: int = 10, **fields: Any) -> ResNet:
 
 
 def load(name: PathLike, checkpoint: str | int = "best") -> Network:
-    """Return a trained network: a pretrained one, that of a run, or weights that the verb `export` wrote.
+    """Return a trained network: a pretrained one, that of a run, or one from weights written by the verb `export`.
 
-    `name` is a name of `list_pretrained`; or the path of a workdir, of which `checkpoint` is used: "best" on validation
-    (the newest if nothing is held out), "newest", or the number of its step; or a file of weights, or the folder of
-    one. A .safetensors of `export` says what network it is for; other files need the config.json of their run beside
-    them. A Path, and a str with a separator such as "./preact", is always a path; "pretrained:preact" never is.
-    "hf:OWNER/NAME" is a folder of `export --format=hub` on the Hugging Face Hub, which is downloaded. Nothing in any of
-    these files is executed.
+    `name` is a name of `list_pretrained`; or the path of a workdir, whose `checkpoint` is used: "best" on validation
+    (the newest if nothing is held out), "newest", or the number of its step; or a file of weights, or its folder. A
+    .safetensors of `export` says what network it is for; other files need the config.json of their run beside them. A
+    Path, or a str with a separator such as "./preact", is always a path; "pretrained:preact" never is. "hf:OWNER/NAME"
+    is a folder of `export --format=hub` on the Hugging Face Hub, which is downloaded. Nothing in any of these files is
+    executed.
 
     Raises UserError if there is none of these, if it is damaged or does not match its checksum, for weights that do not
     fit their network, and for a name that is also that of a network in the current folder.
@@ -155,15 +154,15 @@ def train(
 ) -> Network:
     """Train a recipe and write its report, as the verb `train` does, and return the network of its best epoch.
 
-    `recipe` is a name of `list_recipes` or the path of a file, either with :ARGUMENT. Keywords set the fields of its
-    config by the last part of their names, such as `epochs=5`; `fields` sets them by whole names, such as
+    `recipe` is a name of `list_recipes` or the path of a file, either perhaps with :ARGUMENT. Keywords set the fields
+    of its config by the last part of their names, such as `epochs=5`; `fields` sets them by their whole names, such as
     {"optimizer.name": "sgd"}, where the last part is not enough. `workdir` is runs/NAME or runs/NAME-ARGUMENT by
-    default. The same call resumes a run that was stopped, and returns the network of one that is finished.
-    `track` is "wandb", "mlflow" or both with a comma between, or an object of your own with the methods of a
+    default. The same call resumes a run that was stopped, and returns the network of one that is finished. `track` is
+    "wandb", "mlflow" or both, separated by a comma, or an object of your own with the methods of a
     training.trackers.Tracker.
 
     Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
-    Interrupted after Ctrl-C, when the run is saved. Call it in the main thread: others get no signals.
+    Interrupted after Ctrl-C, once the run is saved. Call it in the main thread: others get no signals.
     """
     if not isinstance(recipe, str) or not isinstance(fields or {}, Mapping):
         raise UserError(f"train takes a recipe and a dict of fields, not {short_repr(recipe)} and {short_repr(fields)}")
@@ -176,7 +175,7 @@ def train(
 
 
 def full_name(keyword: str) -> str:
-    """Return the only field whose name ends in `keyword`; `keyword` itself, which is no field, if that is not one."""
+    """Return the only field whose name ends in `keyword`, or else `keyword` itself, which is then no field's name."""
     found = [field for field in field_types() if field.rpartition(".")[2] == keyword]
     return found[0] if len(found) == 1 else keyword
 

@@ -17,13 +17,13 @@ from resnet_flax.errors import UserError, refuse_address
 from resnet_flax.files import try_lock
 from resnet_flax.text import print_line
 
-WAIT_SECONDS = 0.1  # between two looks whether another process is done
+WAIT_SECONDS = 0.1  # between two checks whether another process is done
 # JAX's warning about an entry of its cache, which names the program. The file is called PROGRAM-HASH-cache.
 BAD_ENTRY = re.compile(r"Error (?:reading|writing) persistent compilation cache entry for '([^'/]+)'")
 
 
 def cache_folder() -> Path:
-    """Return the folder, which is created so that no other user can read it. Raises UserError if that is impossible."""
+    """Return the folder, created so that no other user can read it. Raises UserError if that is impossible."""
     refuse_address("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", ""))
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resnet_flax"
@@ -40,8 +40,8 @@ def cache_folder() -> Path:
 def one_process(path: Path) -> Iterator[None]:
     """Wait until no other process, here or on a machine with the same file system, is in this context for `path`.
 
-    `path` is the file of the lock, which is created. Where there can be none, as on some file systems, nobody waits:
-    what is prepared in the context must do without, and only takes longer.
+    `path` is the file of the lock, which is created. On file systems without locks nobody waits, so whatever is
+    prepared in the context must be correct without the lock; it only takes longer.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,8 @@ def one_process(path: Path) -> Iterator[None]:
 def keep_compiled_programs() -> None:
     """Have JAX keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already.
 
-    They are machine code, so a folder in which another user could have put them is not used. Raises UserError for an
-    XDG_CACHE_HOME that is an address, in which libraries would make folders, too.
+    They are machine code, so a folder into which another user could have put them is not used. Raises UserError for an
+    XDG_CACHE_HOME that is an address, for which libraries, too, would create folders.
     """
     refuse_address("XDG_CACHE_HOME", os.environ.get("XDG_CACHE_HOME", ""))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -69,7 +69,7 @@ def keep_compiled_programs() -> None:
     try:
         folder = cache_folder() / "compiled"
         folder.mkdir(mode=0o700, exist_ok=True)
-    except (UserError, OSError):  # only datasets cannot do without
+    except (UserError, OSError):  # only datasets cannot do without a cache
         return
     if is_private(folder.parent) and is_private(folder):
         jax.config.update("jax_compilation_cache_dir", str(folder))
@@ -89,10 +89,10 @@ def is_private(folder: Path) -> bool:
 
 
 def delete_bad_entry(show: Callable[..., None], message: Warning | str, *place: Any, **more: Any) -> None:
-    """Show a warning; but if it is about a bad entry of JAX's cache, delete that instead.
+    """Show a warning; but if it is about a bad entry of JAX's cache, delete the entry instead.
 
-    A process that is killed while it writes an entry leaves a part of it. JAX then compiles the program at each start
-    and never replaces the entry; once it is deleted, JAX writes it again.
+    A process that is killed while writing an entry leaves a part of it. JAX then compiles the program at each start and
+    never replaces the entry; once it is deleted, JAX writes it again.
     """
     if entry := BAD_ENTRY.match(str(message)):
         folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Reading a command line: the verb, the recipe, and the flags with the config that they set."""
+"""Read a command line: the verb, the recipe, and the flags with the config that they set."""
 
 import ast
 import difflib
@@ -31,7 +31,7 @@ class Values(NamedTuple):
 
 
 def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
-    """Return (verb, jobs, the verb's own arguments) of a command line. Raises UserError for a mistake in it."""
+    """Return (verb, jobs, the verb's own arguments) for a command line. Raises UserError for a mistake in it."""
     argv = canonical(argv)
     name, *words = [word for word in argv if not word.startswith("--")] or ["train"]
     verb = lookup("verb", name, VERBS)
@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     jobs: list[Job] = []
     options: dict[str, Any] = {}
     if "watch" in verb.flags and (own := read_flags(argv, verb.flags, get_config()).own)["watch"]:
-        # Runs that may not have begun, or folders of several.
+        # Runs that may not have begun, or folders of several runs.
         folders = [*flag_values(argv, "--workdir"), *words] or ["runs"]
         return name, [Job(FrozenConfigDict(), read_workdir(folder)) for folder in folders], own
     for workdir in find_workdirs(name, recipe, argv, words):
@@ -65,7 +65,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
 def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[str]) -> list[Path]:
     """Return the workdirs that a command line names, or else the default one of its recipe.
 
-    For a verb on trained networks but `report` they may be weights, see find_trained, and `predict` has a default.
+    For verbs on trained networks, except `report`, they may be weights (see find_trained); `predict` has a default.
     """
     several = VERBS[verb].words == "workdirs"
     texts = [*flag_values(argv, "--workdir"), *(words if several else [])]
@@ -84,8 +84,8 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
 def canonical(argv: Sequence[str]) -> list[str]:
     """Return a command line with every flag as --NAME=VALUE, however it was written.
 
-    The other ways are --NAME VALUE, -NAME=VALUE, and for a switch --NAME and --noNAME. Raises UserError for an unknown
-    flag and for a missing value.
+    The other ways are --NAME VALUE and -NAME=VALUE, and for a switch --NAME and --noNAME. Raises UserError for an
+    unknown flag and for a missing value.
     """
     words, rest = [], list(argv)
     while rest:
@@ -127,7 +127,7 @@ def flag_type(name: str) -> type | None:
 
 
 def unknown_flag(name: str, value: str) -> str:
-    """Return the message for an unknown flag: the fields or flags that it could mean, or else all flags."""
+    """Return the message for an unknown flag, with the fields or flags that it could mean, or else all flags."""
     last = name.rpartition(".")[2]
     flags = ["config", "workdir", *FLAGS]
     if name.startswith("config.") and last not in flags:
@@ -163,7 +163,7 @@ def read_workdir(text: str) -> Path:
 
 
 def read_trained(text: str) -> Path:
-    """Return the workdir or the file of weights that `text` names, see find_trained. Raises UserError for others."""
+    """Return the workdir or file of weights that `text` names, see find_trained. Raises UserError if it names none."""
     check_path(text)
     path = find_trained(text)
     return path if path.is_file() and path.suffix.lower() in READERS else read_workdir(text)

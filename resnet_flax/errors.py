@@ -15,9 +15,9 @@ STORAGE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 STORAGE += (errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 MAX_COMPARED_CHARS = 100  # of a name that is compared with the valid ones
 MAX_NAMES_LISTED = 100
-NO_BACKEND = "Unable to initialize backend"  # how JAX says that it misses a device
+NO_BACKEND = "Unable to initialize backend"  # how JAX says that a device is missing
 INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # gs://BUCKET, and gs:/BUCKET, which pathlib makes of it
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # gs://BUCKET, and gs:/BUCKET, into which pathlib turns it
 
 
 class UserError(Exception):
@@ -48,7 +48,7 @@ class Interrupted(Exception):
 
 
 def nearest(name: object, choices: Iterable[str]) -> str:
-    """Return a hint to put after an unknown `name`: the closest of `choices`, or all of them if none is close."""
+    """Return a hint for an unknown `name`: the closest of `choices`, or all of them if none is close."""
     names = sorted(choices)
     close = difflib.get_close_matches(str(name)[:MAX_COMPARED_CHARS], names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(first_few(names, MAX_NAMES_LISTED))}"
@@ -62,7 +62,7 @@ def lookup(kind: str, name: object, registry: dict):
 
 
 def is_address(text: str) -> bool:
-    """Return whether `text` is an address such as gs://BUCKET/FOLDER, of which Path would make a folder `gs:`."""
+    """Return whether `text` is an address such as gs://BUCKET/FOLDER, which Path would turn into a folder `gs:`."""
     return bool(ADDRESS.match(text))
 
 
@@ -76,7 +76,7 @@ def refuse_address(name: str, text: str) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Return in a few words why a library failed: the operating system's message, or the first line of its own."""
+    """Return in a few words why a library failed: the operating system's message, or else the first line of its own."""
     text = str(error).strip() or type(error).__name__
     system = [os.strerror(code) for code in STORAGE if os.strerror(code) in text]
     return system[0] if system else text.splitlines()[0][:200]
@@ -84,7 +84,7 @@ def reason(error: BaseException) -> str:
 
 def report_error(error: Exception) -> int:
     """Print an error that the user can do something about as one line, and return the exit code; raise any other."""
-    if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # in the middle of an import, say
+    if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # say, in the middle of an import
         return INTERRUPTED
     if isinstance(error, OSError) and error.errno in STORAGE:
         place = f": {error.filename}" if error.filename else ""
@@ -106,7 +106,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def missing_device(error: Exception) -> UserError | None:
-    """Return, if it caused `error`, the UserError that JAX_PLATFORMS names devices which JAX does not find."""
+    """Return a UserError if `error` is due to JAX_PLATFORMS naming devices that JAX does not find, else None."""
     without = isinstance(error, AssertionError)  # how JAX fails for "cuda" without a GPU
     if not (NO_BACKEND in str(error) or (without and "jax" in sys.modules)):
         return None

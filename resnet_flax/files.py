@@ -26,7 +26,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 
 
 def check_size(path: Path, limit: int, instead: str = "") -> None:
-    """Raise ValueError, which ends in `instead`, if a file has more than `limit` bytes. Nothing of it is read."""
+    """Raise a ValueError that ends in `instead` if a file has more than `limit` bytes. The file is not read."""
     size = path.stat().st_size
     if size > limit:
         raise ValueError(f"has {size:,} bytes, more than {limit:,}{instead}")
@@ -50,7 +50,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text stands for. Raises ValueError if it is not valid JSON or exceeds MAX_TEXT_BYTES."""
+    """Return the value of a JSON text. Raises ValueError if it is not valid JSON or exceeds MAX_TEXT_BYTES."""
     if len(text) > MAX_TEXT_BYTES:
         raise ValueError(f"has more than {MAX_TEXT_BYTES:,} characters")
     try:
@@ -96,7 +96,7 @@ def unpacked_size(file: Path | BinaryIO) -> int:
 
 
 def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """Return the content of a member, at most as many bytes as it claims to have."""
+    """Return the content of a member, but at most as many bytes as it claims to have."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others without a limit
         raise ValueError("is compressed by a method that NumPy does not use")
     with archive.open(member) as file:
@@ -104,7 +104,7 @@ def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 
 def array_of(content: memoryview) -> np.ndarray:
-    """Return the array in the content of an .npy file, without a copy. Raises ValueError if that is damaged."""
+    """Return the array in the content of an .npy file, without a copy. Raises ValueError if it is damaged."""
     file = io.BytesIO(content[:HEADER_BYTES])
     try:
         shape, fortran, dtype = HEADERS[np.lib.format.read_magic(file)](file)
@@ -142,7 +142,7 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
 def try_lock(path: Path) -> IO | None:
     """Lock the file at `path`, created if need be, and return it; None if another process holds the lock.
 
-    The lock is the system's: it lasts until the file is closed, at the latest by the end of the process. Raises OSError
+    It is a lock of the system: it lasts until the file is closed, at the latest until the process ends. Raises OSError
     if the file system has no locks.
     """
     file = open(path, "a+")  # noqa: SIM115

@@ -1,4 +1,4 @@
-"""A hash of 32 bits that costs a few integer operations, for random numbers that are functions of a counter."""
+"""A 32-bit hash that costs a few integer operations, for random numbers that are functions of a counter."""
 
 from typing import Any
 

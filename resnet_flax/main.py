@@ -1,7 +1,7 @@
 """The program: `python -m resnet_flax.main --help` describes it.
 
-Everything else is imported inside functions. Importing JAX takes a second, in which Ctrl-C should end the program like
-at any other time, and which the help does not need.
+Everything else is imported inside functions. Importing JAX takes a second, during which Ctrl-C should end the program
+as at any other time, and which the help need not spend.
 """
 
 import os
@@ -43,7 +43,7 @@ def run_command(argv: list[str]) -> None:
     if argv[:1] == ["completion"]:
         from resnet_flax.commands.completion import completion
 
-        return completion(argv[1:])  # at once, as a shell that starts waits for it
+        return completion(argv[1:])  # at once, as a starting shell waits for it
     from importlib import import_module
 
     from resnet_flax.cache import keep_compiled_programs
@@ -79,12 +79,12 @@ def versions() -> str:
 
 
 def end_at_once(signum: int, frame: object) -> None:
-    """End the process on Ctrl-C: of an exception, a module that is being imported may make any other, or nothing."""
+    """End the process on Ctrl-C: a module that is being imported may replace an exception by another, or drop it."""
     os._exit(128 + signum)
 
 
 def repeat_lost_ctrl_c(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Send Ctrl-C again if it came within a callback or a destructor, whose errors Python prints and drops."""
+    """Send Ctrl-C again if it came during a callback or a destructor, whose errors Python prints and drops."""
     if unraisable.exc_type is not KeyboardInterrupt:
         return sys.__unraisablehook__(unraisable)
     again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
@@ -99,7 +99,7 @@ def use_utf8() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null as stdin, stdout or stderr if it is closed: the next file would get its number, and its output."""
+    """Open /dev/null as stdin, stdout or stderr if closed: the next file would get its number and so its output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
@@ -108,7 +108,7 @@ def open_standard_streams() -> None:
 
 def console() -> NoReturn:
     """Run this process's command and exit: the program `resnet-flax`, and `python -m resnet_flax.main`."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as under nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as it is under nohup
         signal.signal(signal.SIGINT, end_at_once)
     use_utf8()
     open_standard_streams()

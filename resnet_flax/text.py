@@ -23,7 +23,7 @@ def escape_line(text: object, longest: int = 0) -> str:
 
 
 def end_of_line(text: object, longest: int) -> str:
-    """Return `text` as one printable line of which, if it is longer than `longest` characters, the end is left."""
+    """Return `text` as one printable line; of more than `longest` characters, only the end is kept."""
     line = escape_line(text)
     return line if len(line) <= longest else "\u2026" + line[1 - longest :]
 
@@ -41,7 +41,7 @@ def short_repr(value: object) -> str:
 def print_line(text: object, file: TextIO | None = None) -> None:
     """Print `text`, escaped, to `file` (stdout by default) and flush.
 
-    Printing never fails: a reader that is gone or a full disk must not end a training. The error is appended to
+    Printing never fails: a reader that is gone or a full disk must not end a training run. The error is appended to
     `lost_output`, and all further output to `file` is discarded.
     """
     file = file or sys.stdout
@@ -51,11 +51,11 @@ def print_line(text: object, file: TextIO | None = None) -> None:
     except OSError as error:
         error.filename = error.filename or file.name
         lost_output.append(error)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # its buffer, too, is written there when Python exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # where its buffer, too, is written when Python exits
 
 
 def erase_line(file: TextIO) -> None:
-    """Erase the line of a terminal's cursor, where a progress bar may stand."""
+    """Erase the line of a terminal's cursor, where there may be a progress bar."""
     with contextlib.suppress(OSError):
         file.write("\r\x1b[K")
         file.flush()

@@ -14,17 +14,16 @@ class Flag(NamedTuple):
     default: bool | int | str
     value: str  # stands for the value in the help; "" for a switch
     help: str
-    field: str = ""  # the field of the config that it is short for, if it is
+    field: str = ""  # the field of the config that it is short for, if any
 
 
 class Verb(NamedTuple):
     """A verb: the function of its name in the module of its name in resnet_flax.commands.
 
-    The function is called with a config, a workdir and the verb's own flags. If its `words`, those after the verb on
-    the command line, are "workdirs", it gets a list of jobs instead of config and workdir; if they are "files" or
-    "fields", it gets them as one more argument, and with fields also `recipe`, the flags that set the config. A verb
-    for a `trained` network uses the config in the workdir, never a recipe. A `standalone` verb has no flags and no
-    arguments.
+    The function is called with a config, a workdir and the verb's own flags. `words` says what follows the verb on the
+    command line: for "workdirs", the function gets a list of jobs instead of config and workdir; "files" and "fields"
+    are passed as one more argument, fields together with `recipe`, the flags that set the config. A verb for a
+    `trained` network uses the config in the workdir, never a recipe. A `standalone` verb has no flags and no arguments.
     """
 
     summary: str
@@ -190,7 +189,7 @@ def help_text(verb: str | None) -> str:
 
 
 def section(title: str, entries: Mapping[str, str]) -> str:
-    """Return the lines of a section: names in a column, and what is said about each beside it."""
+    """Return the lines of a section: names in a column, and the text about each beside it."""
     left = max(map(len, entries)) + 4
     lines = [
         textwrap.fill(text, HELP_WIDTH, initial_indent=f"  {name:{left - 2}}", subsequent_indent=" " * left)

@@ -2,8 +2,8 @@
 
 python -m benchmarks.faults.fuzz [--inputs=12000] [--seed=0] [--only=READER;...]
 
-An input is a damaged copy of a valid one, or a bomb. Its reader must return a value, or raise an error that becomes one
-line for the user, in less than a gigabyte of memory, and must end. Prints counts and the slowest input as JSON; exits
+An input is a damaged copy of a valid one, or a bomb. Its reader must end, with less than a gigabyte of memory, and
+return a value or raise an error that becomes one line for the user. Prints counts and the slowest input as JSON; exits
 with 1 if a reader did anything else, and leaves that input in a file. Input N of a reader is always the same.
 """
 
@@ -29,8 +29,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from benchmarks.faults.readers import SIZES, Figures, Reader, all_readers
 from resnet_flax.text import escape_lines
 
-SECONDS = 30  # of CPU time for one input: none is near it (see slowest_seconds), so more is a loop without an end
-MEMORY = 2**30  # bytes beyond what the process has when it starts
+SECONDS = 30  # of CPU time for one input: none is near it (see slowest_seconds), so more means an endless loop
+MEMORY = 2**30  # bytes beyond those that the process has when it starts
 LONGEST = 5000  # characters of a message
 MAY_REFUSE = ("command",)  # the valid inputs of these name runs that do not exist
 
@@ -70,7 +70,7 @@ def inputs(name: str, reader: Reader, count: int, seed: int) -> Iterator[bytes]:
 
 
 class Endless(BaseException):
-    """An input was not done in `SECONDS`."""
+    """An input took more than `SECONDS`."""
 
 
 def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""Put real faults into real runs of a tiny network, and collect what must be the same at their end as without any."""
+"""Put real faults into real runs of a tiny network, and collect what must be the same at the end as without faults."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from resnet_flax.workdir.results import read_results
 
 ROOT = Path(__file__).parents[2]
 STEPS = 8  # an epoch
-# Nothing counts as better, so that the run stops early: after 3 epochs of 6.
+# Nothing counts as an improvement, so that the run stops early: after 3 epochs of 6.
 SMALL = [
     f"--config={ROOT}/configs/quickstart.py",
     "--config.model.blocks=(1,)",
@@ -43,7 +43,7 @@ SMALL = [
 
 
 def run(workdir: Path, *words: str) -> int:
-    """Train SMALL with `words` changed in this process; return the exit code.
+    """Train SMALL, changed by `words`, in this process; return the exit code.
 
     Evaluation takes several batches, so that it can be stopped in the middle, and there are no pictures.
     """
@@ -58,7 +58,7 @@ WITHOUT_PICTURES = ("-m", "benchmarks.faults.injection")  # `run` in a process o
 
 
 def start(workdir: Path, *words: str, python: tuple[str, ...] = PROGRAM, **environment: str) -> subprocess.Popen:
-    """Start to train SMALL with `words` changed in a process of its own."""
+    """Start training SMALL, changed by `words`, in a process of its own."""
     command = [sys.executable, *python, *SMALL, *words, f"--workdir={workdir}"]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
@@ -163,7 +163,7 @@ EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 def interrupt(
     workdir: Path, signum: int, doing: str, seconds: float, *words: str, python: tuple[str, ...] = PROGRAM
 ) -> tuple[int, float]:
-    """Start the run and send it a signal `seconds` after it is "starting", "training" or "saving".
+    """Start the run and send it a signal `seconds` after it begins "starting", "training" or "saving".
 
     Returns the exit code, 0 if the run finished before the signal, and the seconds that it took to end.
     """
@@ -186,7 +186,7 @@ def interrupt(
 
 
 def wait_for_epoch(process: subprocess.Popen) -> None:
-    """Wait for the line of the first epoch, or the end of the process."""
+    """Wait for the line of the first epoch, or for the end of the process."""
     while (line := process.stdout.readline()) and not line.startswith("epoch"):
         pass
 

@@ -1,7 +1,7 @@
 """Kinds of fault that happen to a small run, each with what must be true right after it; benchmarks/soak.py uses them.
 
-A fault is a function (run, rng) of an unfinished run, which returns whether it happened: some need a checkpoint, and a
-run may be faster than its fault. It raises AssertionError if the run did not take the fault as it should.
+A fault is a function (run, rng) of an unfinished run that returns whether it happened: some need a checkpoint, and a
+run may be faster than its fault. It raises AssertionError if the run did not react as it should.
 """
 
 import os
@@ -49,7 +49,7 @@ PATIENCE = 300  # seconds after which a process counts as hanging
 
 
 class Check:
-    """check(holds, found): raise AssertionError about what was found if it does not hold, and count the checks."""
+    """check(holds, found) raises AssertionError about what was found if it does not hold, and counts the checks."""
 
     made = 0
 
@@ -95,7 +95,7 @@ class Run:
         return sorted(folders, key=lambda path: int(path.name), reverse=True)
 
     def content(self) -> dict[Path, bytes]:
-        """Return every file of the workdir but its lock."""
+        """Return every file of the workdir except its lock."""
         files = [path for path in self.workdir.rglob("*") if path.is_file() and path.name != ".lock"]
         return {path: path.read_bytes() for path in files}
 
@@ -135,7 +135,7 @@ def interrupt(signum: int, doing: str, run: Run, rng: random.Random) -> bool:
 
 
 def flip_a_bit(run: Run, rng: random.Random) -> bool:
-    """Flip a bit of the newest checkpoint, if there is one before it."""
+    """Flip a bit of the newest checkpoint, if there is an older one."""
     if len(run.checkpoints()) < 2:
         return False
     path = file_of_newest(run, rng)
@@ -147,7 +147,7 @@ def flip_a_bit(run: Run, rng: random.Random) -> bool:
 
 
 def cut_off(run: Run, rng: random.Random) -> bool:
-    """Cut off a file of the newest checkpoint, if there is one before it."""
+    """Truncate a file of the newest checkpoint, if there is an older one."""
     if len(run.checkpoints()) < 2:
         return False
     path = file_of_newest(run, rng)
@@ -160,7 +160,7 @@ def file_of_newest(run: Run, rng: random.Random) -> Path:
 
 
 def remove_newest(run: Run, rng: random.Random) -> bool:
-    """Delete the newest checkpoint; without another the run starts again."""
+    """Delete the newest checkpoint; without another one, the run starts again."""
     if run.checkpoints():
         shutil.rmtree(run.checkpoints()[0])
         return True
@@ -194,7 +194,7 @@ def replace_an_image(photos: Path, rng: random.Random) -> str:
 
 
 def change_data(change: Callable[[Path, random.Random], str], run: Run, rng: random.Random) -> bool:
-    """Start the run with other images, which it must refuse by what `change` returns, and put the old ones back."""
+    """Start the run with other images, which it must refuse with what `change` returns, and restore the old ones."""
     if not run.checkpoints():
         return False
     shutil.copytree(run.photos, run.folder / "backup")
@@ -235,7 +235,7 @@ DIFFERENCES = {
 
 
 def differ(what: str, run: Run, rng: random.Random) -> bool:
-    """Start the run as two processes that differ, which both must refuse.
+    """Start the run as two processes that differ, which both must refuse to do.
 
     Each finds its images in the same relative path of its own folder, as two machines do.
     """
@@ -261,7 +261,7 @@ def close_stdout(run: Run, rng: random.Random) -> bool:
 
 
 def leave_stdout(run: Run, rng: random.Random) -> bool:
-    """Start the run, read the first line that it prints, as head -1 does, and stop the run at any moment."""
+    """Start the run, read only the first line that it prints, like head -1, and stop the run at any moment."""
     with run.start() as process:
         process.stdout.readline()
         process.stdout.close()
@@ -308,7 +308,7 @@ def check_reader(process: subprocess.Popen, codes: tuple[int, ...]) -> None:
 
 
 def read_files(workdir: Path) -> None:
-    """Read what a run writes, as far as it has: a file that is not whole raises an error."""
+    """Read whatever a run has written so far: an incomplete file raises an error."""
     readers = {
         "config.json": read_json,
         "metrics.csv": read_csv,
@@ -325,7 +325,7 @@ def read_files(workdir: Path) -> None:
 
 
 def sweep_twice(run: Run, rng: random.Random) -> bool:
-    """Start a sweep, and the same one again a little later: they share its trials, and one alone ends like any run."""
+    """Start a sweep, and the same one again a little later: they share its trials, and a trial ends like any run."""
     folder = run.folder / f"sweep{rng.randrange(10**9)}"
     rates = [f"0.{number:03}" for number in sorted(rng.sample(range(1, 1000), TRIALS))]
     short = [*injection.SMALL, *run.words, f"--config.train.epochs={TRIAL_EPOCHS}", "--config.data.test="]

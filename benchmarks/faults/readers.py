@@ -64,7 +64,7 @@ TEXT = NUMBERS + WORDS + SIGNS
 
 
 class Figures(list):
-    """The figures to draw of a value. Drawing takes longer than reading."""
+    """The figures to draw from a value; drawing takes longer than reading."""
 
     def draw(self, path: Path) -> None:
         for figure in self:
@@ -73,10 +73,10 @@ class Figures(list):
 
 @dataclass
 class Reader:
-    """A function that reads bytes, valid inputs, `tokens` to put into them, and `bombs`, which are as they are.
+    """A function that reads bytes, valid inputs, `tokens` to put into them, and `bombs`, which are used as they are.
 
     `refusals` are the errors that it may raise. `pack` wraps damaged content into a file with the right checksums, so
-    that more than the checksums are tested.
+    that more than the checksums is tested.
     """
 
     read: Callable[[bytes], Any]
@@ -110,7 +110,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def huge_png(side: int, rows: int) -> bytes:
-    """Return a small PNG whose header says `side` x `side` pixels, with so many `rows` of them in it."""
+    """Return a small PNG whose header claims `side` x `side` pixels, with only `rows` rows of them in it."""
     header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
     pixels = zlib.compress(bytes(4 * side + 1) * rows)
     chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", pixels), png_chunk(b"IEND", b"")]
@@ -169,7 +169,7 @@ NPY_BOMBS = [
 
 
 def all_readers(folder: Path) -> dict[str, Reader]:
-    """Return every reader by name; what they read is written into `folder`."""
+    """Return every reader by name; the files that they read are written into `folder`."""
 
     def of_file(name: str, read: Callable[[Path], Any]) -> Callable[[bytes], Any]:
         path = folder / name
@@ -250,7 +250,7 @@ CONFIGS = [config_to_json(complete(get_config())).encode(), b'{"model": {"blocks
 
 
 def run_command(text: str) -> Any:
-    """Do what main does with a command line before the verb starts."""
+    """Process a command line as main does before the verb starts."""
     try:
         verb, runs, options = main.parse(text.replace("\0", "").split(" "))  # no command line has a NUL
     except OSError as error:
@@ -286,7 +286,7 @@ def array_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
 
 
 def image_readers(of_file: Callable) -> dict[str, Reader]:
-    """Return the readers of what predict takes, each with its ending and format."""
+    """Return the readers of all that predict takes, each with its ending and format."""
 
     def read(path: Path) -> list:
         found = images.Images([path], (32, 32))
@@ -341,7 +341,7 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
 
 
 def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
-    """Return the readers of what a workdir holds beside its checkpoints."""
+    """Return the readers of what a workdir holds besides its checkpoints."""
     config = complete(get_config())
     rows = [{"epoch": n, "step": 10 * n, "learning_rate": 0.1, "momentum": 0.9, "train_loss": 2 / n} for n in (1, 2, 3)]
     rows = [row | {"train_accuracy": 0.25 * row["epoch"], "val_loss": 1.5, "val_accuracy": 0.5} for row in rows]
@@ -421,7 +421,7 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
 
 
 def weight_readers(of_file: Callable) -> dict[str, Reader]:
-    """Return the readers of weights for a tiny network; those of PyTorch if that is installed."""
+    """Return the readers of weights for a tiny network, including PyTorch's if it is installed."""
     config = get_config()
     config.model.blocks, config.model.widths = (1,), (4,)
     model = models.build(complete(config))

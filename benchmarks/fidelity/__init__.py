@@ -1,4 +1,4 @@
-"""Comparison of this project with what it reimplements, number by number."""
+"""Number-by-number comparison of this project with what it reimplements."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: its subject, the largest difference found and the bound of that difference.
+    """One comparison: its subject, the largest difference found, and the bound on that difference.
 
     Rows that compare value by value also have the number of values and how many of them differ at all.
     """
@@ -23,7 +23,7 @@ class Row:
         return self.difference <= self.bound
 
     def __str__(self) -> str:
-        """The row of a Markdown table."""
+        """Return the row of a Markdown table."""
         values, share = ("", "") if self.values is None else (f"{self.values:,}", f"{self.differing / self.values:.2e}")
         numbers = f"{values:>11} | {share:>8} | {self.difference:8.2e} | {self.bound:5.0e}"
         return f"| {self.what:84} | {numbers} | {'yes' if self.ok else 'NO':3} |"
@@ -33,7 +33,7 @@ HEADING = "| what | values | share that differ | largest difference | bound | ok
 
 
 def value_by_value(what: str, ours: np.ndarray, theirs: np.ndarray, bound: float = 0.0) -> Row:
-    """Compare every value; the default bound demands that all are equal."""
+    """Compare every value; the default bound demands that all be equal."""
     differences = np.abs(np.subtract(ours, theirs, dtype=np.float64))
     return Row(what, float(differences.max()), bound, differences.size, int(np.count_nonzero(differences)))
 

@@ -1,9 +1,9 @@
 """python -m benchmarks.fidelity [--write | --networks=PATTERN]
 
 Compares everything with PyTorch and Pillow and prints one table: the largest difference of each comparison, its bound,
-and whether it holds; for augmentation also how many values were compared and which share of them differs at all. The
+and whether it holds; for augmentation also how many values were compared and what share of them differs at all. The
 exit code is 1 if a bound does not hold. The table is saved as benchmarks/results/fidelity.md.
---write recreates the golden files under tests/golden; without it they must be what PyTorch and Pillow compute now.
+--write recreates the golden files under tests/golden; without it they must equal what PyTorch and Pillow compute now.
 --networks compares only the networks whose rows begin with PATTERN, a regular expression, and saves nothing.
 """
 
@@ -55,7 +55,7 @@ def rows(write: bool) -> Iterator[Row]:
 
 
 def heading() -> str:
-    """Return the title of the table and what it was made with."""
+    """Return the title of the table and the versions it was made with."""
     made = circumstances()
     versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
     return (

@@ -1,7 +1,7 @@
 """Augmentation against torchvision's definitions: every operation, given the same drawn parameters.
 
-torchvision's transforms of PIL images delegate to Pillow, so the oracle here is Pillow itself, called as the
-documentation and the formulas of torchvision.transforms.functional say; erasing and normalisation, which torchvision
+torchvision's transforms of PIL images delegate to Pillow, so the oracle here is Pillow itself, called as described by
+the documentation and formulas of torchvision.transforms.functional; erasing and normalisation, which torchvision
 defines on tensors, and the magnitudes of the automatic policies are PyTorch's. Every uint8 value must be equal.
 """
 
@@ -157,7 +157,7 @@ def standardize(image: np.ndarray, mean: tuple, std: tuple) -> np.ndarray:
 
 
 def pictures(n: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
-    """Return uint8 (n, size, size, 3): patches, gradients, noise; some pale, grey, of few levels, and one flat."""
+    """Return uint8 (n, size, size, 3): patches, gradients, noise; some are pale, grey or of few levels, one is flat."""
     random = np.random.default_rng(seed)
     ramp = np.linspace(0, 1, size)
     gradient = (
@@ -174,7 +174,7 @@ def pictures(n: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
 
 
 class Case(NamedTuple):
-    """An operation on uint8 images: our formula (xp, images, parameters), the oracle of one image, the parameters."""
+    """An operation on uint8 images: our formula (xp, images, parameters), the oracle for one image, the parameters."""
 
     what: str
     ours: Callable[..., Any]
@@ -182,13 +182,13 @@ class Case(NamedTuple):
     parameters: list[np.ndarray]  # (n,) each
 
     def expected(self, images: np.ndarray) -> np.ndarray:
-        """Return the oracle's images; it gets Python numbers, so that it computes in float64."""
+        """Return the oracle's images; it is given Python numbers, so that it computes in float64."""
         drawn = zip(*(parameter.tolist() for parameter in self.parameters), strict=True)
         return np.stack([self.oracle(image, *one) for image, one in zip(images, drawn, strict=True)])
 
 
 def ours_rotate(xp: Any, images: Any, angle: Any, interpolation: str) -> Any:
-    """Rotate counter-clockwise, as Pillow does and other than `pixels.affine`."""
+    """Rotate counter-clockwise like Pillow, unlike `pixels.affine`."""
     return pixels.affine(xp, images, -angle, 0 * angle, 0 * angle, 0 * angle + 1, 0 * angle, interpolation)
 
 
@@ -245,7 +245,7 @@ def cases(n: int, reach: int = 16, seed: int = 1) -> Iterator[Case]:
     yield Case("posterize", ours_posterize, posterize, [whole(1, 8)])
 
 
-# policy -> its operations, the number of bins of their magnitudes, and whether these are TrivialAugment's.
+# Policy -> its operations, the number of bins of their magnitudes, and whether these are TrivialAugment's.
 SPACES = {
     "autoaugment": (sorted({text.split()[0] for pair in autoaugment.CIFAR10 for text in pair.split(", ")}), 10, False),
     "rand_augment": (autoaugment.NAMES, 31, False),
@@ -276,7 +276,7 @@ def magnitudes(name: str, bins: int, wide: bool) -> np.ndarray:
 
 
 def compare() -> Iterator[Row]:
-    """Compare every operation on synthetic images: the drawn ones on 2,048, those of the policies on 32 a magnitude."""
+    """Compare all operations on synthetic images: the drawn ones on 2,048, those of policies on 32 per magnitude."""
     images = np.resize(pictures(256), (2048, SIZE, SIZE, 3))
     for case in cases(len(images)):
         ours = jax.jit(partial(case.ours, jnp))(images, *case.parameters)

@@ -1,8 +1,8 @@
 """Mixed batches and losses of soft targets against PyTorch.
 
-MixUp and CutMix are written here in torch as torchvision.transforms.v2 defines them, RICAP as its paper does, and they
-get the same draws: the share, for CutMix the centre of the box, for RICAP the boundaries and the crops. The losses are
-torch.nn.functional's.
+MixUp and CutMix are written here in torch as defined by torchvision.transforms.v2, RICAP as defined by its paper, and
+they get the same draws: the share, for CutMix the centre of the box, for RICAP the boundaries and the crops. The losses
+are torch.nn.functional's.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,9 +31,10 @@ class Draw(NamedTuple):
 
 
 def draws(count: int, seed: int = 0) -> dict[str, list[Draw | Patches]]:
-    """Return `count` draws of each method; of CutMix also boxes without pixels, of all, and with whole sides.
+    """Return `count` draws of each method.
 
-    Of RICAP also patches without pixels, and one that is the whole image.
+    Those of CutMix include boxes without pixels, of all pixels, and with whole sides; those of RICAP include patches
+    without pixels, and one that is the whole image.
     """
     random = np.random.default_rng(seed)
     shares = random.beta(1, 1, 2 * count).astype(np.float32)
@@ -129,7 +130,7 @@ def logits_and_targets(seed: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def our_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the losses of each example and their gradients by the student's logits, by name."""
+    """Return, by name, the losses of each example and their gradients with respect to the student's logits."""
     losses: dict[str, Callable] = {
         f"cross-entropy, soft targets, smoothing {smoothing:g}": lambda logits, smoothing=smoothing: soft_cross_entropy(
             logits, jnp.asarray(targets), smoothing

@@ -1,11 +1,11 @@
 """The networks, their losses, gradients, running statistics and initial weights against PyTorch's, in float32.
 
-Two things would keep training apart that are no error of either side, and are made the same:
-- Dropout and stochastic depth are random. Both sides multiply by a fixed mask where they have them, which compares
-  where they sit.
-- The slope of ReLU jumps at 0. Of the millions of values in a full network a few are so close to 0 that rounding
-  decides their sign, and each moves some gradient by per cents. So ours takes the signs that PyTorch found, and how
-  many it would have had otherwise is a row of its own. The narrow networks have ReLU itself.
+Two things that are not an error of either side would make training differ, and are made the same:
+- Dropout and stochastic depth are random. Both sides multiply by a fixed mask in their place, which checks where they
+  are.
+- The slope of ReLU jumps at 0. Of the millions of values in a full network, a few are so close to 0 that rounding
+  decides their sign, and each changes some gradient by several per cent. So ours takes the signs that PyTorch found,
+  and a row of its own says how many would have differed. The narrow networks use ReLU itself.
 """
 
 import re
@@ -66,7 +66,7 @@ FULL = {name: architecture(name) for name in NETWORKS} | {
     | dict(shortcut="avg_pool", drop_path=0.2),
 }
 
-# How every result is measured, and its bound: eval and running by absolute, train and gradient by relative difference.
+# How each result is measured, and its bound: eval and running by absolute, train and gradient by relative difference.
 MEASURES = {
     "eval": ("logits in evaluation", absolute, 1e-4),
     "train": ("logits and loss in training, relative", relative, 1e-3),
@@ -76,24 +76,24 @@ MEASURES = {
 
 
 def mask(channels: int) -> np.ndarray:
-    """Return the factors of dropout here: 0 for every fifth channel, 1.25 for the others."""
+    """Return the fixed factors of dropout: 0 for every fifth channel, 1.25 for the others."""
     return np.where(np.arange(channels) % 5 == 0, 0.0, 1.25).astype(np.float32)
 
 
 def kept(batch: int) -> np.ndarray:
-    """Return the factors of stochastic depth here: 0 for every second example, 1.25 for the others."""
+    """Return the fixed factors of stochastic depth: 0 for every second example, 1.25 for the others."""
     return np.where(np.arange(batch) % 2, 0.0, 1.25).astype(np.float32)[:, None, None, None]
 
 
 def fixed_dropout(call, args, kwargs, context):
-    """Put in the place of every method call of a Flax module."""
+    """Intercept a method call of a Flax module: apply the fixed mask if it is dropout."""
     if not isinstance(context.module, nn.Dropout):
         return call(*args, **kwargs)
     return args[0] * (kept(len(args[0])) if context.module.name == "drop_path" else mask(args[0].shape[-1]))
 
 
 def recorder() -> optax.GradientTransformation:
-    """An optimiser that changes nothing and has the last gradient as its state."""
+    """Return an optimiser that changes nothing and whose state is the last gradient."""
     return optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradients, state, params: (jax.tree.map(jnp.zeros_like, params), gradients),
@@ -102,10 +102,10 @@ def recorder() -> optax.GradientTransformation:
 
 @contextmanager
 def training_alike(signs: Sequence[jax.Array], count: bool = False) -> Iterator[list[jax.Array]]:
-    """Within it dropout is the fixed mask and, where `signs` are given, ReLU takes the next of them at each call.
+    """Make dropout the fixed mask in this context and, if `signs` are given, have each call of ReLU use the next ones.
 
-    Gives a list, to which each call of such a ReLU adds the number of signs that would have been others: those within
-    BatchNorm only if they are to be counted, as it is then applied after it.
+    Yields a list to which each call of such a ReLU adds the number of signs that would have differed. A ReLU within
+    BatchNorm does so only with `count`, which applies it after BatchNorm instead.
     """
     following, differing = iter(signs), []
 
@@ -134,9 +134,9 @@ def ours(
 ) -> Tensors:
     """Run our network and `train_step` on a batch: images (batch, H, W, 3) float32, labels (batch,) int32.
 
-    Returns the logits, the loss, and in PyTorch's names the gradients and running statistics, each under the name of
-    its measure: "eval/logits", "train/logits", "train/loss", "gradient/NAME", "running/NAME"; and "signs", the share of
-    the given `signs` that would have been others.
+    Returns the logits, the loss and, under PyTorch's names, the gradients and running statistics, each after the name
+    of its measure: "eval/logits", "train/logits", "train/loss", "gradient/NAME", "running/NAME"; and "signs", the share
+    of the given `signs` that would have differed.
     """
     model, optimizer = ResNet(**fields), recorder()
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -172,7 +172,7 @@ def ours(
 def theirs(
     fields: dict, weights: Tensors, images: np.ndarray, labels: np.ndarray, smoothing: float = 0.0
 ) -> tuple[Tensors, list[np.ndarray]]:
-    """The same from PyTorch, and where the inputs of its activations were above 0 in training."""
+    """Return the same from PyTorch, and where the inputs of its activations were above 0 in training."""
     import torch
 
     from benchmarks.fidelity import reference
@@ -210,7 +210,7 @@ def theirs(
 
 
 def example(fields: dict, batch: int, side: int) -> dict:
-    """A batch of noise and weights for a network, as the arguments of `ours` and `theirs`."""
+    """Return a batch of noise and weights for a network, as arguments of `ours` and `theirs`."""
     from benchmarks.fidelity import reference
 
     net = reference.ResNet(**fields)
@@ -221,20 +221,20 @@ def example(fields: dict, batch: int, side: int) -> dict:
 
 
 def differences(label: str, a: Tensors, b: Tensors) -> Iterator[Row]:
-    """One row for each measure: the array of it that is worst."""
+    """Yield a row for each measure, about its worst array."""
     for measure, (what, difference, bound) in MEASURES.items():
         names = [name for name in b if name.startswith(measure)]
         yield Row(f"{label}: {what}", max(difference(np.asarray(a[name]), b[name]) for name in names), bound)
 
 
 def compare() -> Iterator[Row]:
-    """Every network, and the initial weights."""
+    """Compare every network, and the initial weights."""
     yield from compare_networks("")
     yield from compare_initial_weights()
 
 
 def compare_networks(pattern: str) -> Iterator[Row]:
-    """Every network at its full size on 8 images and every narrow one on 2, if its rows begin with `pattern`."""
+    """Compare every network at full size on 8 images, and every narrow one on 2, if its rows begin with `pattern`."""
     for label, fields in FULL.items():
         if not re.match(pattern, label):
             continue
@@ -253,7 +253,7 @@ def compare_networks(pattern: str) -> Iterator[Row]:
 
 
 def initial_weights(kernel_init: str, fields: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ours, PyTorch's) for every tensor of a network, flat float64."""
+    """Yield (ours, PyTorch's) for every tensor of a network, flat float64."""
     import torch
 
     from benchmarks.fidelity import reference
@@ -272,9 +272,9 @@ def initial_weights(kernel_init: str, fields: dict) -> Iterator[tuple[np.ndarray
 
 
 def compare_initial_weights() -> Iterator[Row]:
-    """Mean, mean square and mean fourth power of every layer, in standard errors of their difference.
+    """Compare mean, mean square and mean fourth power of every layer, in standard errors of their difference.
 
-    Of the some 400 comparisons of layers drawn from one distribution the largest is usually between 3 and 4.
+    The largest of some 400 comparisons of layers drawn from one distribution is usually between 3 and 4.
     """
     for kernel_init in ("torch", "he_normal"):
         worst = {1: 0.0, 2: 0.0, 4: 0.0}
@@ -291,7 +291,7 @@ def compare_initial_weights() -> Iterator[Row]:
 
 
 def golden() -> dict[str, np.ndarray]:
-    """Arguments and PyTorch's results for the narrow networks, 2 images of 8x8."""
+    """Return arguments and PyTorch's results for the narrow networks, on 2 images of 8x8."""
     arrays: Tensors = {}
     for name, fields in NARROW.items():
         batch = example(fields, batch=2, side=8)

@@ -1,7 +1,7 @@
 """Twenty steps of each optimiser on a residual block with BatchNorm against torch.optim, in float64.
 
-Both sides start from the same weights and go their own way: at each step both ask PyTorch for the gradient at their own
-weights on the same fixed batch, so what differs is the optimiser alone (networks.py compares gradients).
+Both sides start from the same weights and go their own way: at each step, each asks PyTorch for the gradient at its own
+weights on the same fixed batch, so only the optimisers differ (networks.py compares gradients).
 """
 
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def rate(fields: dict) -> float:
 
 
 def ours(fields: dict, weights: Tensors, gradient: Gradient) -> Tensors:
-    """The weights after STEPS steps of our optimiser, in the dtype of `weights`."""
+    """Return the weights after STEPS steps of our optimiser, in the dtype of `weights`."""
     config = get_config()
     config.optimizer.update(fields)
     curves = SimpleNamespace(schedule=config.schedule, optimizer=config.optimizer)
@@ -75,7 +75,7 @@ def ours(fields: dict, weights: Tensors, gradient: Gradient) -> Tensors:
 
 
 def theirs(fields: dict, kind: str, arguments: dict, weights: Tensors, gradient: Gradient) -> Tensors:
-    """The same with torch.optim."""
+    """Return the same with torch.optim."""
     import torch
 
     params = {name: torch.from_numpy(values.copy()).requires_grad_() for name, values in weights.items()}
@@ -92,7 +92,7 @@ def theirs(fields: dict, kind: str, arguments: dict, weights: Tensors, gradient:
 
 
 def block() -> tuple[Tensors, Gradient]:
-    """The weights of a block with a projected shortcut, and its gradients in PyTorch on STEPS batches of noise."""
+    """Return the weights of a block with a projected shortcut, and its gradient in PyTorch on batches of noise."""
     import torch
 
     from benchmarks.fidelity import reference
@@ -122,7 +122,7 @@ def compare() -> Iterator[Row]:
 
 
 def golden() -> dict[str, np.ndarray]:
-    """Weights, a sequence of gradients, and where torch.optim goes with them."""
+    """Return weights, a sequence of gradients, and the weights that torch.optim reaches with them."""
     weights, gradient = block()
     sequence = [gradient(weights, step) for step in range(STEPS)]
     arrays = {f"weights/{name}": values for name, values in weights.items()}

@@ -1,6 +1,6 @@
-"""The networks once more, in PyTorch: the oracle that ours are compared with.
+"""The networks once more, in PyTorch: the oracle with which ours are compared.
 
-Modules are named as ResNet code for CIFAR commonly names them, so a state_dict here is one that users have.
+Modules are named as in common ResNet code for CIFAR, so a state_dict here is like those that users have.
 """
 
 from itertools import pairwise
@@ -30,7 +30,7 @@ class SqueezeExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth of whole examples; networks are compared with a fixed choice of them."""
+    """Stochastic depth for whole examples; networks are compared with a fixed choice of them."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -216,9 +216,9 @@ class ResNet(nn.Module):
 
 
 def randomise(net: nn.Module, seed: int) -> None:
-    """Fill `net` with numbers that are the same everywhere, BatchNorm's too, so that nothing mixed up goes unnoticed.
+    """Fill `net`, including BatchNorm, with reproducible random numbers, so that no mix-up goes unnoticed.
 
-    Weights have the spread of PyTorch's own; scales and variances lie in 0.5..1.5, shifts and means around 0.
+    Weights have the spread of PyTorch's own; scales and variances are in 0.5..1.5, shifts and means around 0.
     """
     draw = np.random.default_rng(seed)
     for name, tensor in net.state_dict().items():
@@ -234,7 +234,7 @@ def randomise(net: nn.Module, seed: int) -> None:
 
 
 def tensors(net: nn.Module) -> dict[str, np.ndarray]:
-    """The state_dict of `net` as copied NumPy arrays, without num_batches_tracked."""
+    """Return the state_dict of `net` as copied NumPy arrays, without num_batches_tracked."""
     return {
         name: tensor.numpy().copy()
         for name, tensor in net.state_dict().items()
@@ -243,12 +243,12 @@ def tensors(net: nn.Module) -> dict[str, np.ndarray]:
 
 
 def gradients(net: nn.Module) -> dict[str, np.ndarray]:
-    """The gradients of all parameters after a backward pass, by name."""
+    """Return the gradients of all parameters after a backward pass, by name."""
     return {
         name: parameter.grad.numpy().copy() for name, parameter in net.named_parameters() if parameter.grad is not None
     }
 
 
 def channels_first(images: np.ndarray) -> Tensor:
-    """(batch, H, W, C) -> (batch, C, H, W)."""
+    """Convert (batch, H, W, C) to (batch, C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

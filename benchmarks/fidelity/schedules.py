@@ -32,7 +32,7 @@ LOGGED = {
 
 
 def settings(case: dict, per: str) -> SimpleNamespace:
-    """The fields of a config that schedules read, for one of CASES."""
+    """Return the fields of a config that schedules read, for one of CASES."""
     config = get_config()
     config.schedule.per = per
     config.schedule.update({field: value for field, value in case.items() if field in config.schedule})
@@ -42,7 +42,7 @@ def settings(case: dict, per: str) -> SimpleNamespace:
 
 
 def ours(case: dict, per: str, steps_per_epoch: int) -> np.ndarray:
-    """(learning rate, momentum) at each step of the run, (steps, 2) float64."""
+    """Return (learning rate, momentum) at each step of the run, (steps, 2) float64."""
     config = settings(case, per)
     span = schedules.Span(config.epochs, steps_per_epoch, per)
     steps = np.arange(config.epochs * steps_per_epoch)
@@ -51,7 +51,7 @@ def ours(case: dict, per: str, steps_per_epoch: int) -> np.ndarray:
 
 
 def theirs(case: dict, per: str, steps_per_epoch: int) -> np.ndarray:
-    """The same from PyTorch's schedulers, stepped after each epoch or each step."""
+    """Return the same from PyTorch's schedulers, stepped after each epoch or each step."""
     import torch
 
     config = settings(case, per)
@@ -70,7 +70,7 @@ def theirs(case: dict, per: str, steps_per_epoch: int) -> np.ndarray:
 
 
 def scheduler(config, optimizer, units: int):
-    """A function that moves PyTorch's scheduler one step on; an epoch is so many `units`."""
+    """Return a function that advances PyTorch's scheduler by one step; an epoch has this many `units`."""
     from torch.optim import lr_scheduler as torch_schedules
 
     fields, total = config.schedule, config.epochs * units
@@ -100,7 +100,7 @@ def scheduler(config, optimizer, units: int):
 
 
 def warmup_cosine(config, optimizer, units: int):
-    """The steps of a LambdaLR and then those of a CosineAnnealingLR, both made at the start."""
+    """Return a function that takes the steps of a LambdaLR and then of a CosineAnnealingLR, both made at the start."""
     from torch.optim import lr_scheduler as torch_schedules
 
     fields, peak = config.schedule, config.optimizer.learning_rate
@@ -113,7 +113,7 @@ def warmup_cosine(config, optimizer, units: int):
 
 
 def compare() -> Iterator[Row]:
-    """Every case stepped per epoch and per step, over epochs of 352 steps (45,000 images in batches of 128)."""
+    """Compare all cases, stepped per epoch and per step, over epochs of 352 steps (45,000 images in batches of 128)."""
     for label, case in CASES.items():
         for per in ("epoch", "step"):
             difference = absolute(ours(case, per, 352), theirs(case, per, 352))
@@ -124,5 +124,5 @@ def compare() -> Iterator[Row]:
 
 
 def golden() -> dict[str, np.ndarray]:
-    """PyTorch's curves for every case, over epochs of 3 steps."""
+    """Return PyTorch's curves for every case, over epochs of 3 steps."""
     return {f"{label}/{per}": theirs(case, per, 3) for label, case in CASES.items() for per in ("epoch", "step")}

@@ -15,14 +15,14 @@ from resnet_flax.verbs import VERBS, Verb, flag_help
 
 
 def completion(shell: list[str]) -> None:
-    """Print the script for a `shell`, one word. Raises UserError for any other than bash, zsh and fish."""
+    """Print the script for a `shell`, one word. Raises UserError for any but bash, zsh and fish."""
     if len(shell) != 1:
         raise UserError(f"which shell? {', '.join(f'completion {name}' for name in SHELLS)}")
     print_line(lookup("shell", shell[0], SHELLS)())
 
 
 def verb_flags(verb: Verb) -> dict[str, str]:
-    """Return the flags of a verb, those with a value ending in "=", and what they do; "--config." begins a field."""
+    """Return the flags of a verb, ending in "=" if they take a value, and what they do; "--config." begins a field."""
     if verb.standalone:
         return {}
     own = {f"--{name}{'=' * bool(flag.value)}": flag_help(flag) for name, flag in verb.flags.items()}
@@ -63,7 +63,7 @@ def shell_script(template: str) -> str:
 
 
 def fish_script() -> str:
-    """Return a line for each name, with what the help says about it."""
+    """Return the script of fish, a line for each name, with what the help says about it."""
     lines = [f"# Completion of {COMPLETED_PROGRAM} in fish: ~/.config/fish/completions/{COMPLETED_PROGRAM}.fish"]
 
     def complete(*words: str, when: str = "") -> None:

@@ -33,13 +33,13 @@ def flip(views: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def shift(views: list[np.ndarray]) -> list[np.ndarray]:
-    """Return each view, and it moved by two pixels to each side, with a black border as a training crop has."""
+    """Return each view as it is and moved by two pixels to each side, with a black border as in a training crop."""
     moves = [(0, 0), (-SHIFT, 0), (SHIFT, 0), (0, -SHIFT), (0, SHIFT)]
     return [shift_images(view, *by) for view in views for by in moves]
 
 
 def shift_images(images: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Return images (n, H, W, 3) moved by at most SHIFT pixels, black where nothing was."""
+    """Return images (n, H, W, 3) moved by at most SHIFT pixels, black where there was nothing."""
     height, width = images.shape[1:3]
     padded = np.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)])
     return padded[:, SHIFT - down : SHIFT - down + height, SHIFT - right : SHIFT - right + width]
@@ -58,8 +58,8 @@ VIEWS = {"flip": View(flip, ("flip",)), "shift": View(shift, ("crop", "translate
 def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     """Print the scores of the networks of `jobs` on `split` and, of several, of their ensemble (mean probabilities).
 
-    `split` is as in load.find_slice, `checkpoint` as in restore_checkpoint. `tta`, test-time augmentation, is a list
-    of VIEWS with commas between: the score of the mean over these views is printed beside the plain one.
+    `split` is as in load.find_slice, `checkpoint` as in restore_checkpoint. `tta`, test-time augmentation, is a list of
+    VIEWS, separated by commas: the score of the mean over these views is printed beside the plain one.
     """
     views = {name: lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name}
     classes = jobs[0].config.data.classes
@@ -114,8 +114,8 @@ def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> 
 def training_note(job: Job, split: str, trained: Examples | None) -> str:
     """Return a warning if some examples of `split` were trained on, "" if not.
 
-    `trained` are the training examples as the checkpoint records them. Older checkpoints do not: then the data are
-    taken for the same if their name and folder are.
+    `trained` are the training examples as recorded in the checkpoint. Older checkpoints lack them: then the data are
+    taken to be the same if their name, folder and image size are.
     """
     now, then = job.config.data, complete(read_trained_config(job.workdir)).data
     folder = find_arrays(now)
@@ -131,7 +131,7 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
 
 
 def view_notes(job: Job, views: dict[str, View]) -> list[str]:
-    """Return a warning for each view that the augmentation of the training has not prepared the network for."""
+    """Return a warning for each view for which the augmentation in training has not prepared the network."""
     trained, policy = display_name(job.workdir), Policy(job.config.data.policy)
     operations = {step.name for step in (*policy.before, *policy.after)}
     return [
@@ -147,7 +147,7 @@ def data_name(config: ConfigDict) -> str:
 
 
 def ensemble(members: Sequence[Predictions]) -> Predictions:
-    """Return the mean of the probabilities that several networks, or one of several views, give the same images."""
+    """Return the mean probabilities of several networks for the same images, or of one network for several views."""
     mean = predictions.mean_log_probabilities([member.log_probabilities for member in members])
     return Predictions(mean, members[0].labels)
 

@@ -33,9 +33,10 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def export(config: FrozenConfigDict, workdir: Path, format: str, output: str, push: str = "") -> None:
     """Write the network of the best checkpoint of `workdir`, or of the newest if nothing is held out.
 
-    `output` is the file or folder, in the workdir by default, and `format` one of EXPORT_FORMATS, by default as the
-    file ends, or safetensors. With `push`, a repository OWNER/NAME of the Hugging Face Hub, the format is hub, and the
-    folder is uploaded. Raises UserError if the flags disagree, if there is no checkpoint, and if the upload fails.
+    `output` is the file or folder, in the workdir by default, and `format` one of EXPORT_FORMATS, by default that of
+    the file's ending, or safetensors. With `push`, a repository OWNER/NAME of the Hugging Face Hub, the format is hub,
+    and the folder is uploaded. Raises UserError if the flags disagree, if there is no checkpoint, and if the upload
+    fails.
     """
     if push:
         hub.library(push)  # before anything is computed
@@ -74,7 +75,7 @@ def choose_format(format: str, output: str) -> str:
 
 
 def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dict[str, bytes]:
-    """Return the files of a folder for the Hugging Face Hub by their names, for a finished run, see report.card."""
+    """Return the files, by name, of a finished run's folder for the Hugging Face Hub, see report.card."""
     from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
     from resnet_flax.report.report import predictions_to_report
 
@@ -95,8 +96,8 @@ def stablehlo_archive(config: FrozenConfigDict, state: TrainState, workdir: Path
     """Return a NumPy archive of `stablehlo`, the bytes that jax.export.deserialize reads, and `classes`, the names.
 
     The program takes images (n, H, W, 3) uint8 of the size that the network was trained on, for any n, and returns
-    probabilities (n, classes) float32. It normalises the images itself. The jax that reads it may be half a year newer,
-    but not older (jax.export's guarantee).
+    probabilities (n, classes) float32. It normalises the images itself. The jax that reads it may be up to half a year
+    newer, but not older (jax.export's guarantee).
     """
     program, archive = program_of(config, state).serialize(), io.BytesIO()
     np.savez(archive, stablehlo=np.frombuffer(program, np.uint8), classes=np.array(config.data.classes))
@@ -104,7 +105,7 @@ def stablehlo_archive(config: FrozenConfigDict, state: TrainState, workdir: Path
 
 
 def program_of(config: FrozenConfigDict, state: TrainState) -> jax.export.Exported:
-    """Return images -> probabilities for all PLATFORMS, in float32 unless the config names another dtype."""
+    """Return the program images -> probabilities for all PLATFORMS, in float32 unless the config says otherwise."""
     model = models.build(config)
     if config.model.compute_dtype == "auto":  # what is best here says nothing about where the program will run
         model = model.clone(dtype=jnp.float32)
@@ -130,10 +131,10 @@ def onnx_model(config: FrozenConfigDict, state: TrainState, workdir: Path) -> by
 
 
 class Format(NamedTuple):
-    """A format: the default name of its file or folder, the endings that stand for it, and what encodes a network.
+    """A format: the default name of its file or folder, the endings that stand for it, and `encode`.
 
-    That takes the config and the state of the network and the workdir of its run, and returns the content of the file,
-    or that of each file in the folder.
+    The latter takes the config and the state of a network and the workdir of its run, and returns the content of the
+    file, or of each file in the folder.
     """
 
     default: str

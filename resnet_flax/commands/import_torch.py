@@ -20,7 +20,7 @@ from resnet_flax.workdir.folder import check_config, lock_workdir
 def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = "") -> None:
     """Make `workdir` a run of `config` that starts from the weights in `file`, see weight_files.read_weights.
 
-    Raises UserError for a file that does not fit the config's network, and for a workdir that holds a run already.
+    Raises UserError for a file that does not fit the config's network, and for a workdir that already holds a run.
     """
     path = Path(file)
     if not path.is_file():

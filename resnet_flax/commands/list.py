@@ -25,7 +25,7 @@ PRETRAINED_HEADER = ["pretrained", "network", "parameters", "test accuracy"]
 
 
 class Line(NamedTuple):
-    """The cells of a row of a table, and what is said behind them."""
+    """The cells of a row of a table, and the text after them."""
 
     cells: Sequence[str]
     text: str = ""

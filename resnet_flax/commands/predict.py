@@ -23,7 +23,7 @@ from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step, feature_step
 from resnet_flax.workdir.trained import display_name, output_folder, read_trained_results
 
-FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first four
 MAX_PRINTED = 10  # images; the predictions of more are only written
 MAX_TILES = 100  # images of a contact sheet
 
@@ -39,9 +39,9 @@ Answers = Generator[Answer, None, None]
 
 
 class Contents(NamedTuple):
-    """The contents of a file: for each image its `top` most probable classes, perhaps `probabilities` of all `classes`.
+    """What a file holds: for each image its `top` most probable classes, perhaps with `probabilities` of all `classes`.
 
-    Or, as a `submission` to Kaggle, only an ID and a label.
+    As a `submission` to Kaggle, it holds only an ID and a label.
     """
 
     classes: tuple[str, ...]
@@ -72,8 +72,8 @@ def predict(
     """Write predictions for every image in `files` to `output`, by default in the workdir.
 
     The ending of `output` is one of WRITERS and says what is written; `json` stands for predictions.json. Raises
-    UserError at the end, after everything else is written, with the files that could not be read; if that is all of
-    them, nothing is written.
+    UserError at the end, when everything else is written, with the files that could not be read; if no file could be
+    read, nothing is written.
     """
     if not files:
         raise UserError("which images? Name files, folders, .npy, .npz or a pickle behind 'predict'")
@@ -95,7 +95,7 @@ def predict(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb") as file:
             written = write(file, chain(first, answers), contents)
-        answers.close()  # and with it the progress bar, if there is more than was written
+        answers.close()  # and so the progress bar, if there are more than were written
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     if changes := images.changes():
@@ -108,7 +108,7 @@ def predict(
 
 
 def describe(weights: Path) -> str:
-    """Return the name of a network that is given as a file of weights and, if that is known, its accuracy."""
+    """Return the name of a network given as a file of weights and, if known, its accuracy."""
     accuracy = read_trained_results(weights).get("test_accuracy")
     return display_name(weights) + (f", test accuracy {accuracy:.2%}" if accuracy else "")
 
@@ -130,7 +130,7 @@ def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterat
 
 
 def compute(config: FrozenConfigDict, state: TrainState, images: Images, step: Callable) -> Answers:
-    """Yield the images that can be read, each with what `step` computes."""
+    """Yield the images that can be read, each with what `step` computes for it."""
     classifier, remaining = None, images.with_bar()
     while batch := list(islice(remaining, EVALUATION_BATCH)):
         classifier = classifier or Classifier(config, batch_size(len(batch)), step)
@@ -152,7 +152,7 @@ def write_csv(file: IO[bytes], answers: Iterator[Answer], contents: Contents) ->
 
     The columns are file, label (from 0), name and probability, then label2, name2, probability2 and so on, and then
     p(CLASS) of each class; those of a submission are ID and Labels. A ' is put before text that a spreadsheet would
-    compute as a formula.
+    evaluate as a formula.
     """
     text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")  # names of files need not be valid text
     writer, count = csv.writer(text, lineterminator="\n"), 0
@@ -183,9 +183,9 @@ def csv_row(answer: Answer, contents: Contents) -> list[str | int]:
 
 
 def write_json(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
-    """Write a list with an object for each image, a line each, and return how many there are.
+    """Write a list with an object for each image, one per line, and return how many there are.
 
-    Its keys are file; predictions, each with label, name and probability, the most probable first; and perhaps
+    The keys are file; predictions, each with label, name and probability, the most probable first; and perhaps
     probabilities, a list in the order of the labels.
     """
     count = 0
@@ -222,8 +222,8 @@ def write_contact_sheet(file: IO[bytes], answers: Iterator[Answer], contents: Co
     return f"{'the first ' if next(answers, None) else ''}{count_of_images(len(drawn))}"
 
 
-# What an ending of --output stands for. Each function writes the answers, of which there is at least one, to a file
-# and returns, for a message, what that holds.
+# What an ending of --output stands for. Each function writes the answers, at least one, to a file and returns, for a
+# message, what the file holds.
 WRITERS: dict[str, Callable[[IO[bytes], Iterator[Answer], Contents], str]] = {
     ".csv": write_csv,
     ".json": write_json,
@@ -244,7 +244,7 @@ def printed_table(answers: list[Answer], contents: Contents) -> str:
 
 
 def cell(text: str) -> str:
-    """Return `text` behind a ' if a spreadsheet would compute it: names and ids are untrusted, and may be formulas."""
+    """Return `text`, after a ' if a spreadsheet would evaluate it: names and ids are untrusted and may be formulas."""
     if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d+\.?\d*", text, re.ASCII):
         return text
     return f"'{text}"

@@ -22,8 +22,8 @@ MAX_GRID = 50  # images or versions in a figure
 def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int) -> None:
     """Draw the first `images` training images, and beside each its versions in the first `versions` epochs.
 
-    They are exactly the pixels that training sees, with the normalisation undone; if batches are mixed, then as if
-    these images were the batch of the first steps. Written to WORKDIR/preview.png.
+    These are exactly the pixels that training sees, with the normalisation undone; if batches are mixed, they are mixed
+    as if these images were the batch of the first steps. Written to WORKDIR/preview.png.
     """
     for name, number in (("images", images), ("versions", versions)):
         if not 1 <= number <= MAX_GRID:
@@ -56,7 +56,7 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
 
 
 def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) -> tuple[np.ndarray, list[str]]:
-    """Return the first images as in `epoch`, pixels from 0 to 1, and the classes of each with their shares if mixed."""
+    """Return the first images as in `epoch`, pixels from 0 to 1, and their captions: classes and shares if mixed."""
     data, first = stream.split, np.arange(stream.batch_size, dtype=np.int32)
     batch = stream.batch(np, data.images, data.labels, epoch, first)
     images, *others = (np.roll(batch["image"], number, axis=0) for number in range(mixing.images))
@@ -70,7 +70,7 @@ def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) ->
 
 
 def caption(names: Sequence[str], shares: Sequence[float]) -> str:
-    """Return a line for each class that has a share of an image, none for an image that is not mixed."""
+    """Return a line for each class that has a share of an image, "" for an image that is not mixed."""
     if shares[0] == 1:
         return ""
     return "\n".join(f"{share:.0%} {name}" for name, share in zip(names, shares, strict=True) if share > 0)

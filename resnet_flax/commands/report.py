@@ -9,7 +9,7 @@ from resnet_flax.workdir.folder import Job
 
 
 def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
-    """Write the report of one run, also while it trains, or compare several in the folder `output`.
+    """Write the report of one run, which may still be training, or compare several in the folder `output`.
 
     With `watch`, serve a page about them on a `port` instead, until Ctrl-C.
     """

@@ -34,7 +34,7 @@ CHECKPOINTS_HEADER = ["checkpoint", "epoch", "val acc", "val loss", ""]
 def summary(config: FrozenConfigDict, workdir: Path, picture: bool, output: str) -> None:
     """Print the network of `config`, its memory and data, and the checkpoints of `workdir` if it is a run of `config`.
 
-    With `picture` also draw the network into `output`, .png or .svg, by default network.png in `workdir`. Reads no
+    With `picture`, also draw the network into `output`, .png or .svg, by default network.png in `workdir`. Reads no
     data. Raises UserError, after printing, for a network over its budget.
     """
     if output and not picture:
@@ -137,7 +137,7 @@ def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
 
 
 def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
-    """Return a table of the checkpoints, newest first, with the validation at the end of their epochs."""
+    """Return a table of the checkpoints, newest first, with the validation results of their epochs."""
     folder, steps = workdir / "checkpoints", []
     if folder.is_dir():
         with Checkpoints(folder) as checkpoints:

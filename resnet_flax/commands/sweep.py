@@ -24,7 +24,7 @@ def sweep(
 ) -> None:
     """Train every combination of the values of `fields`, or as many `trials` as a `method` is to draw, and report.
 
-    `fields` is as Space.read takes it, `recipe` what the command line sets in the config, `storage` the URL of a
+    `fields` are the words for Space.read, `recipe` is what the command line sets in the config, `storage` the URL of a
     database, and `track` names services that follow each trial. A trial whose loss is not finite, whose config is
     refused or which needs too much memory is recorded as failed. Raises Interrupted after a signal, UserError for a
     mistake; the same command resumes.
@@ -39,5 +39,5 @@ def sweep(
     trackers = find_trackers(track)
     space = Space.read(fields, recipe)
     plan = Plan(space.config({}), workdir, space, method, trials or len(space.combinations()))
-    load_dataset(plan.config.data)  # missing data is no failure of a trial
+    load_dataset(plan.config.data)  # missing data is not a failure of a trial
     run_sweep(plan, storage, trackers)

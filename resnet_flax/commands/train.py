@@ -18,7 +18,7 @@ def train(config: FrozenConfigDict, workdir: Path, seeds: str, track: str | Trac
     `track` names services that follow each run, or is a tracker.
     """
     with joined_processes():
-        trackers: list[Tracker] = []  # but of the first process none does anything
+        trackers: list[Tracker] = []  # all idle except in the first process
         run_on_first_process(lambda: trackers.extend(find_trackers(track)))
         if seeds:
             train_seeds(config, workdir, read_seeds(seeds), trackers)

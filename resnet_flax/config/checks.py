@@ -1,4 +1,4 @@
-"""Checks of a config, which run before anything is compiled: its fields and types, each value, and how they combine."""
+"""Checks of a config, made before anything is compiled: its fields and types, each value, and how values combine."""
 
 import math
 import os
@@ -26,7 +26,7 @@ from resnet_flax.text import first_few, short_repr
 MAX_ERRORS_LISTED = 20
 MAX_INT32 = 2**31 - 1  # steps and seeds are int32
 
-# Type -> what a value of it is called.
+# Type -> what messages call a value of it.
 TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
 
 
@@ -55,7 +55,7 @@ def are_paths(text: str) -> bool:
 
 MOUNTED = "on this machine (mount a bucket as a folder, see launch/README.md)"
 
-# A rule is a test of a value, and in words what the value must be.
+# A rule is a test of a value, and what the value must be, in words.
 Rule = tuple[Callable[[Any], bool], str]
 POSITIVE: Rule = (lambda v: v > 0, "positive")
 NOT_NEGATIVE: Rule = (lambda v: v >= 0, "0 or positive")
@@ -177,7 +177,7 @@ def resolve_normalization(config: FrozenConfigDict) -> FrozenConfigDict:
 
 
 def raise_errors(lines: Iterable[str]) -> None:
-    """Raise UserError with the first of `lines`, unless there are none."""
+    """Raise UserError with the first few of `lines`, unless there are none."""
     if listed := first_few(list(lines), MAX_ERRORS_LISTED):
         raise UserError("\n".join(listed))
 
@@ -206,7 +206,7 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def value_errors(config: ConfigDict) -> Iterator[str]:
-    """Yield a line for each value that is not allowed, whatever the others are. All fields have the right types."""
+    """Yield a line for each value that is not allowed in itself. All fields have the right types."""
     for field, value in flatten(config.to_dict()).items():
         if value is not None and field in CHOICES:
             yield from complaint(f"config.{field}", lookup, CHOICES[field][0], value, CHOICES[field][1])
@@ -224,7 +224,7 @@ def complaint(field: str, function: Callable, *arguments: Any) -> Iterator[str]:
 
 
 def follows(value: Any, rule: Rule) -> bool:
-    """Return whether a value is finite and in range as the float32 or int32 that it becomes, and keeps to its rule."""
+    """Return whether a value, as the float32 or int32 that it becomes, is finite, in range and obeys its rule."""
     if isinstance(value, float):
         with np.errstate(over="ignore"):
             value = float(np.float32(value))
@@ -233,7 +233,7 @@ def follows(value: Any, rule: Rule) -> bool:
 
 
 def conflicts(config: ConfigDict) -> Iterator[str]:
-    """Yield a line for each combination of values, valid by themselves, that is not allowed."""
+    """Yield a line for each disallowed combination of values that are valid by themselves."""
     optimizer = config.optimizer
     like_sgd = optimizer.name in ("sgd", "muon")
     has_momentum = optimizer.momentum > 0 if like_sgd else optimizer.name != "adagrad"

@@ -13,7 +13,7 @@ from resnet_flax.errors import UserError, lookup
 def get_config() -> ConfigDict:
     """Return the default config: a tiny network on the handwritten digits of scikit-learn.
 
-    A recipe in `configs/` starts from it. Each field has the type of its default, or of its placeholder: None, which
+    The recipes in `configs/` start from it. Each field has the type of its default, or of its placeholder, a None that
     the network or the dataset fills in.
     """
     return ConfigDict(
@@ -23,35 +23,35 @@ def get_config() -> ConfigDict:
             data=dict(
                 name="digits",  # a dataset: see SOURCES in data/datasets/sources.py; "folder" is your own images
                 dir="",  # its folder; "" for TFDS_DATA_DIR or the default of TensorFlow Datasets
-                # Splits in the syntax of TFDS, such as train[:90%]. None: what suits the splits that the dataset has;
-                # with train and test only, these are train[:90%], train[90%:] and test.
+                # Splits in the syntax of TFDS, such as train[:90%]. None: whatever suits the splits that the dataset
+                # has; with only train and test, these are train[:90%], train[90%:] and test.
                 train=placeholder(str),  # trained on
                 validation=placeholder(str),  # selects the best epoch; "" for none: the last epoch is the result
                 test=placeholder(str),  # evaluated once, at the end; "" for none
                 classes=placeholder(tuple),  # names of the classes; None: those of the dataset
                 image_size=32,  # pixels, height and width; images in folders are resized to it
-                train_examples=0,  # use only the first so many training examples; 0 for all
+                train_examples=0,  # use only this many training examples, the first ones; 0 for all
                 feed="auto",  # batches from the "device", or the host ("tfdata"); "auto": device if the images fit
                 policy="crop(4)|flip|normalize(auto)",  # augmentation, from left to right; see data/augment/policy.py
                 concat_original=False,  # an epoch is the augmented and the original examples, shuffled together
             ),
             model=dict(
                 name="tiny",  # a network: see NETWORKS in models/__init__.py
-                # Parts of the network; None: as the network defines them.
+                # Parts of the network; None: as defined by the network.
                 stem=placeholder(str),  # "conv", a 3x3 convolution, or "whitening", which is computed, not trained
                 stem_width=placeholder(int),  # channels of a "conv" stem; 0: those of the first stage
                 block=placeholder(str),  # "basic", "bottleneck", "preact" or "pool"
                 blocks=placeholder(tuple),  # number of blocks of each stage
                 widths=placeholder(tuple),  # channels of each stage
                 bottleneck_ratio=placeholder(float),  # bottleneck: channels of the 3x3 convolution over the stage's
-                groups=placeholder(int),  # bottleneck: of the 3x3 convolution, the cardinality of ResNeXt
+                groups=placeholder(int),  # bottleneck: groups of the 3x3 convolution, ResNeXt's cardinality
                 # How shortcuts change the shape: "conv", a 1x1 convolution; "avg_pool", average pooling before it, as
                 # in ResNet-D; or "pad", with zeros for new channels and without parameters.
                 shortcut=placeholder(str),
                 activation=placeholder(str),  # "relu" or "gelu"
                 stem_dropout=placeholder(float),  # dropout rate after the stem
                 block_dropout=placeholder(float),  # dropout rate within every block
-                drop_path=placeholder(float),  # stochastic depth: rate of the last block, growing linearly up to it
+                drop_path=placeholder(float),  # stochastic depth: rate of the last block, reached linearly
                 se=placeholder(bool),  # squeeze-and-excitation in every block
                 final_norm=placeholder(bool),  # preact: BatchNorm and activation after the last block
                 kernel_init="torch",  # uniform, PyTorch's default; or "he_normal", or "dirac", the identity
@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
             optimizer=dict(
                 name="sgd",  # "sgd", "muon", "adam", "adamw" or "adagrad"
                 learning_rate=0.1,  # peak of the schedule
-                bias_lr_factor=1.0,  # factor on the learning rate of all biases, those of BatchNorm too
+                bias_lr_factor=1.0,  # factor on the learning rate of all biases, including BatchNorm's
                 weight_decay=0.0,  # decoupled for adamw, otherwise added to the gradient
                 decay_all=True,  # False: no decay of biases and of BatchNorm's scales
                 clip_norm=0.0,  # largest global norm of the gradient; 0 for no clipping
@@ -88,13 +88,13 @@ def get_config() -> ConfigDict:
                 three_phase=False,  # onecycle: fall as long as the rise, then on to the end
                 start_divisor=25.0,  # onecycle: peak over first learning rate
                 end_divisor=1e4,  # onecycle: first over last learning rate
-                cycle_momentum=True,  # onecycle: momentum from max to min and back, against the learning rate
+                cycle_momentum=True,  # onecycle: momentum from max to min and back, opposite to the learning rate
                 min_momentum=0.85,  # onecycle
                 max_momentum=0.95,  # onecycle
             ),
             train=dict(
-                # Start from trained weights: the name of a pretrained network, a workdir, or a file of weights; "" for
-                # new ones. The head is new if the classes differ.
+                # Trained weights to start from: the name of a pretrained network, a workdir, or a file of weights; ""
+                # for new weights. The head is new if the classes differ.
                 init_from="",
                 freeze=(),  # parts of the network that are not trained, such as ("stem", "stage1")
                 epochs=10,
@@ -103,30 +103,30 @@ def get_config() -> ConfigDict:
                 mixup=0.0,  # alpha of MixUp, whose shares are Beta(alpha, alpha); 0 for none
                 cutmix=0.0,  # alpha of CutMix; 0 for none
                 ricap=0.0,  # beta of RICAP, whose boundaries between four images are Beta(beta, beta); 0 for none
-                mix_probability=1.0,  # of a batch to be mixed, if mixup, cutmix or ricap is on
-                mix_switch=0.5,  # if mixup and cutmix are on: the probability that a mixed batch is mixed by CutMix
+                mix_probability=1.0,  # probability that a batch is mixed, if mixup, cutmix or ricap is on
+                mix_switch=0.5,  # if mixup and cutmix are on: probability that a mixed batch is mixed by CutMix
                 teacher="",  # learn from these networks: workdirs, weights or pretrained names, separated by commas
-                teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is that of the labels
-                teacher_temperature=4.0,  # divides the logits of both in that comparison
+                teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is for the labels
+                teacher_temperature=4.0,  # divides the logits of both networks in that comparison
                 sam_radius=0.0,  # sharpness-aware minimisation (SAM): distance to its second gradient; 0 for none
                 ema_decay=0.0,  # evaluate an exponential moving average of the weights, with this decay; 0 for none
                 checkpoint_every=1,  # epochs
                 monitor="val_accuracy",  # what selects the best epoch: "val_accuracy" or "val_loss"
-                patience=0,  # stop after so many epochs without improvement; 0 never stops early
+                patience=0,  # stop after this many epochs without improvement; 0 never stops early
                 min_delta=0.0,  # the smallest change of monitor that patience counts as improvement
             ),
         )
     )
 
 
-TRAININGS = ("report", "fast")  # of a network: as in its report, or `fast`
+TRAININGS = ("report", "fast")  # how to train a network: as in its report, or `fast`
 
 
 def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDict, tuple[str, ...]]:
     """Return the config from which a recipe for `network` on CIFAR-10 starts, and the words chosen in `arg`.
 
     `arg` is the ARG of --config=FILE:ARG: words separated by commas. "full" and "fast" train on all examples without
-    validation. Each of `choices` is a tuple of words of which `arg` may contain one; without it, the first is chosen.
+    validation. Each of `choices` is a tuple of words, of which `arg` may contain one; by default the first is chosen.
     Raises UserError for any other word.
     """
     words = [word for word in arg.split(",") if word]
@@ -144,7 +144,7 @@ def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDic
 
 
 def fast(config: ConfigDict) -> ConfigDict:
-    """Make the training of `config` a short one, whatever its network: Muon, and one cycle of the learning rate.
+    """Make the training of `config` short, whatever its network: Muon, and one cycle of the learning rate.
 
     Returns `config`.
     """
@@ -182,7 +182,7 @@ def speed_recipe(network: str, arg: str, epochs: int) -> ConfigDict:
 
 @cache
 def field_types() -> dict[str, tuple[type, bool]]:
-    """Return for each field its type, and whether it may be None until the network or the dataset fills it in."""
+    """Return the type of each field, and whether it may be None until the network or the dataset fills it in."""
     config = get_config()
     return {field: (type_of(config, field), value is None) for field, value in flatten(config.to_dict()).items()}
 
@@ -195,7 +195,7 @@ def type_of(config: ConfigDict, field: str) -> type:
 def changed(config: FrozenConfigDict, fields: Mapping[str, Any]) -> FrozenConfigDict:
     """Return `config` with other values of `fields`, named like "data.dir".
 
-    A ConfigDict made of a frozen one shares its fields with the ConfigDict that was frozen; this is a copy.
+    A ConfigDict made from a frozen one shares its fields with the ConfigDict that was frozen; this is a copy.
     """
     copy = ConfigDict(config.to_dict())
     copy.update_from_flattened_dict(dict(fields))

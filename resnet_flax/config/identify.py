@@ -1,4 +1,4 @@
-"""Find the recipe that a config is, and the command that trains it."""
+"""Find the recipe that a config comes from, and the command that trains it."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -17,12 +17,12 @@ SAME_TRAINING = ("seed", "data.dir", "data.feed", "parallel", "train.checkpoint_
 
 
 def training_fields(config: FrozenConfigDict) -> dict:
-    """Return the fields of a complete config that determine what is trained, but for the seed."""
+    """Return the fields of a complete config that determine what is trained, except for the seed."""
     return {field: value for field, value in flatten(config.to_dict()).items() if field not in SAME_TRAINING}
 
 
 def nearest_recipe(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
-    """Return the recipe of the same network from which a complete config differs least, and what it changes there.
+    """Return the recipe for the same network from which a complete config differs least, and its changes to that.
 
     The changes are flags, --config.FIELD=VALUE. A network without a recipe is compared with `quickstart`.
     """
@@ -33,7 +33,7 @@ def nearest_recipe(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
 
 
 def nearest_of(config: FrozenConfigDict, recipes: Mapping[str, dict]) -> tuple[str, tuple[str, ...]]:
-    """Return what nearest_recipe does, of `recipes` by name with the `training_fields` of each."""
+    """Return what nearest_recipe does, given `recipes`: name -> `training_fields`."""
     mine = training_fields(config)
     differing = {recipe: [field for field in mine if mine[field] != its[field]] for recipe, its in recipes.items()}
     nearest = min(differing, key=lambda recipe: len(differing[recipe]))
@@ -53,7 +53,7 @@ def recipes_of(network: str) -> Iterator[tuple[str, dict]]:
 
 
 def training_command(config: FrozenConfigDict) -> str:
-    """Return the command that trains a complete config, wherever its data are."""
+    """Return the command that trains a complete config, wherever its data are stored."""
     recipe, changes = nearest_recipe(config)
     seed = [f"--config.seed={config.seed}"] if config.seed else []
     return shlex.join([*PROGRAM.split(), f"--config={recipe}", *changes, *seed])

@@ -6,7 +6,7 @@ from resnet_flax.config.defaults import field_types
 from resnet_flax.errors import nearest
 from resnet_flax.text import escape_line
 
-# Other names that people have for a field, and for a section the field that they mean by it.
+# Other names that people use for a field; the name of a section stands for the field that they mean by it.
 ALIASES = {
     "lr": "optimizer.learning_rate",
     "rate": "optimizer.learning_rate",
@@ -61,9 +61,9 @@ CHOOSE_DEVICE = "the environment chooses the device: JAX_PLATFORMS=cuda or cpu, 
 
 
 def fields_called(name: str) -> list[str]:
-    """Return the fields that `name`, or its last part, surely means: by an alias, or as the last part of their names.
+    """Return the fields that `name` surely means: its last part is an alias, or the last part of their names.
 
-    Of several fields with the same last part, only the one in the section that `name` begins with, if there is one.
+    Of several fields with that last part, only the one in the section that `name` begins with, if there is one.
     """
     section, _, last = name.lower().replace("-", "_").rpartition(".")
     if last in ALIASES:
@@ -73,7 +73,7 @@ def fields_called(name: str) -> list[str]:
 
 
 def fields_like(name: str) -> list[str]:
-    """Return the fields that `name` could mean, of which the last part may be misspelt."""
+    """Return the fields that `name`, whose last part may be misspelt, could mean."""
     section, dot, last = name.rpartition(".")
     lasts = sorted({field.rpartition(".")[2] for field in field_types()} | ALIASES.keys())
     for close in [last, *difflib.get_close_matches(last[:100], lasts, n=1, cutoff=0.7)]:
@@ -83,7 +83,7 @@ def fields_like(name: str) -> list[str]:
 
 
 def unknown_field(name: str) -> str:
-    """Return the message for an unknown field: what it could mean, or else what there is in its section, or at all."""
+    """Return the message for an unknown field: what it could mean, or else its section's fields, or all sections."""
     return f"unknown field config.{escape_line(name, 80)}: {field_hint(name)}"
 
 

@@ -1,4 +1,4 @@
-"""Recipes: files with a function get_config(ARGUMENT) that returns a config. Those of the project have names."""
+"""Recipes: files with a function get_config(ARGUMENT) that returns a config. The project's own have names."""
 
 import ast
 import importlib.machinery
@@ -33,7 +33,7 @@ def default_run_name(recipe: str) -> str:
 
 
 def find_recipe(text: str) -> str:
-    """Return the file of a recipe that is given by its name or its path. Raises UserError if there is none."""
+    """Return the file of a recipe, given its name or its path. Raises UserError if there is none."""
     is_path = text.endswith(".py") or os.sep in text
     if not is_path and text in recipe_names():
         return str(RECIPE_FOLDER / f"{text}.py")
@@ -48,9 +48,9 @@ def find_recipe(text: str) -> str:
 
 
 def load_recipe(recipe: str) -> ConfigDict:
-    """Return the config that get_config(ARGUMENT) returns, for a `recipe` RECIPE or RECIPE:ARGUMENT, see find_recipe.
+    """Return the config that get_config(ARGUMENT) of a `recipe`, RECIPE or RECIPE:ARGUMENT (see find_recipe), returns.
 
-    Raises UserError if there is no such recipe, and with the line of its file in which something went wrong.
+    Raises UserError if there is no such recipe, or, naming the line of its file, if something goes wrong in it.
     """
     refuse_address("--config", recipe)
     text, colon, argument = recipe.partition(":")

@@ -17,9 +17,9 @@ CONFIG_KEY = "config"  # in the metadata of a .safetensors
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """Return the config that a run has stored in `workdir`; fields that it lacks have their defaults.
+    """Return the config that a run has stored in `workdir`; missing fields have their defaults.
 
-    Raises UserError if there is none, or this version cannot read it; Damaged if it is not valid JSON.
+    Raises UserError if there is none or this version cannot read it; Damaged if it is not valid JSON.
     """
     path = workdir / "config.json"
     if not path.is_file():
@@ -33,9 +33,9 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def read_weights_config(file: Path) -> ConfigDict:
-    """Return the config of a file with weights: the one in its metadata, or that of the run in its folder.
+    """Return the config of a file of weights: the one in its metadata, or that of the run in its folder.
 
-    Raises UserError if there is neither, or this version cannot read it; Damaged if it is not valid JSON.
+    Raises UserError if there is neither or this version cannot read it; Damaged if it is not valid JSON.
     """
     lookup("ending of a weights file", file.suffix.lower(), READERS)
     text = read_metadata(file).get(CONFIG_KEY)
@@ -50,7 +50,7 @@ def read_weights_config(file: Path) -> ConfigDict:
 
 
 def config_of(stored: Any, place: Path) -> ConfigDict:
-    """Return the config with the fields that were `stored` as JSON in the file `place`, the others with their defaults.
+    """Return the config with the fields that were `stored` as JSON in the file `place`, and defaults for all others.
 
     Raises UserError if this version cannot read it.
     """
@@ -70,7 +70,7 @@ def config_to_json(config: FrozenConfigDict) -> str:
 
 
 def differences(old: dict, new: dict) -> list[str]:
-    """Return "config.FIELD: OLD -> NEW" for every field in which two configs, read from JSON, differ."""
+    """Return "config.FIELD: OLD -> NEW" for each field in which two configs read from JSON differ."""
     a, b = flatten(old), flatten(new)
     changed = sorted(field for field in a.keys() | b.keys() if a.get(field) != b.get(field))
     return [f"config.{field}: {short_repr(a.get(field))} -> {short_repr(b.get(field))}" for field in changed]

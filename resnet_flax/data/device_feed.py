@@ -31,5 +31,5 @@ class DeviceFeed:
     def batch(self, arrays, order, epoch, position) -> dict[str, jax.Array]:
         """Return the batch at step `position` of an epoch, as Stream.batch does; to be traced."""
         images, labels, seed = arrays
-        with jax.named_scope("feed"):  # as profiles call it
+        with jax.named_scope("feed"):  # its name in profiles
             return replace(self.stream, seed=seed).batch(jnp, images, labels, epoch, jnp.take(order, position, axis=0))

@@ -63,7 +63,7 @@ NETWORKS: dict[str, dict] = {
     ),
 }
 
-# The fields of a network that a config may override, with the value that a network has if it does not name one.
+# The fields of a network that a config may override, with their defaults.
 ARCHITECTURE = dict(
     stem="conv",
     stem_width=0,

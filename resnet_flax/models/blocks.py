@@ -13,7 +13,7 @@ from resnet_flax.models.initializers import torch_bias_init
 
 Layer = Callable[..., Any]
 
-SE_REDUCTION = 16  # channels of a block over those of the bottleneck of its squeeze-and-excitation
+SE_REDUCTION = 16  # ratio of a block's channels to those of its squeeze-and-excitation bottleneck
 SHORTCUTS = ("conv", "avg_pool", "pad")
 
 
@@ -73,10 +73,10 @@ class Block(nn.Module):
         return y
 
     def project(self, x: jax.Array, train: bool, norm: bool = True) -> jax.Array:
-        """Return the input of the block in the shape of its output, by its shortcut.
+        """Return the block's input in the shape of its output, by the kind of shortcut.
 
         - "conv": a 1x1 convolution with the stride, and BatchNorm if `norm`; option B of He et al. (2015).
-        - "avg_pool": the same, but of averages over windows of `stride`; ResNet-D of He et al. (2019).
+        - "avg_pool": the same after averaging over windows of `stride`; ResNet-D of He et al. (2019).
         - "pad": every stride-th pixel, and zeros for the missing channels, on both sides; option A of He et al. (2015).
         """
         stride, name = self.stride, "shortcut"
@@ -110,8 +110,8 @@ class BasicBlock(Block):
 class BottleneckBlock(Block):
     """Convolutions 1x1, 3x3 and 1x1, each followed by BatchNorm, added to the shortcut before the last activation.
 
-    He et al. (2015), the block of ResNet-50, with the stride in the 3x3 convolution as in torchvision. That one has
-    bottleneck_ratio x width channels; with several groups it makes this the block of ResNeXt (Xie et al., 2017).
+    He et al. (2015), the block of ResNet-50, with the stride in the 3x3 convolution as in torchvision. The 3x3
+    convolution has bottleneck_ratio x width channels; with several groups this is ResNeXt's block (Xie et al., 2017).
     """
 
     @nn.compact
@@ -168,8 +168,8 @@ class PoolBlock(Block):
 def max_pool(x: jax.Array, side: int) -> jax.Array:
     """Return the maximum of each `side` x `side` window: (batch, H, W, C) -> (batch, H // side, W // side, C).
 
-    The windows do not overlap, so this is a maximum over axes: the gradient of a reduce_window is a scatter. As in
-    PyTorch, the gradient goes to the first maximum of each window by rows; `side` is at most 16.
+    The windows do not overlap, so a maximum over axes can replace reduce_window, whose gradient is a scatter. As in
+    PyTorch, the gradient goes to the first maximum of each window in row-major order; `side` is at most 16.
     """
     rows, columns = x.shape[1] // side, x.shape[2] // side
     return _window_maximum(x[:, : rows * side, : columns * side], side)
@@ -182,7 +182,7 @@ def _window_maximum(x: jax.Array, side: int) -> jax.Array:
 
 
 def _window_maximum_forward(x, side):
-    """Return the maximum, and for the gradient only its place in the window, a byte for each."""
+    """Return the maximum and, for the gradient, only its place in the window: one byte each."""
     largest, place = x[:, ::side, ::side], jnp.uint8(0)
     for number in range(1, side * side):
         candidate = x[:, number // side :: side, number % side :: side]
@@ -202,7 +202,7 @@ _window_maximum.defvjp(_window_maximum_forward, _window_maximum_backward)
 
 
 def avg_pool(x: jax.Array, side: int) -> jax.Array:
-    """Return the mean of each `side` x `side` window, of what there is of it at the lower and right border.
+    """Return the mean of each `side` x `side` window, or of as much of it as lies within the image.
 
     (batch, H, W, C) -> (batch, H / side, W / side, C), rounded up; like torch.nn.AvgPool2d with ceil_mode and without
     count_include_pad.

@@ -1,8 +1,8 @@
-"""Convolution with gradients in the layout for which XLA has a fast CPU kernel, and kernels' gradients in float32.
+"""Convolution whose gradients have the layout of XLA's fast CPU kernel, and whose kernel gradients are float32.
 
-Several devices sum the gradient of a kernel in the dtype in which each of them computes its part. JAX derives that of
-the convolution, bfloat16 on an accelerator; here it is the kernel's own, float32, in which a TPU accumulates anyway. A
-GPU keeps JAX's gradients: cuDNN gives a float32 gradient only of float32 images.
+Several devices sum a kernel's gradient in the dtype in which each computes its part. JAX uses the convolution's,
+bfloat16 on an accelerator; here it is the kernel's own, float32, in which a TPU accumulates anyway. A GPU keeps JAX's
+gradients, because cuDNN computes a float32 gradient only from float32 images.
 
 On a CPU, XLA uses its fast kernel for operands laid out as (batch, H, W, channels) and (H, W, inputs, outputs). It
 converts other layouts only in the outermost computation: inside a loop, the gradients that JAX derives are computed
@@ -66,7 +66,7 @@ def _conv(x: jax.Array, kernel: jax.Array, pads: Pads, **kwargs) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """(batch, H, W, I) and (K, K, I, O) -> (batch, H', W', O)."""
+    """Convolve images (batch, H, W, I) with a kernel (K, K, I, O) to (batch, H', W', O)."""
     return _conv(x, kernel.astype(x.dtype), [(padding, padding)] * 2, window_strides=(stride, stride))
 
 
@@ -76,9 +76,9 @@ def _forward(x, kernel, stride, padding):
 
 def _backward(stride, padding, saved, gradient):
     x, kernel = saved
-    # Inlined, XLA would fuse the producers of x and of the gradient into their transposition and compute them again,
-    # with strides. But with several devices it has to be inlined: in a computation of its own the sum over devices has
-    # no fixed place in the order, and two devices could wait for different sums.
+    # If this were inlined, XLA would fuse the producers of x and of the gradient into their transposition and recompute
+    # them with strides. With several devices it must be inlined: in a separate computation the sum over devices has no
+    # fixed place in the order, and two devices could wait for different sums.
     alone = jax.default_backend() == "cpu" and jax.device_count() == 1
     with set_xla_metadata(inlineable="false") if alone else nullcontext():
         of_kernel = _kernel_gradient(x, gradient, kernel.shape[0], stride, padding, kernel.dtype)

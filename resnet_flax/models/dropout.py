@@ -13,7 +13,7 @@ from resnet_flax.hashing import mix
 class Dropout(nn.Dropout):
     """Flax's dropout, with a hash of (key, path of the layer, position) instead of the stronger and slower threefry.
 
-    The position is that in the global array, so under jit the result does not depend on the number of devices.
+    The position is in the global array, so under jit the result does not depend on the number of devices.
     """
 
     @nn.compact
@@ -26,17 +26,17 @@ class Dropout(nn.Dropout):
         return jnp.where(keep, inputs / (1 - self.rate), 0)
 
     def _key(self) -> jax.Array:
-        """Return the key that all layers share: make_rng would hash it with the path, by threefry."""
+        """Return the key that all layers share; make_rng would hash it with the path, using threefry."""
         if self.scope is None or not self.has_rng(self.rng_collection):
             return self.make_rng(self.rng_collection)  # an error that says which key is missing
         return self.scope.rngs[self.rng_collection].rng
 
 
 def uniform_bits(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """Return uint32 of `shape` (fewer than 2**32), a function of `key` (2,) uint32, `name` and the position in it."""
+    """Return uint32 of `shape` (size below 2**32), each a function of `key` (2,) uint32, `name` and its position."""
     first, second = mix(jnp, key + jnp.uint32(zlib.crc32(name.encode())))
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    # Two rounds, as the counters of two layers overlap after the first.
+    # Two rounds, because after one the counters of two layers overlap.
     return mix(jnp, mix(jnp, position + first) ^ second)

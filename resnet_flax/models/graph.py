@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.resnet import ResNet
 
-# What primitives outside of layers do to an image; `add` and `mul` count where they merge two paths.
+# What primitives outside layers do to an image; `add` and `mul` count only where they merge two paths.
 IMAGE_OPERATIONS = {
     "add": "+",
     "mul": "\u00d7",
@@ -29,8 +29,8 @@ MERGES = ("add", "mul")
 class Node(NamedTuple):
     """A layer, an activation, a pooling or a merge of two paths.
 
-    `name` is the module's, or that of the operation; `kind` is the module's type, "" of an operation; `inputs` are the
-    nodes, by their position in the graph, whose outputs it takes; `shape` is that of its output, without the batch.
+    `name` is that of the module or operation; `kind` is the module's type, "" for an operation; `inputs` are the
+    positions in the graph of the nodes whose outputs it takes; `shape` is that of its output, without the batch.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Trace(NamedTuple):
 
 
 def trace(model: ResNet, image_shape: tuple[int, int, int]) -> Trace:
-    """Trace `model` in training, where it drops out, on an image (height, width, 3); nothing is computed."""
+    """Trace `model` in training mode, with dropout, on an image (height, width, 3); nothing is computed."""
     modules: dict[str, nn.Module] = {}
 
     def record(call, args, kwargs, context):
@@ -64,14 +64,14 @@ def trace(model: ResNet, image_shape: tuple[int, int, int]) -> Trace:
 
 
 def block_names(traced: Trace) -> list[str]:
-    """Return the names of the blocks of a network in their order."""
+    """Return the names of a network's blocks, in order."""
     return [path for path in traced.modules if re.fullmatch(r"stage\d+_block\d+", path)]
 
 
 def graph(traced: Trace, block: str = "") -> list[Node]:
     """Return the nodes of the network, or of one `block`, in an order in which inputs come first.
 
-    The first node is the input, the last one gives the output. What does not depend on the image is left out.
+    The first node is the input, the last gives the output. Operations that do not depend on the image are left out.
     """
     nodes = [Node("input", "", "input", (), ())]
     source = {variable: 0 for variable in traced.program.jaxpr.invars}  # variable -> the node that gives it
@@ -82,7 +82,7 @@ def graph(traced: Trace, block: str = "") -> list[Node]:
         origins = sorted({source[variable] for variable in read if variable in source})
         if not origins:
             continue
-        scope = re.sub(r"\w+\.\w+/", "", f"{equation.source_info.name_stack}/")  # without a module's other methods
+        scope = re.sub(r"\w+\.\w+/", "", f"{equation.source_info.name_stack}/")  # without methods of modules
         if not scope.startswith(inside):
             if len(nodes) > 1:
                 break  # after the block
@@ -92,7 +92,7 @@ def graph(traced: Trace, block: str = "") -> list[Node]:
             name = scope[len(inside) :].partition("/")[0]
             at = place(nodes, equation, name, origins)
             module = traced.modules.get("/".join(filter(None, [block, name])))
-            if isinstance(module, BatchNorm) and module.activation:  # it applies it itself
+            if isinstance(module, BatchNorm) and module.activation:  # applied within the module
                 nodes.append(Node(module.activation.__name__, "", "", (at,), nodes[at].shape))
                 at += 1
         source |= dict.fromkeys(equation.outvars, at)
@@ -105,7 +105,7 @@ def graph(traced: Trace, block: str = "") -> list[Node]:
 
 
 def place(nodes: list[Node], equation: Any, name: str, origins: list[int]) -> int:
-    """Add an equation of the layer `name`, or of none, to the nodes, and return the position of its node."""
+    """Add an equation, of the layer `name` or ("") of none, to the nodes and return the position of its node."""
     primitive = equation.params.get("name", equation.primitive.name).strip("_")  # a function under jit has a name
     if not name and (primitive not in IMAGE_OPERATIONS or (primitive in MERGES and len(origins) < 2)):
         return origins[-1]  # such as a conversion of the dtype
@@ -119,7 +119,7 @@ def place(nodes: list[Node], equation: Any, name: str, origins: list[int]) -> in
 
 
 def label_of(node: Node, module: nn.Module | None) -> str:
-    """Return such as "3x3 conv, 64, /2", a convolution to 64 channels with stride 2."""
+    """Return a label such as "3x3 conv, 64, /2", a convolution to 64 channels with stride 2."""
     if isinstance(module, nn.Conv):
         size = "\u00d7".join(map(str, module.kernel_size if isinstance(module.kernel_size, Sequence) else ()))
         stride = f", /{module.strides[0]}" if isinstance(module.strides, Sequence) and module.strides[0] > 1 else ""

@@ -1,7 +1,7 @@
 """Batch normalisation with PyTorch's conventions, together with the activation that follows it.
 
-Both are one function with a gradient of its own, which computes the normalised values again from the input instead of
-storing them in the forward pass and reading them in the backward pass: on a GPU that moves up to a tenth fewer bytes.
+Both are one function with a custom gradient, which recomputes the normalised values from the input instead of storing
+them in the forward pass and reading them in the backward pass: on a GPU this moves up to a tenth fewer bytes.
 """
 
 import math
@@ -13,21 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Activation = Callable[[jax.Array], jax.Array]  # of each value alone
+Activation = Callable[[jax.Array], jax.Array]  # elementwise
 
-# On a GPU, the sums of a channel are first taken over this many groups of pixels, at most.
+# On a GPU, the pixels of a channel are first summed in groups: at most this many.
 GROUPS = 256
 
 
 class BatchNorm(nn.Module):
     """Normalise each channel over batch, height and width (Ioffe & Szegedy, 2015), like `torch.nn.BatchNorm2d`.
 
-    Then apply `activation` to it, if there is one.
+    Then apply `activation`, if there is one.
 
     In training the output uses the biased variance of the batch, and `batch_stats` the unbiased one, unlike
     `flax.linen.BatchNorm`. Statistics, scale and bias are float32 whatever the dtype of the input.
 
-    Input and output: (batch, height, width, channels), any float dtype; the output has that of the input.
+    Input and output: (batch, height, width, channels), of the same, arbitrary float dtype.
     """
 
     momentum: float = 0.9  # weight of the old running value; PyTorch's momentum, 0.1, is that of the new one
@@ -70,10 +70,10 @@ def normalize(
     activation: Activation,
     axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the activation of the normalised `x`, the means less `center`, and the biased variances.
+    """Return the activation of the normalised `x`, the means minus `center`, and the biased variances.
 
-    `x` and the first result are (batch, H, W, C), all others (C,) float32. `center` is near the means, if possible.
-    The means and variances, which are for the running ones, have no gradient.
+    `x` and the first result are (batch, H, W, C), all others (C,) float32. `center` should be near the means. The means
+    and variances, which serve to update the running ones, have no gradient.
     """
     return _forward(x, scale, bias, center, epsilon, activation, axis_name)[0]
 
@@ -95,13 +95,13 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
     x, center, mean, inverse, factor, shift = saved
 
     def before_activation(x, gradient):
-        """Return x less the center, and the gradient of the activation's input, both float32."""
+        """Return the `centered` x and the gradient of the activation's input, both float32."""
         offset = centered(x, center)
         _, pullback = jax.vjp(activation, (offset * factor + shift).astype(x.dtype))
         return offset, pullback(gradient)[0].astype(jnp.float32)
 
     offset, gradient = before_activation(x, gradients[0])
-    sums = channel_sums(gradient * offset, gradient)  # of this device; the next two are of all
+    sums = channel_sums(gradient * offset, gradient)  # on this device; the next two are over all
     with_offset, level = of_all(sums, axis_name)
     count = values_per_channel(x, axis_name)
     slope = (with_offset - mean * level) * inverse * inverse / count
@@ -109,7 +109,7 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
     slope, level, of_scale, of_bias = again(
         (factor * slope, factor * (mean * slope - level / count), of_scale, sums[1])
     )
-    # Without an activation there is nothing to compute again of the gradient, which two norms of a sum can then share.
+    # Without an activation nothing of the gradient is recomputed, so the two norms of a sum can share it.
     x, gradient = (again(x), gradients[0]) if activation is identity else again((x, gradients[0]))
     offset, gradient = before_activation(x, gradient)
     of_x = factor * gradient - slope * offset + level
@@ -128,19 +128,20 @@ def of_all(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[ja
 
 
 def again(values: Any) -> Any:
-    """Return a tree of arrays so that, on a GPU, what is computed of them is computed where it is used.
+    """Return a tree of arrays such that, on a GPU, whatever is computed from them is computed where it is used.
 
-    XLA computes once what is asked for twice, and stores it. It takes the results of a barrier for other values than
-    its operands, so what follows from both is computed twice. Results of a barrier are stored. A TPU needs twice the
-    kernels for that.
+    XLA computes a repeated expression once and stores it. It takes a barrier's results for values other than its
+    operands, so an expression of both is computed twice. The results themselves are stored. On a TPU this would take
+    twice as many kernels.
     """
     return jax.lax.optimization_barrier(values) if jax.default_backend() == "gpu" else values
 
 
 def centered(x: jax.Array, center: jax.Array) -> jax.Array:
-    """Return float32 values whose mean square less squared mean keeps the digits of the variance: less the center.
+    """Return `x` in float32, minus the center so that mean square less squared mean keeps the digits of the variance.
 
-    Values of fewer digits are as they are: where their mean is large against the deviation, they have lost more digits.
+    Only float32 values are centred: where the mean of lower-precision ones is large compared with their deviation, they
+    have lost more digits already.
     """
     return x - center if x.dtype == jnp.float32 else x.astype(jnp.float32)
 
@@ -153,9 +154,9 @@ def values_per_channel(x: jax.Array, axis_name: str | None) -> int:
 def channel_sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the sums per channel of two arrays (batch, H, W, C) of the same dtype, (C,) each.
 
-    On a GPU both are one sum of complex numbers: two sums would end in a kernel each. On one GPU the pixels are summed
-    in groups, so few that the kernel that uses the sums can add the groups up. XLA adds up fewer than 32 rows where it
-    uses their sum, and others in a kernel.
+    On a GPU both are one sum of complex numbers, as two sums would take a kernel each. On a single GPU the pixels are
+    summed in groups, few enough for the kernel that uses the sums to add them up: XLA adds up fewer than 32 rows where
+    their sum is used, and more in a kernel of their own.
     """
     if jax.default_backend() != "gpu":
         return a.sum((0, 1, 2)), b.sum((0, 1, 2))

@@ -1,8 +1,8 @@
-"""A network as an ONNX model, made of the operations that JAX traces, so that a new block needs nothing here.
+"""A network as an ONNX model, translated from the operations that JAX traces, so a new block needs no change here.
 
-A value that JAX has as (batch, ..., channels) is (batch, channels, ...) in the graph, as ONNX convolves in that order.
-Additions and multiplications by a constant for each channel are collected until something else needs their result:
-those that follow a convolution or dense layer, such as BatchNorm, are then folded into its weights.
+A value that is (batch, ..., channels) in JAX is (batch, channels, ...) in the graph, the order in which ONNX convolves.
+Additions of and multiplications by per-channel constants are collected until something else needs their result: those
+that follow a convolution or dense layer, such as BatchNorm, are then folded into its weights.
 """
 
 import json
@@ -19,19 +19,19 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from resnet_flax.errors import UserError
 
 NEEDS_ONNX = "--format=onnx needs the package onnx: install it (pip install -c constraints.txt -e '.[onnx]')"
-OPSET, IR_VERSION = 18, 9  # those of ONNX 1.14 (2023), which runtimes of today read
+OPSET, IR_VERSION = 18, 9  # those of ONNX 1.14 (2023), which today's runtimes read
 Shape = tuple[int, ...]
-BATCH = 99_991  # of the images that are traced: a prime, which no other axis has, so that it is known wherever it is
+BATCH = 99_991  # size of the traced batch: a prime that no other axis has, so the batch axis is recognised anywhere
 CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "checkpoint"}
 UNARY = {"exp": "Exp", "log": "Log", "tanh": "Tanh", "logistic": "Sigmoid", "sqrt": "Sqrt", "abs": "Abs", "erf": "Erf"}
 BINARY = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min"}
-WITH_CONSTANT = ("conv_general_dilated", "dot_general", "pad")  # whose second input is one
+WITH_CONSTANT = ("conv_general_dilated", "dot_general", "pad")  # whose second input is constant
 POOLS = {"max": "MaxPool", "sum": "AveragePool"}
 UNCHANGED = {"copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint"}
 
 
 class Linear(NamedTuple):
-    """A convolution or dense layer that is not in the graph yet; outputs are an axis of `weight`."""
+    """A convolution or dense layer that is not in the graph yet; `axis` of `weight` is that of its outputs."""
 
     op: str
     inputs: str
@@ -41,7 +41,7 @@ class Linear(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """The pixels of a tensor in the graph as (batch, rows, height, columns, width, channels), not in the graph yet."""
+    """A graph tensor's pixels reshaped to (batch, rows, height, columns, width, channels), not in the graph yet."""
 
     pixels: str
     sides: list[int]
@@ -49,7 +49,7 @@ class Windows(NamedTuple):
 
 @dataclass
 class Tensor:
-    """A value that depends on the images: scale x source + shift, where both are one number or one for each channel."""
+    """A value that depends on the images: scale x source + shift, where both are one number or one per channel."""
 
     shape: Shape  # as JAX has it, with BATCH for the batch
     source: str | Linear | Windows  # a str is the name of a tensor in the graph
@@ -60,7 +60,7 @@ class Tensor:
 def to_onnx(logits: Callable[[jax.Array], Any], image_shape: tuple[int, int, int], classes: Sequence[str]) -> bytes:
     """Return an ONNX model from `images` (n, *image_shape) uint8 to `probabilities` (n, classes) float32, for any n.
 
-    `logits` is the function of the images that is traced. The names of the classes are in the metadata, as JSON under
+    `logits`, a function of the images, is traced. The names of the classes are in the metadata, as JSON under
     "classes". Raises UserError without the package onnx, and for an operation that this module does not translate.
     """
     try:
@@ -91,12 +91,12 @@ def to_onnx(logits: Callable[[jax.Array], Any], image_shape: tuple[int, int, int
 
 
 def axes_in_graph(axes: Iterable[int], rank: int) -> list[int]:
-    """Return the axes of a value in the graph, given those that it has in JAX."""
+    """Return the axes of a value in the graph, given its axes in JAX."""
     return [0 if axis == 0 else 1 if axis == rank - 1 else axis + 1 for axis in axes]
 
 
 def shape_in_graph(shape: Shape) -> list[int]:
-    """Return a shape in the graph, with 0, which copies it, for the batch."""
+    """Return a shape in the graph; the batch is 0, which makes ONNX copy it."""
     return [0, *shape[-1:], *shape[1:-1]]
 
 
@@ -140,7 +140,7 @@ class Graph:
         return name
 
     def name(self, tensor: Tensor) -> str:
-        """Return the name of a tensor in the graph; it is added if it is not there yet."""
+        """Return the name of a tensor in the graph, adding it if it is not there yet."""
         source, rank = tensor.source, len(tensor.shape)
         if isinstance(source, Linear):
             across = [-1 if axis == source.axis else 1 for axis in range(source.weight.ndim)]
@@ -155,7 +155,7 @@ class Graph:
         return name
 
     def affine(self, name: str, scale: np.ndarray | float, shift: np.ndarray | float, rank: int) -> str:
-        """Add scale x NAME + shift, in one node where ONNX has one."""
+        """Add scale x NAME + shift, as one node where ONNX has one."""
         if rank == 4 and max(np.size(scale), np.size(shift)) > 1 and np.any(shift):
             channels = max(np.size(scale), np.size(shift))
             factors = [np.broadcast_to(value, channels) for value in (scale, shift, 0.0, 1.0)]
@@ -166,7 +166,7 @@ class Graph:
         return self.add("Add", [name, np.reshape(shift, across)]) if np.any(shift) else name
 
     def translate(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
-        """Add the operations of a traced function, and return its outputs: Tensors, and arrays of what is constant."""
+        """Add the operations of a traced function and return its outputs: Tensors, or arrays where constant."""
         values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*map(np.asarray, constants), *inputs], strict=True))
         variables = [*(var for eqn in jaxpr.eqns for var in eqn.invars), *jaxpr.outvars]
         uses = Counter(var for var in variables if not isinstance(var, Literal))
@@ -200,7 +200,7 @@ class Graph:
         return [result if isinstance(result, Tensor) else Tensor(shapes[0], result)]
 
     def operation(self, name: str, params: dict[str, Any], inputs: list[Any], shape: tuple) -> Tensor | str:
-        """Add an operation of at least one Tensor, and return its output of a `shape`, or the name of that."""
+        """Add an operation on at least one Tensor and return its output, of `shape`, or the name of that output."""
         x = inputs[0]
         if name in BINARY:
             return self.binary(name, x, inputs[1], shape)

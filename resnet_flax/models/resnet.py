@@ -18,10 +18,10 @@ from resnet_flax.models.whitening import Whitening
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Return x times the normal distribution function of x, as torch.nn.GELU does; JAX's default approximates it.
+    """Return x times the normal distribution function of x, like torch.nn.GELU; JAX's default approximates it.
 
-    JAX takes the complement of erf for it, which a CPU computes in 1.3 times the time. With fewer digits than float32
-    it is needed, as 1 + erf loses them below 0.
+    JAX uses erfc, which takes a CPU 1.3 times as long as erf. Only dtypes of lower precision than float32 need it,
+    because 1 + erf loses their digits below 0.
     """
     if x.dtype == jnp.float32:
         return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
@@ -35,8 +35,8 @@ class ResNet(nn.Module):
     """A residual network for small images: a 3x3 stem without pooling, stages, global average pooling, one dense layer.
 
     The first block of every stage but the first halves height and width. With a "whitening" stem, a fixed `Whitening`
-    instead of the convolution, that of the first stage does so, too. Convolutions have no bias and explicit padding
-    (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from it at stride 2.
+    instead of the convolution, that of the first stage does, too. Convolutions have no bias and explicit padding
+    (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from this at stride 2.
 
     Input: (batch, height, width, 3), normalised, of a float dtype (UserError for anything else). Output: logits,
     (batch, num_classes) float32.
@@ -50,7 +50,7 @@ class ResNet(nn.Module):
     stem_width: int = 0  # channels of a "conv" stem; 0: those of the first stage
     block: str = "basic"
     bottleneck_ratio: float = 0.25  # bottleneck: channels of the 3x3 convolution over those of the stage
-    groups: int = 1  # bottleneck: of the 3x3 convolution, the cardinality of ResNeXt
+    groups: int = 1  # bottleneck: groups of the 3x3 convolution, ResNeXt's cardinality
     shortcut: str = "conv"
     activation: str = "relu"
     stem_dropout: float = 0.0
@@ -63,11 +63,11 @@ class ResNet(nn.Module):
     num_classes: int = 10
     dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits are float32
     axis_name: str | None = None  # mapped axis over which BatchNorm averages
-    frozen: Sequence[str] = ()  # part_names whose BatchNorm and dropout work in training as in evaluation
+    frozen: Sequence[str] = ()  # part_names whose BatchNorm and dropout behave in training as in evaluation
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        activation = jax.named_scope(self.activation)(ACTIVATIONS[self.activation])  # as profiles and graphs call it
+        activation = jax.named_scope(self.activation)(ACTIVATIONS[self.activation])  # its name in profiles and graphs
         init = KERNEL_INITS[self.kernel_init]
         conv = partial(convolution, kernel_init=init, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name)
@@ -122,5 +122,5 @@ def part_names(stages: int, final_norm: bool) -> list[str]:
 
 
 def part_of(layer: str) -> str:
-    """Return the part of a network that a layer at its top belongs to: stem, stage1 and so on, final or head."""
+    """Return the part of a network that a top-level layer belongs to: stem, stage1 and so on, final or head."""
     return layer.partition("_")[0]

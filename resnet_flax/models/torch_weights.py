@@ -1,7 +1,7 @@
 """The weights of a network under PyTorch's names, and back.
 
-Names are written as ResNet code for CIFAR commonly has them (conv1, layer1.0.bn1, shortcut.0, linear), and also read as
-torchvision and timm have them. A final BatchNorm of a pre-activation network, which that code mostly lacks, is bn.
+Names are written as is common in ResNet code for CIFAR (conv1, layer1.0.bn1, shortcut.0, linear); those of torchvision
+and timm are read, too. The final BatchNorm of a pre-activation network, which such code mostly lacks, is bn.
 """
 
 import re
@@ -17,7 +17,7 @@ from resnet_flax.text import escape_line, first_few
 Tensors = dict[str, np.ndarray]  # a state_dict: dotted name -> float32 array in PyTorch's layout
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
 
-# Our modules and leaves whose names differ.
+# Our modules and leaves that have other names in PyTorch.
 MODULES = {
     "stem_conv": "conv1",
     "stem_norm": "bn1",
@@ -55,7 +55,7 @@ def common_name(name: str) -> str:
 
 
 def torch_axes(ndim: int) -> tuple[int, ...]:
-    """Return the order of our axes in PyTorch: HWIO -> OIHW of convolutions, (in, out) -> (out, in) of dense layers."""
+    """Return our axes in PyTorch's order: HWIO -> OIHW for convolutions, (in, out) -> (out, in) for dense layers."""
     return (3, 2, 0, 1) if ndim == 4 else tuple(reversed(range(ndim)))
 
 
@@ -68,7 +68,7 @@ def to_torch(variables: Variables) -> Tensors:
 
 
 def half_precision(tensors: Tensors) -> Tensors:
-    """Return a state_dict with its kernels as float16; what has one axis is small, and stays as it is.
+    """Return a state_dict with its kernels as float16; tensors with one axis are small and stay as they are.
 
     Raises UserError if a kernel has a value that is too large for float16.
     """
@@ -80,7 +80,7 @@ def half_precision(tensors: Tensors) -> Tensors:
 
 
 def from_torch(tensors: Tensors, like: Variables) -> Variables:
-    """Return the variables of a network whose shapes `like` has, from its state_dict. Scalars are counters: ignored.
+    """Return the variables of a network, shaped like `like`, from its state_dict; scalars (counters) are ignored.
 
     Raises UserError with the first names that are missing, unexpected, ambiguous or of another shape.
     """

@@ -1,4 +1,4 @@
-"""Files with weights for PyTorch: read without running anything in them, and encoded."""
+"""Files of PyTorch weights: read without running anything in them, and encoded."""
 
 import io
 import zipfile
@@ -13,14 +13,14 @@ from resnet_flax.models.torch_weights import Tensors, listed
 from resnet_flax.text import escape_line
 
 MAX_WEIGHTS_BYTES = 2**30  # of a file
-STATE_DICT = "state_dict"  # the key of one that has none
+STATE_DICT = "state_dict"  # the key given to one without a key
 NEEDS_TORCH = "{} needs PyTorch: install it (pip install -c constraints.txt -e '.[reference]') or take safetensors"
 
 
 def read_weights(file: Path, key: str = "") -> Tensors:
     """Return the state_dict in a .safetensors, .pt, .pth or .bin, or that under `key` in a checkpoint with several.
 
-    Raises UserError if there is none, or no single one, and for a file that is damaged or larger than
+    Raises UserError if there is none, if there are several and no `key`, and for a file that is damaged or larger than
     MAX_WEIGHTS_BYTES.
     """
     read = lookup("ending of a weights file", file.suffix.lower(), READERS)
@@ -34,7 +34,7 @@ def read_weights(file: Path, key: str = "") -> Tensors:
 def read_safetensors(file: Path, key: str) -> Tensors:
     try:
         tensors = safetensors.numpy.load_file(file)
-    except Exception as error:  # not only SafetensorError: NumPy has not every dtype
+    except Exception as error:  # not only SafetensorError: NumPy lacks some dtypes
         raise UserError(f"{file} is not a safetensors file of float32 tensors: {reason(error)}") from None
     return choose(file, {STATE_DICT: tensors}, key)
 
@@ -66,10 +66,10 @@ def read_torch(file: Path, key: str) -> Tensors:
             content = torch.load(file, map_location="cpu", weights_only=True)
         parts = content if isinstance(content, dict) and not is_state_dict(content) else {STATE_DICT: content}
         found = {escape_line(name, 100): part for name, part in parts.items() if is_state_dict(part)}
-    except Exception:  # PyTorch lets many kinds through
+    except Exception:  # PyTorch lets errors of many kinds through
         raise UserError(f"{file} is damaged, or holds more than tensors: save a state_dict") from None
     tensors = {name: value for name, value in choose(file, found, key).items() if isinstance(value, torch.Tensor)}
-    if sum(tensor.numel() for tensor in tensors.values()) > size:  # a few bytes may be repeated without end
+    if sum(tensor.numel() for tensor in tensors.values()) > size:  # a few bytes may be repeated endlessly
         raise UserError(f"{file} holds tensors that are larger than the file: save a state_dict")
     try:
         return {str(name): tensor.detach().float().numpy() for name, tensor in tensors.items()}
@@ -78,7 +78,7 @@ def read_torch(file: Path, key: str) -> Tensors:
 
 
 class Ignored:
-    """Stands for whatever a checkpoint holds beside tensors, such as arguments and NumPy scalars."""
+    """A stand-in for whatever a checkpoint holds besides tensors, such as arguments and NumPy scalars."""
 
     def __init__(self, *arguments: object, **named: object):
         pass
@@ -88,13 +88,13 @@ class Ignored:
 
 
 def is_state_dict(value: object) -> bool:
-    """Return whether there is a kernel, which has two axes or more, and nothing that could be a state_dict itself."""
+    """Return whether `value` holds a kernel, with two or more axes, and nothing that could be a state_dict itself."""
     values = list(value.values()) if isinstance(value, dict) else []
     return any(getattr(one, "ndim", 0) > 1 for one in values) and not any(isinstance(one, dict) for one in values)
 
 
 def choose(file: Path, found: dict[str, dict], key: str) -> dict:
-    """Return the state_dict under `key`, or the only one; UserError if there is none, or no single one."""
+    """Return the state_dict under `key`, or the only one; UserError if there is none, or several and no `key`."""
     if not found:
         raise UserError(f"{file} holds no state_dict: save one with torch.save(model.state_dict(), ...)")
     if not key and len(found) > 1:

@@ -13,13 +13,13 @@ FLOOR = 5e-4  # added to the variance of each direction, so that noise is not am
 
 
 class Whitening(nn.Module):
-    """The principal directions of 2x2 patches, scaled to variance 1, and their negatives: a fixed convolution.
+    """A fixed convolution with the principal directions of 2x2 patches, scaled to variance 1, and their negatives.
 
     Page (2018, How to train your ResNet), with 2x2 patches and both signs as in Jordan (2024, arXiv:2404.00498). The
     kernel is a statistic of the training images, like BatchNorm's means, so it is in `batch_stats`; it is zero until it
     is set to what `directions` returns.
 
-    (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), any float dtype; the output has that of the input.
+    (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), both of the same, arbitrary float dtype.
     """
 
     @nn.compact

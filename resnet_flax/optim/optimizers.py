@@ -68,7 +68,7 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
 
 
 def scale_by_adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
-    """Return optax's Adam scaling; b1 is a schedule, as it is part of the state then."""
+    """Return optax's Adam scaling; b1 is given as a schedule, which makes it part of the state."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
         b1=lambda _: now.momentum, b2=config.b2, eps=config.eps
     )
@@ -78,10 +78,10 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(matrices: jax.Array, steps: int = 5) -> jax.Array:
-    """Return approximately the nearest matrix to each of `matrices` (..., m, n), m <= n, with all singular values 1.
+    """Return roughly the nearest matrix with all singular values 1 to each of `matrices` (..., m, n), m <= n.
 
-    They become 0.7 to 1.2, if they are more than 1 % of the norm. Newton-Schulz iteration of degree 5 with the
-    coefficients of Jordan et al. (2024, Muon).
+    Singular values above 1 % of the norm become 0.7 to 1.2. A Newton-Schulz iteration of degree 5 with the coefficients
+    of Jordan et al. (2024, Muon).
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (norms(matrices) + 1e-8)
@@ -92,21 +92,21 @@ def orthogonalized(matrices: jax.Array, steps: int = 5) -> jax.Array:
 
 
 def norms(matrices: jax.Array) -> jax.Array:
-    """Return the Frobenius norm of each of `matrices` (..., m, n), (..., 1, 1)."""
+    """Return the Frobenius norm of each of `matrices`: (..., m, n) -> (..., 1, 1)."""
     return jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True)
 
 
 def orthogonalize_convolutions() -> optax.GradientTransformation:
-    """Orthogonalise the update of each kernel (H, W, in, out) as a matrix (H W in, out), with the norm of the kernel.
+    """Orthogonalise the update of each kernel (H, W, in, out) as a matrix (H W in, out), scaled to the kernel's norm.
 
-    The learning rate is then the relative change of a kernel in a step. Its norm has no effect where BatchNorm
-    follows. The updates of other parameters are unchanged.
+    The learning rate is then the relative change of a kernel per step; the norm of a kernel has no effect where
+    BatchNorm follows. The updates of other parameters are unchanged.
     """
 
     def update(updates, params):
         leaves, tree = jax.tree.flatten(updates)
         kernels = jax.tree.leaves(params)
-        rows: dict[int, list[int]] = {}  # of a wide matrix -> the convolutions that have as many
+        rows: dict[int, list[int]] = {}  # of a wide matrix -> the convolutions with as many
         for index, kernel in enumerate(kernels):
             if kernel.ndim == 4:
                 rows.setdefault(min(kernel.size // kernel.shape[-1], kernel.shape[-1]), []).append(index)
@@ -122,9 +122,9 @@ def orthogonalize_convolutions() -> optax.GradientTransformation:
 
 
 def stacked(kernels: Sequence[jax.Array]) -> jax.Array:
-    """Return kernels (H, W, in, out) as wide matrices in one array (kernels, m, n), m <= n, with zeros at their ends.
+    """Return kernels (H, W, in, out) as wide matrices in one array (kernels, m, n), m <= n, padded with zeros.
 
-    Zeros stay zeros when a matrix is orthogonalised and change nothing else, and one multiplication serves them all.
+    The zeros stay zero when a matrix is orthogonalised and change nothing else, so one multiplication serves all.
     """
     matrices = [kernel.reshape(-1, kernel.shape[-1]) for kernel in kernels]
     wide = [matrix.T if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
@@ -149,8 +149,7 @@ def scale_biases(factor: float) -> optax.GradientTransformation:
 
 
 def decay_weights(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
-    """Add `weight_decay` x the parameters to the updates; only the kernels, with two or more axes, if `decay_all` is
-    off."""
+    """Add `weight_decay` x parameters to the updates; if `decay_all` is off, only for kernels (two or more axes)."""
     if config.decay_all:
         return optax.add_decayed_weights(now.weight_decay)
     return optax.add_decayed_weights(now.weight_decay, lambda params: jax.tree.map(lambda p: p.ndim > 1, params))
@@ -194,9 +193,9 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, Hyperparams], optax.GradientTransfor
 def build(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     """Return the optimiser that `config`, the section `optimizer` of a config, describes, including gradient clipping.
 
-    Its `update` takes the fields of `Hyperparams` as keywords; it does not use the numbers of `config` for them, but
-    whether there is momentum at all. Decay applies to all parameters, biases and those of BatchNorm too, as in
-    PyTorch, unless `decay_all` is off.
+    Its `update` takes the fields of `Hyperparams` as keywords. It ignores their values in `config`, except for whether
+    there is momentum at all. Decay applies to all parameters, including biases and those of BatchNorm, as in PyTorch,
+    unless `decay_all` is off.
     """
 
     def at(now: Hyperparams) -> optax.GradientTransformation:

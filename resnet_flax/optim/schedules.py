@@ -1,8 +1,8 @@
 """Learning-rate and momentum schedules, with PyTorch's definitions.
 
-A schedule is a function of a time `t`, which counts epochs or optimiser steps, as `config.schedule.per` says; `Span`
-converts between them. Lengths and milestones in a config are always in epochs. They are computed on the host, in
-float64, and given to the compiled program as numbers.
+A schedule is a function of the time `t`, in epochs or optimiser steps as `config.schedule.per` says; `Span` converts
+between them. Lengths and milestones in a config are always in epochs. Schedules are computed on the host, in float64,
+and passed to the compiled program as numbers.
 """
 
 import itertools
@@ -41,7 +41,7 @@ class Span:
         return int(self.units(self.epochs))
 
     def over_steps(self, curve: Callable[[np.ndarray], np.ndarray]) -> Schedule:
-        """Return the curve over `t` as a function of the optimiser step; per epoch it is constant within an epoch."""
+        """Return the curve over `t` as a function of the optimiser step; if `per` "epoch", constant within an epoch."""
 
         def schedule(step) -> np.ndarray:
             step = np.asarray(step)
@@ -84,7 +84,7 @@ def warmup_cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
     """Rise linearly over `warmup` epochs, then fall along half a cosine of `decay` epochs to `end_factor` x peak.
 
     At time t of the warm-up the value is (t + warmup_offset) / warmup of the peak, at most 1. An offset of 1 is usual;
-    the code of report 004 has 2. The cosine starts at the last t of the warm-up. `decay` 0 means: until the end.
+    the code of report 004 has 2. The cosine starts at the last t of the warm-up; with `decay` 0 it lasts to the end.
     """
     warmup = span.units(config.warmup)
     start = max(warmup - 1, 0)
@@ -136,7 +136,7 @@ SCHEDULES: dict[str, Callable[[float, ConfigDict, Span], Schedule]] = {
 
 
 def depends_on_length(config: ConfigDict) -> bool:
-    """Return whether the schedule of `config.schedule` differs from the first epoch on if the run is longer."""
+    """Return whether a longer run changes the schedule of `config.schedule` from the first epoch on."""
     return config.name in ("cosine", "onecycle") or (config.name == "warmup_cosine" and not config.decay)
 
 

@@ -1,7 +1,7 @@
 """Use all devices as one: place arrays on them and compile steps for them.
 
 `Jit` has a one-axis mesh and a global view, so the result does not depend on the number of devices: BatchNorm and the
-loss see the whole batch. `Pmap` runs the same step on each device, which sums over the axis "data" itself.
+loss see the whole batch. `Pmap` runs on each device the same step, which itself sums over the axis "data".
 """
 
 import os
@@ -82,7 +82,7 @@ class Pmap:
     axis_name = AXIS
 
     def __init__(self) -> None:
-        # The devices of pmap in its order: what lies on them like this goes in, and comes out, without a copy.
+        # pmap's devices in its own order: arrays placed like this go in and come out without a copy.
         mesh = Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
         self.replicated, self.sharded = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (AXIS,)))
 
@@ -137,7 +137,7 @@ def compiler_options() -> dict[str, str] | None:
 
 
 def device_name() -> str:
-    """Return what all devices are called: "8 x NVIDIA H200", or "2 cores of Apple M4", as JAX says only "cpu".
+    """Return the name of all devices: "8 x NVIDIA H200", or "2 cores of Apple M4" where JAX says only "cpu".
 
     Several devices that share a CPU, which is for tests, are "4 x cpu on 2 cores of Apple M4".
     """

@@ -28,12 +28,12 @@ Result = TypeVar("Result")
 Values = TypeVar("Values", bound=tuple)
 Error = TypeVar("Error", bound=Exception)
 
-# Environment variables in which srun, mpirun and a Cloud TPU of several slices give the number of processes.
+# Environment variables with the number of processes, set by srun, mpirun and a Cloud TPU of several slices.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 
 JOIN_SECONDS = 300  # how long a process waits for the others to start
-SHUTDOWN_SECONDS = 30  # how long one that ends as it should waits for the others to end
-# Exit code where another process has died or never came: EX_TEMPFAIL of sysexits.h. Unlike 1, it asks to try again.
+SHUTDOWN_SECONDS = 30  # how long a process that ends as it should waits for the others to end
+# Exit code if another process has died or never came: EX_TEMPFAIL of sysexits.h, which unlike 1 asks to try again.
 PEER_LOST = 75
 
 
@@ -111,15 +111,15 @@ def launched_with_others() -> bool:
         return True
     if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return False
-    # On a Cloud TPU (importing jax finds that out). GKE names all hosts, elsewhere a metadata server does.
+    # On a Cloud TPU, which importing jax detects, GKE names all hosts; elsewhere a metadata server does.
     hosts = tpu_hosts()
     return "," in hosts if hosts else "TPU_SKIP_MDS_QUERY" not in os.environ
 
 
 def tpu_hosts() -> str:
-    """Return the hosts of a TPU slice on GKE, with commas between, "" elsewhere.
+    """Return the hosts of a TPU slice on GKE, separated by commas, "" elsewhere.
 
-    Looks where JAX does and in the same order (jax/_src/clusters/cloud_tpu_cluster.py of jax 0.12).
+    Looks where JAX does, in the same order (jax/_src/clusters/cloud_tpu_cluster.py of jax 0.12).
     """
     if path := os.environ.get("TPU_PROCESS_ADDRESSES_PATH"):
         return read_text(Path(path))
@@ -227,7 +227,7 @@ def reported_by_first_process(error: Error) -> Error:
 
 
 def max_over_processes(values: Values) -> Callable[[], Values]:
-    """Start to compute the maximum of each of some int32 `values` over all processes.
+    """Start computing the maximum of each of the int32 `values` over all processes.
 
     Returns a function that waits for the maxima. `values` is a tuple or named tuple, and so is its result. All
     processes must call this equally often.
@@ -249,9 +249,9 @@ def _maximum():
 
 
 def device_mesh(axis: str) -> Mesh:
-    """Return a mesh of all devices along one axis, in the order of processes, those of a process side by side.
+    """Return a mesh of all devices along one axis, ordered by process, so that those of a process are side by side.
 
-    jax.make_mesh may order them by the links between TPU chips, and rows would then not be the process's own.
+    jax.make_mesh may order them by the links between TPU chips; a process's rows would then not be its own.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     return Mesh(np.array(devices), (axis,), axis_types=(AxisType.Auto,))

@@ -22,7 +22,7 @@ from resnet_flax.parallel.processes import PEER_LOST, run_on_first_process, star
 from resnet_flax.text import erase_line, print_line
 
 LEAVING, REPORTED = b"leaving", b"reported"  # a process's last words: it ends as it should; it has reported a death
-NOTICE_SECONDS = 2  # by when the watch has noticed that another process is dead
+NOTICE_SECONDS = 2  # within which the watch notices that another process is dead
 
 
 @contextlib.contextmanager
@@ -58,9 +58,9 @@ def end_alone(error: BaseException) -> None:
 
 
 class Watch:
-    """Ends this process as soon as another one has ended without `leave`. All processes make theirs together.
+    """End this process as soon as another one has ended without `leave`. All processes create theirs together.
 
-    One that cannot connect to the first process at `host` is not watched; jax notices its death after two minutes.
+    A process that cannot connect to the first one, at `host`, is not watched; jax notices its death after two minutes.
     """
 
     def __init__(self, host: str):
@@ -124,7 +124,7 @@ class Watch:
 
 
 def last_words(connection) -> bytes:
-    """Wait for what the process at the other end says last; b"" if it dies first."""
+    """Wait for the last words of the process at the other end and return them, b"" if it dies first."""
     try:
         return connection.recv_bytes(100)
     except (OSError, EOFError):

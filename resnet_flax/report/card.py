@@ -16,7 +16,7 @@ from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent
 from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
 
-# Datasets by our names, and by those of the Hub.
+# Our name of a dataset -> the Hub's.
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
 MARKUP = re.compile(r"([\\`*_\[\]|<>#&$])")
 MAX_CELL_CHARS = 200
@@ -33,7 +33,7 @@ def model_card(
 ) -> str:
     """Return the card of a network: how it was trained, how good it is, where it fails, and the checksums of `files`.
 
-    `results` are those that the exported folder has; `licence` is an SPDX identifier, "" if nobody has chosen one.
+    `results` are those in the exported folder; `licence` is an SPDX identifier, "" if none has been chosen.
     """
     sections = [
         front_matter(config, results, licence),
@@ -49,7 +49,7 @@ def model_card(
 
 
 def front_matter(config: FrozenConfigDict, results: Mapping[str, Any], licence: str) -> str:
-    """Return the metadata that the Hub reads, as YAML. JSON is YAML, and nothing in a JSON string ends it early."""
+    """Return the metadata that the Hub reads, as YAML; values are JSON, which is YAML that no string can end early."""
     dataset = HUB_DATASETS.get(config.data.name)
     fields: dict[str, Any] = {"license": licence.lower()} if licence else {}
     fields |= {"library_name": "resnet_flax", "pipeline_tag": "image-classification", "tags": ["resnet", "jax", "flax"]}
@@ -94,7 +94,7 @@ def training_rows(config: FrozenConfigDict, results: Mapping[str, Any]) -> Rows:
 
 
 def accuracy(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
-    """Return the accuracy on the test split, and what its interval is about."""
+    """Return the accuracy on the test split, and what its interval covers."""
     if "test_accuracy" not in results:
         return "The run had no test split.\n"
     chosen = config.data.validation or "no held-out images: it is the last one"
@@ -115,7 +115,7 @@ weights of seed {config.seed}{", the only one that was trained" if seeds == 1 el
 
 
 def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> list[str]:
-    """Return what the predictions on the test split say, or those on the validation split if there is no test."""
+    """Return what the predictions on the test split, or without one on the validation split, say."""
     found, about = evaluated.found, f"On the {evaluated.role} split, {len(evaluated.found):,} images.\n\n"
     confused = table(("true \u2192 predicted", "images", "of the class"), confusions(found, classes))
     return [
@@ -164,5 +164,5 @@ def table(header: Sequence[str], rows: Rows) -> str:
 
 
 def plain(text: object) -> str:
-    """Return `text`, which may be the name of an untrusted class, so that Markdown shows it as it is."""
+    """Return `text`, which may be an untrusted class name, escaped so that Markdown shows it as it is."""
     return MARKUP.sub(r"\\\1", escape_line(text, MAX_CELL_CHARS))

@@ -22,7 +22,7 @@ COMPARISON_HEADER = ["run", "val acc", "val loss", "epoch", "test acc", "95 % in
 
 
 def write_comparison(runs: list[Job], folder: Path) -> None:
-    """Print a table of several runs, best validation accuracy first, and what differs; draw their curves together."""
+    """Print a table of several runs, best validation accuracy first, and what differs; draw their curves in a chart."""
     histories = {run.workdir: read_history(run.config, run.workdir) for run in runs}
     results = {run.workdir: read_results(run.workdir) for run in runs}
 
@@ -54,7 +54,7 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
 
 
 def short_names(runs: list[Job]) -> list[str]:
-    """Return the workdir of each run below the folder that they have in common."""
+    """Return the workdir of each run relative to the folder that they have in common."""
     workdirs = [run.workdir.absolute() for run in runs]
     common = os.path.commonpath([workdir.parent for workdir in workdirs])
     return [str(workdir.relative_to(common)) for workdir in workdirs]
@@ -75,7 +75,7 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
 
 
 def differing_rows(runs: list[Job], results: list[dict]) -> list[list[str]]:
-    """Return a row for each field of the config, and each fact about the training, in which runs differ."""
+    """Return a row for each field of the config and each fact about the training in which runs differ."""
     facts = [run_facts(run.config, found) for run, found in zip(runs, results, strict=True)]
     names = {name: None for fact in facts for name in fact if name != "seed"}
     rows = config_differences([run.config for run in runs])

@@ -13,14 +13,14 @@ from resnet_flax.workdir.predictions import ClassScores, Predictions
 
 SHOWN = 24  # images of a gallery, in rows of 12, 8 or 4
 SHOWN_PER_CLASS = 5
-MAX_CLASSES_SHOWN = 20  # classes whose mistakes are shown, those with the lowest recall
+MAX_CLASSES_SHOWN = 20  # classes whose mistakes are shown: those with the lowest recall
 MAX_CONFUSIONS = 10  # rows
-SMALL_PIXELS, LARGE_PIXELS = 48, 96  # sides of an image shown as it is, and of one that had to be made smaller
-TOP_K = ((20, 5), (6, 3))  # at least so many classes, k
+SMALL_PIXELS, LARGE_PIXELS = 48, 96  # largest side of an image shown as it is, and of one made smaller
+TOP_K = ((20, 5), (6, 3))  # smallest number of classes, k
 
 
 def top_k(classes: int) -> int:
-    """Return the k for which top-k accuracy says something about so many classes, 0 if none does."""
+    """Return the k for which top-k accuracy is informative with this number of classes, 0 if there is none."""
     return next((k for least, k in TOP_K if classes >= least), 0)
 
 
@@ -76,7 +76,7 @@ def confusions(predictions: Predictions, classes: Sequence[str]) -> list[list[st
 
 
 def examples_section(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> str:
-    """Return the images that say most about what goes wrong: the surest mistakes, the least sure predictions."""
+    """Return the images that say most about what goes wrong: the most confident mistakes, least sure predictions."""
     surest = predictions.confident_mistakes(SHOWN)
     unsure = np.argsort(predictions.log_probabilities.max(1), kind="stable")[:SHOWN]
     wrong = len(predictions) - predictions.correct
@@ -105,7 +105,7 @@ def class_galleries(predictions: Predictions, images: np.ndarray, classes: Seque
 
 
 def gallery(predictions: Predictions, images: np.ndarray, classes: Sequence[str], chosen: Iterable[int]) -> str:
-    """Return the `chosen` images, each with its true class too."""
+    """Return the `chosen` images, each also with its true class."""
     notes = {
         index: f"true: {figures.short_label(classes[predictions.labels[index]])}"
         if predictions.predicted[index] != predictions.labels[index]
@@ -125,7 +125,7 @@ def example(predictions: Predictions, images: np.ndarray, classes: Sequence[str]
 
 
 def thumbnail(pixels: np.ndarray) -> str:
-    """Return an image (H, W, 3) uint8 as an element: a small one as it is, a larger one as a smaller JPEG."""
+    """Return an image (H, W, 3) uint8 as an element: a small one as it is, a large one as a smaller JPEG."""
     picture, file = Image.fromarray(pixels), io.BytesIO()
     small = max(picture.size) <= SMALL_PIXELS
     picture.thumbnail((LARGE_PIXELS, LARGE_PIXELS))

@@ -1,4 +1,4 @@
-"""Facts about a run, for the report of one and the comparison of several: its numbers, and how they came about."""
+"""Facts about a run, for its report and for comparisons: its numbers, and how they came about."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def interval_text(results: Mapping) -> str:
 
 
 def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:
-    """Return when, where and how fast a run was trained, as far as results.json says so."""
+    """Return when, where and how fast a run was trained, as far as results.json says."""
     seconds, speed = number(results, "training_seconds"), number(results, "images_per_second")
     init = results.get("init")
     started_from = f"{word(init, 'weights')}, SHA-256 {word(init, 'sha256')[:12]}" if isinstance(init, dict) else ""
@@ -47,7 +47,7 @@ def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:
 
 
 def config_differences(configs: Sequence[FrozenConfigDict]) -> dict[str, list[str]]:
-    """Return the fields in which complete configs differ, each with its value in every config."""
+    """Return the fields in which complete configs differ, with the value of each in every config."""
     flat = [flatten(config.to_dict()) for config in configs]
     return {
         field: [escape_line(fields[field], MAX_VALUE_CHARS) for fields in flat]
@@ -62,6 +62,6 @@ def word(results: Mapping, name: str) -> str:
 
 
 def number(results: Mapping, name: str) -> float:
-    """Return a number of results.json, NaN if it has none."""
+    """Return a number from results.json, NaN if it is not there."""
     value = results.get(name)
     return float(value) if isinstance(value, int | float) and abs(value) < MAX_NUMBER else math.nan

@@ -1,4 +1,4 @@
-"""Every figure of the report of a run; each is a function that returns one."""
+"""The figures of the report of a run, one function each."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def write_png(figure: Figure, path: Path) -> None:
 
 
 def short_label(name: str, longest: int = MAX_LABEL_CHARS) -> str:
-    """Return a class name for a figure. Draw it with parse_math=False, as a class may be called $x$."""
+    """Return a class name for a figure. Draw it with parse_math=False: a class may be called $x$."""
     return escape_line(name, longest)
 
 
@@ -49,9 +49,9 @@ def axes_over_epochs() -> tuple[Figure, Axes]:
 
 
 def training_curves(history: History, quantity: str, results: Mapping, training: str = "training") -> Figure:
-    """Training and validation "loss" or "accuracy" over the epochs, and the test split, evaluated once, as a point.
+    """Training and validation "loss" or "accuracy" over the epochs; the test split, evaluated once, is a point.
 
-    `training` is what the curve of training is called.
+    `training` is the label of the training curve.
     """
     figure, axes = axes_over_epochs()
     for prefix, label, color in (("train", training, BLUE), ("val", "validation", ORANGE)):
@@ -82,7 +82,7 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
 
 
 def run_label(name: str) -> str:
-    """Return a run's name for a legend, which leaves out names that begin with _; of a long one the end says most."""
+    """Return a run's name for a legend, which would omit one that begins with _; of a long name the end is kept."""
     label = end_of_line(name, MAX_RUN_CHARS)
     return f" {label}" if label.startswith("_") else label
 
@@ -126,7 +126,7 @@ def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
 
 
 def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> Figure:
-    """True classes down, predicted ones across, coloured by the share of the row; precision, recall and F1 beside."""
+    """True classes down, predicted ones across, coloured by share of the row; precision, recall and F1 beside them."""
     matrix = predictions.confusion()
     few = len(classes) <= MANY_CLASSES
     side = 1.6 + 0.55 * len(classes) if few else 10
@@ -183,7 +183,7 @@ def mistakes(predictions: Predictions, images: np.ndarray, classes: Sequence[str
 def image_tiles(images: Sequence[np.ndarray], captions: Sequence[Sequence[str]]) -> Figure:
     """Images (H, W, 3) uint8 in rows of TILES_A_ROW, each below the lines of its caption.
 
-    They share one pair of axes, in inches: an axes for each takes ten times as long to draw.
+    They share one Axes, in inches: one for each would take ten times as long to draw.
     """
     rows = -(-len(images) // TILES_A_ROW)
     above = 0.1 + 0.15 * max(map(len, captions))  # inches between an image and the one above it
@@ -203,7 +203,7 @@ def image_tiles(images: Sequence[np.ndarray], captions: Sequence[Sequence[str]])
 
 
 def reliability(calibration: Calibration) -> Figure:
-    """Each bin of confidence as a point at (mean confidence, accuracy), its gap to the diagonal, and its images."""
+    """Each bin of confidence as a point (mean confidence, accuracy), with its gap to the diagonal and image count."""
     figure = Figure(figsize=(CHART_SIZE[0], 4.2), dpi=DPI, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.5, 1])
     filled = calibration.counts > 0
@@ -224,7 +224,7 @@ def reliability(calibration: Calibration) -> Figure:
 
 
 def text_figure(lines: str) -> Figure:
-    """A table of text, as a picture; of a very long one its beginning and its end."""
+    """A table of text as a picture; of a very long one, the beginning and the end."""
     rows = lines.rstrip("\n").split("\n")
     if len(rows) > MAX_TEXT_ROWS:
         rows = [*rows[: MAX_TEXT_ROWS // 2], "...", *rows[-MAX_TEXT_ROWS // 2 :]]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from resnet_flax.text import escape_lines
 
-# What a browser may load for the page, should anything in it ask for more.
+# All that a browser may load for the page, should anything in it ask for more.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-TILE_COLUMNS = (4, 3, 5)  # the first that leaves no tile alone
+TILE_COLUMNS = (4, 3, 5)  # the first one that leaves no tile alone in a row
 
 STYLE = """
 :root { color-scheme: light dark; --font: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
@@ -121,12 +121,12 @@ class Tile(NamedTuple):
 
 
 def escape_html(text: str) -> str:
-    """Return untrusted text as HTML that displays it."""
+    """Return untrusted text as HTML that displays it literally."""
     return escape(escape_lines(text))
 
 
 def document(title: str, parts: Iterable[str], digest: str = "") -> str:
-    """Return a whole document; `title` is text, `parts` are HTML, `digest` is of the results that it shows."""
+    """Return a whole document; `title` is text, `parts` are HTML, `digest` is that of the results it shows."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -138,7 +138,7 @@ def document(title: str, parts: Iterable[str], digest: str = "") -> str:
 
 
 def last_line(digest: str) -> str:
-    """Return the last line of a page about results with `digest`, "" without any: only a whole page ends in it."""
+    """Return the last line of a page about results with `digest`, "" without one: only a complete page ends in it."""
     return f"<!-- results {digest} -->\n" if digest else ""
 
 
@@ -156,7 +156,7 @@ def paragraph(text: str) -> str:
 
 
 def tiles(shown: Sequence[Tile]) -> str:
-    """Return tiles in rows of which none has a single tile, if there is a way."""
+    """Return tiles in rows, none of which has a single tile if that is possible."""
     columns = min(len(shown), next((n for n in TILE_COLUMNS if len(shown) % n != 1), TILE_COLUMNS[0]))
     items = "\n".join(
         f'<div class="tile"><span class="name">{escape_html(name)}</span> <b>{escape_html(value)}</b>'
@@ -167,7 +167,7 @@ def tiles(shown: Sequence[Tile]) -> str:
 
 
 def meter(share: float, label: str) -> str:
-    """Return a bar that is filled by a share from 0 to 1."""
+    """Return a bar filled to a share from 0 to 1."""
     return f'<progress max="1" value="{share:.4f}" aria-label="{escape_html(label)}"></progress>'
 
 
@@ -186,7 +186,7 @@ def pair(*parts: str) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", links: Sequence[str] = ()) -> str:
     """Return a table with a header. With the `kind` "wrap" its first column wraps, with "long" it scrolls.
 
-    The first cells may be `links`, one for each row.
+    The first cell of each row may be one of `links`.
     """
     head = "".join(f"<th>{escape_html(cell)}</th>" for cell in header)
     cells = [[escape_html(cell) for cell in row] for row in rows]
@@ -199,7 +199,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "", 
 
 
 def facts(named: dict[str, str]) -> str:
-    """Return a table of names and values, a row each."""
+    """Return a table of names and values, one pair per row."""
     rows = "\n".join(
         f"<tr><th>{escape_html(name)}</th><td>{escape_html(value)}</td></tr>" for name, value in named.items()
     )
@@ -207,7 +207,7 @@ def facts(named: dict[str, str]) -> str:
 
 
 def matrix(names: Sequence[str], cells: Sequence[Sequence[str]], shares: Sequence[Sequence[float]]) -> str:
-    """Return a square table of short texts, each on a background the stronger the larger its share, from 0 to 1."""
+    """Return a square table of short texts; the larger the share (0 to 1) of each, the stronger its background."""
     head = "".join(f"<th><span>{escape_html(name)}</span></th>" for name in names)
     rows = "\n".join(
         f"<tr><th>{escape_html(name)}</th>" + "".join(map(matrix_cell, texts, strengths)) + "</tr>"
@@ -232,7 +232,7 @@ def image(content: bytes, kind: str, small: bool) -> str:
 
 
 def gallery(items: Iterable[str], columns: int = 0) -> str:
-    """Return figures in a grid of so many columns, or of as many as fit."""
+    """Return figures in a grid of this many `columns`, or of as many as fit."""
     style = f' style="--columns: {columns}"' if columns else ""
     return f'<div class="gallery"{style}>\n' + "\n".join(items) + "\n</div>"
 

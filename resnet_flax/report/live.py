@@ -1,4 +1,4 @@
-"""A page about runs while they train, served to this machine alone: what their workdirs say, drawn anew every time."""
+"""A page about runs while they train, served only to this machine: what their workdirs say, redrawn each time."""
 
 import os
 import socketserver
@@ -58,11 +58,11 @@ def serve(folders: Sequence[Path], port: int) -> None:
 
 class Page(NamedTuple):
     content: bytes
-    is_last: bool  # nothing will change any more
+    is_last: bool  # it will not change any more
 
 
 class Server(ThreadingHTTPServer):
-    """A server of `pages` that says nothing about a browser which is gone."""
+    """A server of `pages` that stays silent about a browser that is gone."""
 
     pages: "Pages"
     daemon_threads = True
@@ -73,14 +73,14 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers a GET with a page that loads itself again, without a script, as long as it may change."""
+    """Answer a GET with a page that reloads itself, without a script, as long as it may change."""
 
     server: Server
     timeout = 10  # seconds for a request
 
     def do_GET(self) -> None:
         if (self.headers["Host"] or "").partition(":")[0] not in (HOST, "localhost"):  # the port may be forwarded
-            return self.send_error(403)  # a page from elsewhere, whose name has been given this address
+            return self.send_error(403)  # asked by another site, whose name was made to resolve to this address
         if not (page := self.server.pages.at(self.path)):
             return self.send_error(404)
         self.send_response(200)
@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Pages:
-    """The pages about the runs in `folders` and below: that of the only folder if it is a run, or else a list."""
+    """The pages about the runs in `folders` and below: of the only folder if it is a run, or else a list."""
 
     def __init__(self, folders: Sequence[Path]):
         self.folders = folders
@@ -115,7 +115,7 @@ class Pages:
             return self.run_page(found) if found else None
 
     def run_page(self, workdir: Path) -> Page:
-        """Return the report of a run that has one, or else how far it is."""
+        """Return the report of a run if it has one, or else how far the run is."""
         live = read_live(workdir)
         report = workdir / "report" / "report.html"
         if live.state == "finished" and report.exists():
@@ -140,7 +140,7 @@ class Pages:
         return Page(html.document(self.name(workdir), parts).encode(), False)
 
     def list_page(self, runs: list[Path]) -> Page:
-        """Return a table of runs, those that train first, and the curves of the first ones."""
+        """Return a table of runs, those in training first, and the curves of the first ones."""
         lives = {run: read_live(run) for run in runs}
         order = sorted(runs, key=lambda run: (RUN_STATES.index(lives[run].state), runs.index(run)))
         names = [self.name(run) for run in order]
@@ -163,7 +163,7 @@ class Pages:
         return Page(html.document(f"{len(runs)} run{'s' * (len(runs) != 1)}", parts).encode(), False)
 
     def name(self, workdir: Path) -> str:
-        """Return what a run is called: the path below the only folder, or else the whole."""
+        """Return the name of a run: its path below the only folder, or else the whole path."""
         only = self.folders[0] if len(self.folders) == 1 else None
         if workdir == only:
             return escape_line(workdir.absolute().name)
@@ -193,7 +193,7 @@ def link(workdir: Path) -> str:
 
 
 def done_epochs(live: Live) -> float:
-    """Return the number of epochs that are done, with the part of the one that is under way."""
+    """Return the number of epochs done, including the part of the one under way."""
     inside = live.progress["epoch"] - 1 + live.progress["step"] / max(live.progress["steps"], 1) if live.progress else 0
     return max(len(live.history), inside)
 
@@ -203,14 +203,14 @@ def share_done(live: Live) -> float:
 
 
 def time_left(live: Live) -> str:
-    """Return how long the run will still train, as far as its last words say so."""
+    """Return how long the run will still train, by what it last wrote."""
     if not live.progress:
         return "-"
     return duration(max(0.0, live.progress["seconds_left"] - max(0.0, time.time() - live.progress[CLOCK])))
 
 
 def run_tiles(live: Live) -> list[Tile]:
-    """Return how far a run is, how fast, and how good."""
+    """Return how far a run is, and how fast and how good it is."""
     best, last = best_row(live.history, "val_accuracy"), live.history[-1] if live.history else {}
     tiles = [Tile("epochs done", f"{len(live.history)} of {live.epochs}", place(live))]
     if live.state == "training":
@@ -229,7 +229,7 @@ def run_tiles(live: Live) -> list[Tile]:
 
 
 def is_within_epoch(live: Live) -> bool:
-    """Return whether the progress is that of an epoch which is not finished."""
+    """Return whether the progress is that of an unfinished epoch."""
     return bool(live.progress) and live.progress["epoch"] > len(live.history)
 
 

@@ -1,4 +1,4 @@
-"""The figure of a network: its stem, stages and head, and beside them the layers of one block."""
+"""The figure of a network: its stem, stages and head, with the layers of one block beside them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ LEFT, MAIN, SIDE = 0.89, 2.69, 4.09  # the middle of the network, of the block's
 NETWORK_WIDTH, LAYER_WIDTH = 1.66, 1.3
 TOP, MARGIN, ROW, BOX, LINE, PAD, GAP, CELL, MERGE = 0.66, 0.1, 0.44, 0.28, 0.17, 0.06, 0.17, 0.12, 0.1
 TEXT = 9  # points
-TITLE_CHARS, LAYER_CHARS, STAGE_CHARS = 16, 17, 20  # that fit into a box; longer text is smaller
+TITLE_CHARS, LAYER_CHARS, STAGE_CHARS = 16, 17, 20  # that fit into a box; longer text is drawn smaller
 GREEN, PURPLE = RUN_COLORS[2], RUN_COLORS[3]
 COLORS = {"Conv": BLUE, "BatchNorm": ORANGE, "": GREEN}  # by kind of layer, any other PURPLE
 
@@ -29,7 +29,7 @@ Place = tuple[float, float]
 
 
 class Branch(NamedTuple):
-    """A path beside the main one: it leaves the node `start`, has no or some `layers`, and joins the node `end`."""
+    """A path beside the main one: it leaves the node `start`, passes any `layers`, and joins the node `end`."""
 
     start: int
     layers: list[int]
@@ -46,7 +46,7 @@ class Part(NamedTuple):
 
 
 def network(model: ResNet, name: str, image_shape: tuple[int, int, int]) -> Figure:
-    """Draw a network, and beside it a block: of the first ones of all stages, the first that has the most layers."""
+    """Draw a network and, beside it, a block: of the stages' first blocks, the earliest with the most layers."""
     traced = trace(model, image_shape)
     blocks = {block: graph(traced, block) for block in block_names(traced) if block.endswith("_block1")}
     opened = max(blocks, key=lambda block: len(blocks[block]))
@@ -68,7 +68,7 @@ def network(model: ResNet, name: str, image_shape: tuple[int, int, int]) -> Figu
 
 
 def with_output(nodes: list[Node]) -> list[Node]:
-    """Return nodes and one more, their output, that shows its shape as the input does."""
+    """Return nodes and one more, the output; like the input, it shows its shape."""
     ends = [
         node._replace(label=f"{name} {shape_text(node)}") for name, node in (("input", nodes[0]), ("output", nodes[-1]))
     ]
@@ -100,7 +100,7 @@ def shape_text(node: Node) -> str:
 
 
 def paths(nodes: Sequence[Node]) -> list[Branch]:
-    """Return the longest path from the input to the output, and then the branches beside it, the longest first."""
+    """Return the longest path from the input to the output, then the branches beside it, longest first."""
     edges = {(start, end) for end, node in enumerate(nodes) for start in node.inputs}
     path = longest_path(edges, {*range(1, len(nodes) - 1)}, 0, len(nodes) - 1)
     found, unused, free = [], edges, {*range(1, len(nodes) - 1)}
@@ -129,7 +129,7 @@ def draw_title(axes: Axes, x: float, first: str, second: str) -> None:
 
 
 def draw_parts(axes: Axes, parts: Sequence[Part]) -> None:
-    """Draw the boxes of the network; at the left of a stage a cell for each of its blocks."""
+    """Draw the boxes of the network, and at the left of each stage a cell for each of its blocks."""
     for above, below in pairwise(parts):
         draw_arrow(axes, [(LEFT, above.bottom), (LEFT, below.top)])
     for part in parts:
@@ -146,7 +146,7 @@ def draw_parts(axes: Axes, parts: Sequence[Part]) -> None:
 
 
 def draw_opening(axes: Axes, stage: Part, width: float, bottom: float) -> None:
-    """Draw the frame around the opened block, and lines to it from its stage."""
+    """Draw the frame around the opened block, and the lines to it from its stage."""
     left, right, top, bottom = MAIN - LAYER_WIDTH / 2 - 0.08, width - 0.03, TOP - 0.08, bottom + 0.08
     edge_of_stage = LEFT + NETWORK_WIDTH / 2
     for x, y in (
@@ -201,7 +201,7 @@ def draw_box(axes: Axes, center: Place, size: Place, color: str) -> None:
 
 
 def draw_text(axes: Axes, place: Place, text: str, longest: int) -> None:
-    """Draw one or two lines of text, the smaller the more characters than `longest` a line has."""
+    """Draw one or two lines of text, shrunk if a line has more than `longest` characters."""
     lines = text.split("\n")
     size = TEXT * min(1, longest / max(map(len, lines)), 1.6 / len(lines))
     below = 0.36 * size / 72 if len(lines) == 1 else 0  # so that words with and without descenders are in line
@@ -210,7 +210,7 @@ def draw_text(axes: Axes, place: Place, text: str, longest: int) -> None:
 
 
 def draw_arrow(axes: Axes, points: Sequence[Place]) -> None:
-    """Draw a line over `points` that ends in an arrowhead."""
+    """Draw a line through `points` that ends in an arrowhead."""
     axes.plot(*zip(*points[:-1], strict=True), color="black", linewidth=0.9)
     style = dict(arrowstyle="-|>,head_width=0.18,head_length=0.3", shrinkA=0, shrinkB=0, linewidth=0.9, color="black")
     axes.annotate("", points[-1], points[-2], arrowprops=style)

@@ -1,4 +1,4 @@
-"""Figures as PNG, as SVG, and as SVG within a page. The same figure gives the same bytes every time."""
+"""Figures as PNG, as SVG, and as SVG within a page. The same figure always gives the same bytes."""
 
 import io
 import re
@@ -11,9 +11,9 @@ import matplotlib
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2066a8", "#c8682a", "#666666"
-DPI = 200  # pixels of a PNG an inch
+DPI = 200  # pixels of a PNG per inch
 RUN_COLORS = (BLUE, ORANGE, "#2e8b57", "#8b4f9f", "#b03a48", "#7a6a1f", "#3a9aa8", "#444444")
-# Colours that a page shows differently on light and on dark screens; html.STYLE defines the variables.
+# Colours that a page shows differently on light and dark screens; html.STYLE defines the variables.
 THEME = {
     "#000000": "currentColor",
     "#ffffff": "var(--back)",
@@ -21,7 +21,7 @@ THEME = {
     **{color: f"var(--run{number})" for number, color in enumerate(RUN_COLORS)},
 }
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-# Texts stay texts, which the browser draws in its own font; ids depend on what they name; nothing says when or by what.
+# Text stays text, drawn by the browser in its own font; ids depend on what they name; no date or creator is recorded.
 SVG_SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "resnet_flax"}
 SVG_METADATA = dict.fromkeys(["Date", "Creator", "Format", "Type"])
 
@@ -61,7 +61,7 @@ def rendered(figure: Figure, **options: object) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         if engine := figure.get_layout_engine():
             engine.execute(figure)
-            figure.set_layout_engine(None)  # or every file would be laid out again, twice
+            figure.set_layout_engine(None)  # or every file would be laid out again, and twice
         figure.savefig(file, **options)  # type: ignore[arg-type]
     return file.getvalue()
 

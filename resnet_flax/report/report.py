@@ -38,7 +38,7 @@ def write_report(config: FrozenConfigDict, workdir: Path) -> None:
     Raises UserError if no epoch is finished. Single images are those of the test split once the run is finished, with
     the predictions that training ended with; before that, and without a test split, those of the validation split.
 
-    Training may end meanwhile. Then the report is drawn again, so that none of an unfinished run is left.
+    If training ends meanwhile, the report is drawn again, so that none of an unfinished run is left.
     """
     folder = workdir / "report"
     drawn = None
@@ -128,7 +128,7 @@ def curves_section(files: Files, config: FrozenConfigDict, history: list[EpochRo
 
 
 def prediction_sections(files: Files, config: FrozenConfigDict, workdir: Path, found: SplitPredictions) -> list[str]:
-    """Return classes, mistakes and calibration on one split; no mistakes if its images are not there."""
+    """Return classes, mistakes and calibration on one split; no mistakes if its images are missing."""
     classes = config.data.classes
     about = f"the {found.role} split ({found.text}, {len(found.found):,} images, step {found.step:,})"
     sections = [evaluation.classes_section(files, found.found, classes, about)]
@@ -194,8 +194,8 @@ def epoch_rows(history: list[EpochRow]) -> list[list[str]]:
 def predictions_to_report(config: FrozenConfigDict, workdir: Path, finished: bool) -> SplitPredictions | None:
     """Return the predictions that a finished run has left, or those of the best checkpoint so far on validation.
 
-    The latter are not saved: predictions.npz belongs to training. None if nothing is held out, as the test split is not
-    looked at before the end.
+    The latter are not saved: predictions.npz belongs to training. Returns None if nothing is held out, as the test
+    split is not looked at before the end.
     """
     path = workdir / "report" / "predictions.npz"
     if finished and path.exists():

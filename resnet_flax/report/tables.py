@@ -28,12 +28,12 @@ def decimal(value: float | None) -> str:
 
 
 def format_metric(column: str, value: float) -> str:
-    """A value of such a column as val_accuracy or val_loss."""
+    """Return a value of a column such as val_accuracy or val_loss as text."""
     return percent(value) if column.endswith("accuracy") else decimal(value)
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with the first column to the left and the others to the right."""
+    """Return a table whose first column is aligned to the left and the others to the right."""
     header, *rows = [[escape_line(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []

@@ -1,4 +1,4 @@
-"""Figures of studies, which are many runs of one recipe: the effect of settings, and that of the seed."""
+"""Figures of studies, which are many runs of one recipe: the effects of settings and of the seed."""
 
 import itertools
 import math
@@ -35,14 +35,14 @@ from resnet_flax.workdir.history import lower_is_better
 Point = tuple[Settings, float]  # a trial's settings and its score, NaN if it failed
 PANEL_COLUMNS, MAX_WIDTH = 3, 14  # inches
 MIN_PANEL, CELL, CHARACTER = 3.0, (0.62, 0.4), 0.08  # inches: a side, (width, height), a character of a label
-MAX_LEVEL_CHARS = 8  # characters of labels below an axis, above which they are turned
+MAX_LEVEL_CHARS = 8  # characters of a label below an axis; longer ones are turned
 MAX_SETTING_CHARS = 30
 FAILED = "#e6e6e6"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of trials at `monitor`, with settings from `space`. At least one of the trials did not fail."""
+    """The scores of trials by `monitor`, with settings from `space`. At least one trial has not failed."""
 
     space: Space
     points: Sequence[Point]
@@ -73,7 +73,7 @@ class Scores:
         return figure
 
     def panel_size(self, x: str, y: str) -> tuple[float, float]:
-        """Return inches, width and height, with room for the labels and a number in each cell."""
+        """Return (width, height) in inches, with room for the labels and a number in each cell."""
         across, down = self.levels(x), self.levels(y)
         below = max(map(len, across), default=0)
         return (
@@ -87,13 +87,13 @@ class Scores:
         return [] if isinstance(field, Range) else [short_label(value, MAX_SETTING_CHARS) for value in field]
 
     def best(self, points: Sequence[Point]) -> Point:
-        """Return the best of some points, a failed one only if all have failed."""
+        """Return the best of `points`, a failed one only if all have failed."""
         done = [point for point in points if not math.isnan(point[1])]
         choose = min if lower_is_better(self.monitor) else max
         return choose(done, key=lambda point: point[1]) if done else points[0]
 
     def colors(self) -> ScalarMappable:
-        """Return a scale of blues, the darker the better. None is as light as the background, where no trial is."""
+        """Return a scale of blues, darker for better. None is as light as the background, where there is no trial."""
         scores = [score for _, score in self.points]
         blues = ListedColormap(matplotlib.colormaps["Blues"](np.linspace(0.2, 1, 256)))
         order = blues.reversed() if lower_is_better(self.monitor) else blues
@@ -186,7 +186,7 @@ def log_scale(axes: Axes, which: str) -> None:
 
 
 def seed_curves(histories: Sequence[History], quantity: str) -> Figure:
-    """ "loss" or "accuracy" of runs that differ in their seed: each as a thin line, and mean and standard deviation."""
+    """ "loss" or "accuracy" of runs that differ in their seed: a thin line each, the mean and standard deviation."""
     figure, axes = axes_over_epochs()
     common = min(map(len, histories))  # a run may stop early
     for prefix, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):

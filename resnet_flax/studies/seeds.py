@@ -55,7 +55,7 @@ def train_seeds(
     """Train `config` with each of `seeds`, in workdir/seed0 and so on, followed by `trackers`.
 
     Once two are finished, the workdir holds seeds.json, seeds.html and their curves. Raises what training.train does,
-    but a seed that diverges does not stop the others: NotFinite is raised when they are finished.
+    except that a diverging seed does not stop the others: NotFinite is raised when they are finished.
     """
     runs = {seed: with_seed(config, seed) for seed in seeds}
     results: dict[int, dict] = {}
@@ -85,7 +85,7 @@ def train_seeds(
 
 
 def read_seeds(text: str) -> list[int]:
-    """Return the seeds that a text names: [0, 1, 2] for "3" and for "0,1,2". UserError for fewer than two."""
+    """Return the seeds that a text stands for: [0, 1, 2] for "3" and for "0,1,2". UserError for fewer than two."""
     words = text.split(",")
     if not all(re.fullmatch("[0-9]{1,10}", word.strip()) for word in words):
         raise UserError(
@@ -128,7 +128,7 @@ def interval(name: str, one: Spread) -> str:
 def write_seeds_report(
     config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], diverged: Sequence[int]
 ) -> None:
-    """Write seeds.json, seeds.html and the curves of the seeds that have `results`, of which there are at least two."""
+    """Write seeds.json, seeds.html and the curves of the seeds that have `results`, at least two."""
     from resnet_flax.report.files import Files  # imports Matplotlib, which a run of one seed does not need
     from resnet_flax.studies.figures import seed_curves
 

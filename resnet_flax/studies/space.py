@@ -20,7 +20,7 @@ from resnet_flax.errors import UserError
 
 Settings = dict[str, str]  # field -> its value, as one would type it
 
-# They say what trials are judged by, which has to be the same for all.
+# Fields that say how trials are judged, which must be the same for all.
 SAME_FOR_ALL = ("data.name", "data.dir", "data.validation", "data.test", "train.monitor")
 MAX_COMBINATIONS = 10_000  # combinations of values
 LAST_PARTS = Counter(name.rpartition(".")[2] for name in field_types())
@@ -30,7 +30,7 @@ EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_r
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, integers if both are, spread evenly or by their logarithm."""
+    """The numbers from `low` to `high`, integers if both are, uniform in the number or in its logarithm."""
 
     low: float
     high: float
@@ -42,7 +42,7 @@ Field = tuple[str, ...] | Range  # the values as they were typed, or a range
 
 @dataclass(frozen=True)
 class Space:
-    """The values or range of each of some `fields`; `recipe` is the part of the command line that sets the config."""
+    """The values or range of each field to vary; `recipe` is the part of the command line that sets the config."""
 
     recipe: tuple[str, ...]
     fields: Mapping[str, Field]
@@ -51,7 +51,7 @@ class Space:
     def read(cls, words: Sequence[str], recipe: Sequence[str]) -> "Space":
         """Parse words such as "optimizer.momentum=0.8,0.9": a field and its values, or LOW..HIGH[:log].
 
-        Raises UserError for a field that is not there or may not vary, and for a value that is of another type.
+        Raises UserError for a field that does not exist or may not vary, and for a value of the wrong type.
         """
         if not words:
             raise UserError(f"what is to be swept? Name fields and their values, {EXAMPLE}")
@@ -94,7 +94,7 @@ class Space:
         return complete(recipe_config([*self.words(settings), "--config.data.test="]))
 
     def label(self, name: str) -> str:
-        """Return the last part of a field's name if no other field of the config has the same, else the whole name."""
+        """Return the last part of a field's name if no other field shares it, or else the whole name."""
         last = name.rpartition(".")[2]
         return last if LAST_PARTS[last] == 1 else name
 
@@ -103,7 +103,7 @@ class Space:
         return ",".join(f"{self.label(name)}={value}" for name, value in settings.items())
 
     def folder(self, settings: Settings) -> str:
-        """Return the same as a folder name that no other settings have."""
+        """Return the same as the name of a folder, which no other settings have."""
         text = self.describe(settings)
         plain = re.sub(r"[^\w.,=+-]+", "_", text)[:100]
         return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -124,7 +124,7 @@ class Plan:
         return self.config.train.monitor
 
     def about(self) -> dict:
-        """Return what all processes of the sweep must agree on, flat and as JSON."""
+        """Return what all processes of the sweep must agree on, as flat JSON."""
         about = {"method": self.method, "fields": dict(self.space.fields), "config": self.config.to_dict()}
         return flatten(json.loads(json.dumps(about, default=vars)))
 
@@ -142,7 +142,7 @@ def split_values(text: str) -> tuple[str, ...]:
 
 
 def read_range(name: str, match: re.Match, default: object) -> Range:
-    """Return the range with numbers of the type of the field's `default`."""
+    """Return the range, whose numbers have the type of the field's `default`."""
     if isinstance(default, bool) or not isinstance(default, int | float):
         raise UserError(f"config.{name} is no number, so it has no range: give values with commas between")
     kind = int if isinstance(default, int) else float

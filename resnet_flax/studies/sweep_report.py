@@ -72,7 +72,7 @@ def progress(plan: Plan, outcomes: Sequence[Outcome]) -> str:
 
 
 def ranking(plan: Plan, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Sort complete trials by the monitored metric, the best first, ties by loss, before unfinished and failed ones."""
+    """Return complete trials by the monitored metric, best first, ties by loss, then unfinished and failed ones."""
 
     def place(one: Outcome) -> tuple[float, ...]:
         if one.state != "complete":
@@ -144,5 +144,5 @@ def winner_lines(plan: Plan, best: Outcome) -> list[str]:
 
 
 def winner_words(plan: Plan, best: Outcome) -> list[str]:
-    """Return the flags that train the best trial again, with the test split that the recipe has."""
+    """Return the flags that train the best trial again, with the recipe's test split."""
     return [*plan.space.words(best.settings), f"--workdir={plan.workdir / 'best'}"]

@@ -1,4 +1,4 @@
-"""The trials of a sweep, which all processes at work on it share.
+"""The trials of a sweep, shared by all processes that work on it.
 
 Optuna keeps the trials in a database: WORKDIR/sweep.db or the one that --storage names. Each is an ordinary run in
 WORKDIR/trials/NAME, locked by the process that trains it for as long as that process lives. So a trial that is running
@@ -6,8 +6,8 @@ in the database but not locked was left by a process that died; the next process
 
 What a process has read from the database may be out of date once it holds a lock, so it reads a trial's state again.
 
-All trials read the same memory-mapped data. Each compiles its own program, with its learning rate and the like as
-constants.
+All trials read the same memory-mapped data. Those that differ only in the seed or the optimizers.Hyperparams are one
+program, see training.run.Run.step.
 """
 
 import random
@@ -50,15 +50,15 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-# Bergstra and Bengio, 2012, and the tree-structured Parzen estimator of Bergstra et al., 2011, which draws ten trials
-# at random before it learns from those that are finished; constant_liar keeps it away from those that are running.
+# Random search (Bergstra and Bengio, 2012) and the tree-structured Parzen estimator (Bergstra et al., 2011). The latter
+# draws ten trials at random before it learns from finished ones; constant_liar keeps it away from those still running.
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "random": RandomSampler,
     "tpe": partial(TPESampler, constant_liar=True),
 }
 LOCK = "sweep.lock"  # beside the .lock of the run itself
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code
-DRAWS = 100  # draws in a row that are all known, after which a space counts as exhausted
+DRAWS = 100  # known draws in a row after which a space counts as exhausted
 OPEN_ATTEMPTS = 5
 SQLITE_TIMEOUT = 60  # seconds to wait until another process has written
 
@@ -67,8 +67,8 @@ SQLITE_TIMEOUT = 60  # seconds to wait until another process has written
 def open_database(storage: str, workdir: Path) -> Iterator[RDBStorage]:
     """Open the database at the URL `storage`, or that of `workdir`. UserError if it cannot be opened, or fails later.
 
-    The default is SQLite: what it has written is whole whenever a process dies. The journal file that Optuna also
-    offers cannot be read any more once a line has been cut short.
+    The default is SQLite, whose file stays intact whenever a process dies. The journal file that Optuna also offers
+    can no longer be read once a line has been cut short.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = workdir.absolute() / "sweep.db"
@@ -88,9 +88,9 @@ def open_database(storage: str, workdir: Path) -> Iterator[RDBStorage]:
 
 
 def connect(url: URL) -> RDBStorage:
-    """Connect to a database and make its tables if need be.
+    """Connect to a database and create its tables if need be.
 
-    Where processes on several machines make them at the same time, all but one fail, and find them a little later.
+    If processes on several machines create them at the same time, all but one fail, and find them a little later.
     """
     options: dict[str, Any] = {"poolclass": NullPool}  # a trial may last longer than a server keeps a connection
     if url.get_backend_name() == "sqlite":
@@ -106,9 +106,9 @@ def connect(url: URL) -> RDBStorage:
 
 @dataclass(frozen=True)
 class Study:
-    """The trials of a plan, which all processes at work on it share.
+    """The trials of a plan, shared by all processes that work on it.
 
-    With `elsewhere`, processes on other machines may have workdirs of their own and share the database alone.
+    With `elsewhere`, processes on other machines may have workdirs of their own and share only the database.
     """
 
     plan: Plan
@@ -118,7 +118,7 @@ class Study:
 
     @classmethod
     def of(cls, plan: Plan, database: RDBStorage, elsewhere: bool) -> "Study":
-        """Return the study named as the plan's workdir, created if need be. UserError if it is of another plan."""
+        """Return the study named after the plan's workdir, created if need be. UserError if it is of another plan."""
         asked = plan.about()
         with wait_for_lock(plan.workdir / LOCK):
             trials = optuna.create_study(
@@ -148,14 +148,14 @@ class Study:
         return None
 
     def distinct(self) -> list[FrozenTrial]:
-        """Return the first trial of each settings: two machines may have drawn the same ones at the same time."""
+        """Return the first trial with each settings: two machines may have drawn the same ones at the same time."""
         first: dict[str, FrozenTrial] = {}
         for trial in self.trials.get_trials(deepcopy=False):
             first.setdefault(str(settings(trial)), trial)
         return list(first.values())
 
     def take(self, trial: FrozenTrial) -> IO | None:
-        """Lock the folder of an unfinished trial that no other process trains; None if there is nothing to train."""
+        """Lock the folder of a trial and return the lock; None if it is finished or another process trains it."""
         folder = self.folder(trial)
         is_new = not folder.exists()
         if trial.state.is_finished() or (trial.state == TrialState.RUNNING and is_new and self.elsewhere):
@@ -170,7 +170,7 @@ class Study:
         return lock
 
     def start(self, trial: FrozenTrial) -> bool:
-        """Mark a trial whose folder is locked as running; False if it was finished or taken since it was read."""
+        """Mark a trial whose folder is locked as running; False if it has been finished or taken since it was read."""
         if trial.state == TrialState.RUNNING:  # its process has just died, or has just finished it
             return not self.database.get_trial(trial._trial_id).state.is_finished()
         try:
@@ -196,7 +196,7 @@ class Study:
         return False
 
     def draws(self, distributions: dict[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
-        """Yield what the plan's method would try next, which depends on the seed and the trials so far alone."""
+        """Yield what the plan's method would try next, which depends only on the seed and the trials so far."""
         everything = self.trials.get_trials()
         earlier = [trial for trial in everything if trial.state in (TrialState.COMPLETE, TrialState.RUNNING)]
         for attempt in range(DRAWS):
@@ -209,8 +209,8 @@ class Study:
     def run(self, trial: FrozenTrial, lock: IO, trackers: Sequence[Tracker] = ()) -> None:
         """Train a claimed trial, from its checkpoint if it has one, and record how it ended.
 
-        It has failed if its settings are refused, diverge or need too much memory. Any other error ends the sweep, and
-        the trial is resumed by the next process that finds it.
+        It fails if its settings are refused, diverge or need too much memory. Any other error ends the sweep, and the
+        next process that finds the trial resumes it.
         """
         print_line(f"\ntrial {trial.number + 1} of {self.plan.trials}: {self.plan.space.describe(settings(trial))}")
         with lock:

@@ -30,7 +30,7 @@ def never_stop(done: int) -> bool:
 
 
 def batch_size(count: int) -> int:
-    """Return the batch in which `count` images are computed."""
+    """Return the size of the batches in which `count` images are computed."""
     return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
 
 
@@ -69,7 +69,7 @@ class Classifier:
     def evaluate(self, state: TrainState, split: Split, after_batch: AfterBatch = never_stop) -> Predictions:
         """Return predictions for every example of `split`, or for the first ones if stopped early.
 
-        On an accelerator the split is one batch to `after_batch`, which is not called.
+        On an accelerator, a split of up to ON_DEVICE_BYTES is computed at once, and `after_batch` is not called.
         """
         if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
             log_probabilities = self(state, split.images, after_batch)
@@ -78,7 +78,7 @@ class Classifier:
         return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
 
     def at_once(self, state: TrainState, images: np.ndarray) -> np.ndarray:
-        """Return what a call returns, computed in one dispatch. The devices keep the images for the next time."""
+        """Return what calling this returns, computed in one dispatch. The devices keep the images for next time."""
         check_images(images, self.image_shape)
         if self.held is None or self.held[0] is not images:
             batches = np.stack([local_rows(rows) for rows in self._padded(images)])
@@ -90,7 +90,7 @@ class Classifier:
         return (self.parallel.shard({"image": local_rows(rows)}) for rows in self._padded(images))
 
     def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the images in order, the last batch padded with black ones; one batch for no image."""
+        """Yield the images in order in batches, at least one, the last padded with black images."""
         for start in range(0, max(len(images), 1), self.rows):
             rows = images[start : start + self.rows]
             yield np.pad(rows, [(0, self.rows - len(rows)), (0, 0), (0, 0), (0, 0)])

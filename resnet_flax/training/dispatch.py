@@ -1,4 +1,4 @@
-"""Send training steps to the devices: one at a time with a batch from the host, or many where the data lies."""
+"""Send training steps to the devices: one at a time with a batch from the host, or many with the data on them."""
 
 from collections.abc import Callable
 
@@ -14,25 +14,26 @@ from resnet_flax.parallel.devices import Parallel
 from resnet_flax.training.packing import packing
 from resnet_flax.training.step import Totals, TrainState
 
-# (state, totals, batch, scheduled, constants, kernels) -> (state, totals). Trees of arrays are what schedules say of
-# this step, and what every step takes; `kernels`, (), are those of the state in the dtype of the network.
+# (state, totals, batch, scheduled, constants, kernels) -> (state, totals). `scheduled` and `constants` are trees of
+# arrays: what schedules say about this step, and what every step takes. `kernels`, by default (), are those of the
+# state in the dtype of the network.
 Step = Callable[..., tuple[TrainState, Totals]]
-# An epoch (from 0) -> what schedules say of its steps, (steps,) float32 each.
+# An epoch (from 0) -> what schedules say about its steps, (steps,) float32 each.
 Scheduled = Callable[[int], dict[str, np.ndarray]]
-# (state, totals, most) -> (state, totals, steps sent): one dispatch of further steps of the epoch, `most` or as many as
-# it always has. The state given to it is donated.
+# (state, totals, most) -> (state, totals, steps sent): one dispatch of further steps of the epoch, at most `most` or
+# else a fixed number. The state given to it is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
 def at(rates: dict[str, np.ndarray], position: int) -> dict[str, np.float32]:
-    """Return what schedules say of one step, given that of all steps of its epoch."""
+    """Return what schedules say about one step, given what they say about all steps of its epoch."""
     return {name: values[position] for name, values in rates.items()}
 
 
 def host_steps(
     step: Step, stream: Stream, scheduled: Scheduled, first_step: int, parallel: Parallel, constants: chex.ArrayTree
 ) -> Advance:
-    """Return what sends one step at a time, from `first_step` on, with batches that tf.data prepares ahead."""
+    """Return a function that sends one step at a time, from `first_step` on, with batches prepared ahead by tf.data."""
     compiled = parallel.compile(step, sharded=(2,), donate=(0,))
     batches = host_feed.batches(stream, first_step)
     sent, rates = first_step, None
@@ -49,7 +50,7 @@ def host_steps(
 
 
 def group_length(steps_per_epoch: int) -> int:
-    """Return the length, 8 to 16 if there are so many steps, of which the last group of an epoch wastes the fewest."""
+    """Return the group length that wastes the fewest steps at the end of an epoch, 8 to 16 if there are so many."""
     longest, shortest = min(16, steps_per_epoch), min(8, steps_per_epoch)
     return min(range(longest, shortest - 1, -1), key=lambda length: -steps_per_epoch % length)
 
@@ -64,18 +65,18 @@ def device_steps(
     rounded: Callable[[TrainState], list[jax.Array]] = lambda state: [],
     length: int = 0,
 ) -> Advance:
-    """Return what sends several steps at a time, from `first_step` on, with the data on the devices.
+    """Return a function that sends several steps at a time, from `first_step` on, with the data on the devices.
 
-    The steps of a dispatch are a loop in the compiled program. With the `length` 0 it has as many as asked for: its
-    length is an argument, so one program serves all. A GPU then waits for the host before each step, and not if it
-    knows the `length`: every dispatch has so many steps, and those after the end of the epoch change nothing. What
-    `rounded` returns of a state is computed at the end of the step before, where the optimiser has the weights at hand.
+    The steps of a dispatch are a loop in the compiled program. With `length` 0 it has as many steps as asked for: their
+    number is an argument, so one program serves all, but a GPU waits for the host before each step. With any other
+    `length` it does not: every dispatch has that many steps, and those after the end of the epoch change nothing. What
+    `rounded` returns for a state is computed at the end of the step before, when the optimiser has the weights at hand.
     """
     feed = DeviceFeed(stream, parallel)
 
     def steps(state, totals, arrays, order, rates, epoch, position, count, constants):
         pack, unpack = packing((state, totals))
-        table = jnp.stack(list(rates.values()), axis=1)  # a row for each step, which is read at once
+        table = jnp.stack(list(rates.values()), axis=1)  # a row per step, read at once
 
         def one(index, carry):
             packed, kernels = carry

@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al., 2015): the loss also compares with the answers of trained networks."""
+"""Distillation (Hinton et al., 2015): the loss also compares with the outputs of trained networks."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from resnet_flax.models.torch_weights import Variables
 
 
 class Network(NamedTuple):
-    """A network that teaches: it takes `scale` x images + `offset`, as it may have been trained with another norm."""
+    """A network that teaches; it takes `scale` x images + `offset`, as its training may have normalised differently."""
 
     model: ResNet
     scale: np.ndarray  # (3,) float32
@@ -26,7 +26,7 @@ class Network(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """Networks that teach together, and the share and the temperature of what they teach."""
+    """Networks that teach together, with the weight and the temperature of their teaching."""
 
     networks: tuple[Network, ...]
     temperature: float

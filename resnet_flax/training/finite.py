@@ -1,4 +1,4 @@
-"""Stop a run in which something is not finite before it is saved, and write down where that began."""
+"""Stop a run in which something is not finite before it is saved, and record where that began."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def not_finite(run: Run, workdir: Path, step: int, what: str) -> NotFinite:
 
 
 def write_details(details: dict, path: Path) -> str:
-    """Write `details`, in the first process, and return where they are; "" if the disk is full, say."""
+    """Write `details`, in the first process, and return where they are, or "" if, say, the disk is full."""
     try:
         if is_first_process():
             with atomic_write(path) as file:

@@ -32,10 +32,11 @@ class Source(NamedTuple):
 
 
 def first_checkpoint(run: Run, template: dict[str, Any]) -> Checkpoint:
-    """Return the state before the first step of `run` as a checkpoint; `template` is that with new weights.
+    """Return the state before the first step of `run` as a checkpoint; `template` is this state with new weights.
 
-    Its `run` has under "init" the weights that the run starts from, if any: "weights", their name, and "sha256", that
-    of their arrays in the order of their names in PyTorch. Raises UserError if they cannot be read or do not fit.
+    If the run starts from trained weights, "init" in the checkpoint's `run` has their name under "weights" and, under
+    "sha256", the hash of their arrays in the order of their names in PyTorch. Raises UserError if they cannot be read
+    or do not fit.
     """
     if not run.config.train.init_from:
         return Checkpoint(0, template)
@@ -71,7 +72,7 @@ def find_source(name: str) -> Source:
 
 
 def read_tensors(source: Source) -> Tensors:
-    """Return the weights as a state_dict: those of the best epoch of a run, averaged if it keeps an average."""
+    """Return the weights as a state_dict: for a run, those of its best epoch, averaged if it keeps an average."""
     if source.path.is_file():
         run_in_agreement(lambda: read_trained_results(source.path), lambda _: {})  # for the checksum
         return run_in_agreement(lambda: read_weights(source.path), lambda _: {})
@@ -80,7 +81,7 @@ def read_tensors(source: Source) -> Tensors:
 
 
 def why_new_head(source: Source, tensors: Tensors, config: FrozenConfigDict) -> str:
-    """Return in words why the head of trained weights cannot be used for the classes of `config`, "" if it can."""
+    """Return in words why the head of trained weights does not suit the classes of `config`, "" if it does."""
     classes = config.data.classes
     if source.config:
         count, same = len(source.config.data.classes), source.config.data.classes == classes
@@ -92,7 +93,7 @@ def why_new_head(source: Source, tensors: Tensors, config: FrozenConfigDict) -> 
 
 
 def with_weights(new: Variables, tensors: Tensors, source: Source, config: FrozenConfigDict) -> Variables:
-    """Return `new` variables with trained weights in all layers; those without the head leave it new."""
+    """Return `new` variables with trained weights in all layers; weights without a head leave it new."""
     has_head = any(common_name(name).startswith(f"{HEAD}.") for name in tensors)
     params = {name: layer for name, layer in new["params"].items() if has_head or name != "head"}
     try:
@@ -104,7 +105,7 @@ def with_weights(new: Variables, tensors: Tensors, source: Source, config: Froze
 
 
 def digest(tensors: Tensors) -> str:
-    """Return the SHA-256 of all arrays, in the order of their names, which are part of it, with dtype and shape."""
+    """Return the SHA-256 of all arrays in the order of their names, including names, dtypes and shapes."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode() + np.ascontiguousarray(tensor).tobytes())

@@ -1,4 +1,4 @@
-"""A batch as the network sees it in training: its examples mixed with each other, if the config says so."""
+"""A batch as the network sees it in training: its examples mixed with each other if the config says so."""
 
 from itertools import accumulate, repeat
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from resnet_flax.data.augment.mixing import Mixing, mixed
 
-# What is right in training, wherever the training accuracy of a run that mixes is shown.
+# What counts as correct in training, wherever the training accuracy of a run that mixes is shown.
 COUNTED = "mixed images, by the class with the largest share"
 
 
@@ -18,7 +18,7 @@ class Examples(NamedTuple):
 
     image: jax.Array  # (batch, H, W, 3) float32
     labels: tuple[jax.Array, ...]  # (batch,) int32 each, its own first
-    shares: tuple[jax.Array | float, ...] = (1.0,)  # (1,) float32 each, of each of `labels`
+    shares: tuple[jax.Array | float, ...] = (1.0,)  # (1,) float32 each, one for each of `labels`
 
     def targets(self, classes: int) -> jax.Array:
         """Return the probability of each class, (batch, classes) float32."""
@@ -28,7 +28,7 @@ class Examples(NamedTuple):
         return sum(others, first)
 
     def answers(self) -> jax.Array:
-        """Return the class with the largest share of each image, (batch,) int32; of equal ones the first."""
+        """Return the class with the largest share of each image, (batch,) int32; the first one in a tie."""
         if len(self.labels) == 1:
             return self.labels[0]
         labels = jnp.stack(self.labels, 1)
@@ -49,7 +49,7 @@ def with_rows_before(rows: jax.Array, count: int, axis_name: str | None) -> tupl
 
 
 def row_before(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    """Return for each row of the whole batch the one before it, wherever that lies; for the first one the last."""
+    """Return, for each row, the one before it in the whole batch, on whichever device; for the first one, the last."""
     if axis_name is None:
         return jnp.roll(rows, 1, axis=0)
     devices = jax.lax.axis_size(axis_name)

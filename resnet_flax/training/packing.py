@@ -1,7 +1,7 @@
-"""Small arrays of a tree put together, so that a compiled program changes many of them at once.
+"""Small arrays of a tree packed together, so that a compiled program changes many of them at once.
 
-A network has dozens of arrays with a value for each channel: scales, biases, statistics, and what an optimiser keeps
-of them. Each would be a kernel or two of a training step, and take the time of its launch.
+A network has dozens of arrays with a value for each channel: scales, biases, statistics, and an optimiser's state for
+them. Each would cost a training step a kernel or two, with the time to launch them.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TOGETHER = 48  # arrays at most: XLA makes no single kernel of all that changes a vector of many more
+TOGETHER = 48  # arrays at most: for many more, XLA no longer makes a single kernel of all that changes a vector
 WORD = jnp.dtype("uint32")
 
 
 class Packed(NamedTuple):
     """The arrays of a tree."""
 
-    large: list[jax.Array]  # those with two or more axes, and those whose values are no words of 32 bits
+    large: list[jax.Array]  # those with two or more axes, and those whose values do not have 32 bits
     vectors: list[jax.Array]  # the bits of all others, uint32
 
 
@@ -28,7 +28,7 @@ def packing(
 ) -> tuple[Callable[[chex.ArrayTree], Packed], Callable[[Packed], chex.ArrayTree]]:
     """Return `pack` and its inverse `unpack`, for trees with the structure, shapes and dtypes of `tree`.
 
-    Only on a GPU: a CPU takes longer for it, and for others both return what they get.
+    Only on a GPU; elsewhere both return their argument, as packing makes a CPU slower.
     """
     if jax.default_backend() != "gpu":
         return (lambda tree: tree), (lambda packed: packed)
@@ -55,7 +55,7 @@ def packing(
 
 
 def together(tree: chex.ArrayTree) -> chex.ArrayTree:
-    """Return `tree`, whose small arrays are parts of a few on a GPU, computed before any of them is used."""
+    """Return `tree`; on a GPU its small arrays are parts of a few larger ones, computed before any of them is used."""
     if jax.default_backend() != "gpu":
         return tree
     pack, unpack = packing(tree)

@@ -1,4 +1,4 @@
-"""Progress of a run: the bar on a terminal, a line an epoch, metrics.csv and the trackers."""
+"""Progress of a run: the bar on a terminal, a line per epoch, metrics.csv and the trackers."""
 
 import contextlib
 import math
@@ -16,9 +16,9 @@ from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
 from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_progress, write_progress
 
-drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal tells the run
-SHOW_SECONDS = 0.25  # between two looks at the totals, which take longer than a fast step
-SAVE_SECONDS = 3  # between two times that progress.json is written, which waits for the disk
+drawing = contextlib.suppress(OSError)  # the terminal may be gone; a signal tells the run
+SHOW_SECONDS = 0.25  # between two looks at the totals; each takes longer than a fast step
+SAVE_SECONDS = 3  # between two writes of progress.json, which wait for the disk
 
 
 def duration(seconds: float) -> str:
@@ -37,7 +37,7 @@ def epoch_line(row: EpochRow, epochs: int, images_per_second: float) -> str:
 
 
 class Progress:
-    """Shows and records a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
+    """Show and record a run. On a terminal a bar moves within the epoch; elsewhere each epoch is exactly one line."""
 
     def __init__(self, tracking: Tracking, epochs: int, steps_per_epoch: int, batch_size: int):
         self.tracking, self.workdir = tracking, tracking.workdir
@@ -47,7 +47,7 @@ class Progress:
         self.saved = -math.inf
 
     def start(self, history: list[EpochRow]) -> None:
-        """Write metrics.csv with the finished epochs, and start tracking; for the first of several processes."""
+        """Write metrics.csv with the finished epochs and start tracking; only for the first of several processes."""
         write_history(history, self.workdir / "metrics.csv")
         remove_progress(self.workdir)
         self.tracking.start(history)
@@ -61,7 +61,7 @@ class Progress:
             remove_progress(self.workdir)
 
     def start_epoch(self, epoch: int) -> None:
-        """Begin `epoch` (from 0), without a clock until start_clock."""
+        """Begin `epoch` (from 0); the clock runs only from start_clock on."""
         self.epoch, self.first_step = epoch, self.steps
 
     def start_clock(self, step: int) -> None:
@@ -96,15 +96,15 @@ class Progress:
             self.bar.set_postfix_str(
                 f"loss {loss:.4f} acc {accuracy:.2%} lr {learning_rate:.3g} {rate:,.0f} img/s {left} left"
             )
-        if self.shown > self.started + SHOW_SECONDS:  # of fewer steps the rate says little
+        if self.shown > self.started + SHOW_SECONDS:  # the rate of fewer steps says little
             self.save(step, rate, loss, accuracy, learning_rate)
 
     def seconds_left(self, step: int, rate: float) -> float:
-        """Return how long training takes from the first `step` steps of the epoch on, at `rate` images a second."""
+        """Return how long training takes after the first `step` steps of the epoch, at `rate` images per second."""
         return ((self.epochs - self.epoch) * self.steps - step) * self.batch_size / rate
 
     def save(self, step: int, rate: float, loss: float, accuracy: float, learning_rate: float) -> None:
-        """Write progress.json, for those who look on, unless it is as good as new."""
+        """Write progress.json, for those who watch, unless it was written a moment ago."""
         now = time.perf_counter()
         if is_first_process() and now > self.saved + SAVE_SECONDS:
             self.saved = now
@@ -114,7 +114,7 @@ class Progress:
 
     @contextlib.contextmanager
     def evaluation(self, title: str, count: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar while `count` images of a split are evaluated; yields what moves it to a number of images."""
+        """Show a bar while `count` images are evaluated; yields a function that moves it to a number of images."""
 
         def show(done: int) -> None:
             with drawing:
@@ -127,7 +127,7 @@ class Progress:
             self.close_bar()
 
     def end_epoch(self, history: list[EpochRow], speed: float) -> None:
-        """Record the last row of `history` everywhere; for the first of several processes."""
+        """Record the last row of `history` everywhere; only for the first of several processes."""
         row = history[-1]
         print_line(epoch_line(row, self.epochs, speed))
         write_history(history, self.workdir / "metrics.csv")
@@ -137,7 +137,7 @@ class Progress:
         self.save(self.steps, speed, row["train_loss"], row["train_accuracy"], row["learning_rate"])
 
     def open_bar(self, title: str, total: int, first: int = 0) -> None:
-        """Show a bar on the last line of the terminal, in place of the one before."""
+        """Show a bar on the last line of the terminal, in place of the previous one."""
         self.close_bar()
         columns = shutil.get_terminal_size().columns - len(" ^C")  # which is echoed behind the bar
         with drawing:

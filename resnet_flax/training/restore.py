@@ -23,12 +23,12 @@ from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints, steps_in
 from resnet_flax.workdir.history import EpochRow, best_row, read_csv
 from resnet_flax.workdir.trained import display_name
 
-DELETION_SECONDS = 0.2  # a run in training deletes a checkpoint in less, and then the steps there are differ
+DELETION_SECONDS = 0.2  # longer than a training run takes to delete a checkpoint, after which the steps differ
 INSTEAD = "copy it again, or evaluate and predict with --checkpoint=newest"
 
 
 def checkpoint_template(config: FrozenConfigDict) -> dict:
-    """Return what a checkpoint of `config` holds before the first step, with zeros for weights. Needs no data."""
+    """Return the content of a checkpoint of `config` before the first step, with zeros for weights. Needs no data."""
     model, optimizer = models.build(config), optimizers.build(config.optimizer)
     image, averaged = image_shape(config.data), config.train.ema_decay > 0
     shapes = jax.eval_shape(partial(init_state, model, optimizer, config.seed, image, averaged))
@@ -39,9 +39,9 @@ def checkpoint_template(config: FrozenConfigDict) -> dict:
 def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "best") -> Checkpoint:
     """Return a checkpoint of `workdir`: the "best" on validation so far, the "newest", or that of a step such as "400".
 
-    The best is the newest if nothing is held out. Changes nothing in the workdir, which may be in training. Of a file
-    of weights in place of a workdir, returns these as the state before the first step. Raises UserError if there is no
-    such checkpoint, or no intact one.
+    The best is the newest if nothing is held out. Nothing in the workdir, where a run may be training, is changed. If
+    `workdir` is a file of weights, they are returned as the state before the first step. Raises UserError if there is
+    no such checkpoint, or no intact one.
     """
     if workdir.is_file():
         return weights_checkpoint(config, workdir, which)
@@ -85,7 +85,7 @@ def fit_weights(config: FrozenConfigDict, tensors: Tensors, file: Path) -> Varia
 
 
 def find_checkpoint(checkpoints: Checkpoints, steps: list[int], which: str, monitor: str, like: dict) -> Checkpoint:
-    """Return the checkpoint that restore_checkpoint does, of those of `steps`; raises what restore_step does."""
+    """Return the checkpoint among `steps` that restore_checkpoint is asked for; raises what restore_step raises."""
     if which.isdigit():
         return restore_step(checkpoints, int(which), like, f"checkpoint {which}")
     checkpoint = newest_intact(checkpoints, steps, like)
@@ -107,7 +107,7 @@ def newest_intact(checkpoints: Checkpoints, steps: list[int], like: dict) -> Che
 
 
 def restore_step(checkpoints: Checkpoints, step: int, like: dict, name: str) -> Checkpoint:
-    """Return the checkpoint of a step, called `name` in errors: FileNotFoundError if it is not there, or Damaged."""
+    """Return the checkpoint of a step. Raises FileNotFoundError if it is missing, or Damaged, naming it `name`."""
     try:
         return checkpoints.restore(step, like)
     except Exception as error:  # Orbax and TensorStore raise many kinds

@@ -51,7 +51,7 @@ class Run:
 
     @classmethod
     def from_config(cls, config: FrozenConfigDict) -> "Run":
-        """Build the run of a complete `config`. Raises UserError for all that can be wrong before it is compiled."""
+        """Build the run of a complete `config`. Raises UserError for all that can be found wrong before compiling."""
         train = config.train
         check_batch_size(train.batch_size)
         config = resolve_normalization(config)
@@ -85,7 +85,7 @@ class Run:
         )
 
     def description(self) -> dict[str, str]:
-        """Return what all processes of a run must have in common, name -> value."""
+        """Return what all processes of a run must have in common: name -> value."""
         fields = {f"config.{name}": short_repr(value) for name, value in flatten(self.identity["config"]).items()}
         data = {f"data of config.data.{role}": str(examples) for role, examples in self.identity["data"].items()}
         teacher = {f"weights of {path}": crc for path, crc in self.identity.get("teacher", {}).items()}
@@ -98,7 +98,7 @@ class Run:
         def init(seed, statistics):
             return init_state(self.model, self.optimizer, seed, image_shape, averaged, statistics)
 
-        # To optimise this program costs more than it saves.
+        # Optimising this program would cost more time than it saves.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         compiled = jax.jit(init, compiler_options=quick)
         return self.parallel.replicate(compiled(self.seed, self.statistics()))
@@ -125,8 +125,8 @@ class Run:
     def step(self) -> dispatch.Step:
         """Return the training step of this run, not compiled.
 
-        What is often changed is an argument of it, so that runs that differ only in the seed or the Hyperparams are
-        the same program, which is compiled once.
+        Settings that often change are arguments, so that runs that differ only in the seed or the Hyperparams share
+        one program, which is compiled once.
         """
         step = partial(
             train_step,
@@ -145,13 +145,13 @@ class Run:
         )
 
     def rounded(self, state: TrainState) -> list[jax.Array]:
-        """Return the kernels that the next step takes in place of those of `state`, or []: see models.convolution."""
+        """Return the kernels that the next step uses instead of those of `state`, or []: see models.convolution."""
         if jax.default_backend() != "gpu" or self.model.dtype == jnp.float32:
             return []
         return kernels_in(self.model.dtype, state.params)
 
     def advance(self, first_step: int) -> dispatch.Advance:
-        """Return what sends the training steps from `first_step` on to the devices."""
+        """Return the function that sends the training steps, from `first_step` on, to the devices."""
         feed = self.config.data.feed
         if feed == "auto":
             feed = "device" if self.data.train.images.nbytes < ON_DEVICE_BYTES else "tfdata"

@@ -1,4 +1,4 @@
-"""Trackers of services: W&B and MLflow. They are imported, and run, in a process of their own: see trackers.Service."""
+"""Trackers for services, W&B and MLflow, imported and run in a process of their own: see trackers.Service."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MLFLOW_STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"
 
 
 class Remote:
-    """A run of a service. NAME.json in the workdir has its `id` and how many epochs it has, so that it can resume."""
+    """A run at a service. NAME.json in the workdir holds its `id` and number of epochs, so that it can be resumed."""
 
     name = ""
 
@@ -41,7 +41,7 @@ class Remote:
         self.save()
 
     def add(self, row: EpochRow) -> None:
-        """Log an epoch, unless that is done: after a kill a run repeats those since its last checkpoint."""
+        """Log an epoch unless it is logged already: a killed run repeats the epochs since its last checkpoint."""
         if row["epoch"] > self.epochs:
             self.log(int(row["epoch"]), {name: value for name, value in row.items() if name != "epoch"})
             self.epochs = int(row["epoch"])
@@ -51,7 +51,7 @@ class Remote:
             json.dump({"id": self.id, "epochs": self.epochs}, file)
 
     def open(self, workdir: Path, config: dict) -> None:
-        """Open the run with `id`, or a new one, whose `id` is set, if that is ""."""
+        """Open the run with `id` or, if that is "", a new one, and set its `id`."""
         raise NotImplementedError
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -71,7 +71,7 @@ def read_record(file: Path) -> tuple[str, int]:
 
 
 def named_results(results: dict) -> dict[str, Any]:
-    """Return results under names of their own: train_loss and so on are also those of an epoch."""
+    """Return results under names of their own, as epochs have a train_loss and so on, too."""
     return {f"results/{name}": value for name, value in results.items() if value is not None}
 
 
@@ -139,7 +139,7 @@ class Mlflow(Remote):
 
 
 def follow(tracker: Tracker, lines: Iterable[str]) -> None:
-    """Call a tracker as `lines` say, each a method and its arguments in JSON; a run whose lines cease has failed."""
+    """Call a tracker as `lines` say, each a method and its arguments in JSON; if they end too early, the run failed."""
     for line in lines:
         method, *arguments = json.loads(line)
         if method == "start":
@@ -153,7 +153,7 @@ def follow(tracker: Tracker, lines: Iterable[str]) -> None:
 
 
 def main(name: str) -> int:
-    """Follow the run that writes to stdin; return the exit code, with the reason of a failure as the last line."""
+    """Follow the run that writes to stdin and return the exit code; the last line printed gives a failure's reason."""
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the end of the run says when it is over
         signal.signal(signum, signal.SIG_IGN)
     try:

@@ -15,12 +15,12 @@ from resnet_flax.text import print_line
 class StopRequest:
     """A context in which signals are noted, to be answered between two steps; a second Ctrl-C stops at once.
 
-    Each process has the signal that it `noted` itself, and acts on `signum`, which all processes agree on.
+    Each process has a signal that it `noted` itself, and acts on `signum`, on which all processes agree.
 
-    Python handles a signal between two of its own instructions, so not while XLA compiles, which may take a minute.
+    Python handles a signal between two of its own instructions, and so not while XLA compiles, perhaps for a minute.
     Until there is work to save (see `save_before_stopping`), a thread woken by the system ends the process instead.
 
-    A request within another passes on what it has noted.
+    A request within another passes on to it what it has noted.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class StopRequest:
             outer.noted, outer.signum = self.noted, self.signum
 
     def save_before_stopping(self) -> None:
-        """From now on there is work to save: a signal only makes a request, which the user of this context answers."""
+        """From now on, treat a signal as a request for the user of this context to answer: there is work to save."""
         self._may_end_at_once = False
 
     def requested(self) -> bool:

@@ -90,7 +90,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Return what cross_entropy does, for targets that are probabilities (batch, classes) instead of labels."""
+    """Return the same as cross_entropy for targets that are probabilities (batch, classes) instead of labels."""
     chex.assert_equal_shape([logits, targets])
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
@@ -116,11 +116,11 @@ def train_step(
 ) -> tuple[TrainState, Totals]:
     """Take an optimizer step on the mean loss of the batch, and then update the weights' average if there is one.
 
-    The parameters of the parts `frozen` stay as they are, without weight decay too; `model` must freeze the same ones.
-    Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over it.
-    `teaching` are the variables of the networks of `teacher`, which are not trained. `kernels` are those of the state
-    as `kernels_in` the dtype of the network, if the caller has them. `hyperparams` are keywords of the optimizer's
-    update, if it takes any.
+    The parameters of the parts `frozen` stay unchanged, even by weight decay; `model` must freeze the same ones.
+    Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over the
+    axis. `teaching` are the variables of the networks of `teacher`, which are not trained. `kernels` are the state's
+    `kernels_in` the dtype of the network, if the caller has them. `hyperparams` are keywords of the optimizer's update,
+    if it takes any.
     """
     check_labels(batch["label"], len(batch["image"]))
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -161,7 +161,7 @@ def train_step(
     sums = (loss, correct.astype(jnp.int32), jnp.array(len(losses)))
     if axis_name is not None:
         sums = jax.lax.psum(sums, axis_name)
-    with jax.named_scope("optimizer"):  # as profiles call it
+    with jax.named_scope("optimizer"):  # its name in profiles
         update = optax.with_extra_args_support(optimizer).update
         updates, opt_state = update(gradients, state.opt_state, state.params, **(hyperparams or {}))
         params = optax.apply_updates(state.params, updates) | kept
@@ -182,13 +182,13 @@ def kernels_in(dtype: Any, params: chex.ArrayTree) -> list[jax.Array]:
 
 
 def with_kernels(params: chex.ArrayTree, kernels: Sequence[jax.Array]) -> chex.ArrayTree:
-    """Return `params` with these kernels, as `kernels_in` returns them, in the place of its own; () keeps its own."""
+    """Return `params` with `kernels`, as `kernels_in` returns them, in place of its own; () keeps its own."""
     rest = iter(kernels)
     return jax.tree.map(lambda leaf: next(rest, leaf) if leaf.ndim == 4 else leaf, params)
 
 
 def check_labels(labels: jax.Array, count: int) -> None:
-    """Raise UserError unless `labels` are `count` integers; their values are not known when a step is compiled."""
+    """Raise UserError unless `labels` are `count` integers; their values are unknown when a step is compiled."""
     if labels.shape != (count,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise UserError(f"labels must be integers of shape ({count},), not {labels.dtype} of shape {labels.shape}")
 
@@ -205,8 +205,8 @@ def check_pixels(images: jax.Array) -> None:
 def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
     """Return the weights at the distance `radius` from `params` along the gradients.
 
-    Sharpness-aware minimisation (Foret et al., 2021) takes the gradient there, which updates `params`. Losses and
-    BatchNorm's statistics are those of the first pass, at `params`, as in its usual implementations.
+    Sharpness-aware minimisation (Foret et al., 2021) updates `params` with the gradient there. Losses and BatchNorm's
+    statistics are those of the first pass, at `params`, as in the usual implementations.
     """
     scale = radius / (jnp.sqrt(sum_of_squares(gradients)) + 1e-12)
     return jax.tree.map(lambda param, gradient: param + scale * gradient, params, gradients)
@@ -215,8 +215,8 @@ def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -
 def sum_of_squares(tree: chex.ArrayTree) -> jax.Array:
     """Return the sum of the squares of all elements, () float32.
 
-    First over each output channel, as a GPU does in passing where the gradient is used, then over all at once. Without
-    the barrier XLA turns the sum of all channels into one for each leaf, each of them a kernel.
+    Sums over each output channel first, which a GPU does in passing where the gradient is used, then over all at once.
+    Without the barrier XLA would split the latter into a sum, and a kernel, for each leaf.
     """
     channels = [jnp.sum(leaf * leaf, axis=range(leaf.ndim - 1)) for leaf in jax.tree.leaves(tree)]
     return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate([jnp.atleast_1d(sums) for sums in channels])))
@@ -225,7 +225,7 @@ def sum_of_squares(tree: chex.ArrayTree) -> jax.Array:
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:
     """Return decay x average + (1 - decay) x new, at step `step` (from 1).
 
-    The first steps decay faster, by step / (9 + step) if that is less, so that the random start is soon forgotten
+    The first steps use the decay step / (9 + step) while that is less, so that the random start is soon forgotten
     (tf.train.ExponentialMovingAverage with num_updates).
     """
     keep = jnp.minimum(decay, step / (9.0 + step))
@@ -242,8 +242,8 @@ def eval_step(
 ) -> jax.Array:
     """Return the log-probability of each class, (batch, classes) float32, with BatchNorm's running statistics.
 
-    Images are uint8; `normalize` maps them to what the network was trained on. Under a mapped axis `axis_name` every
-    device gets the rows of all.
+    Images are uint8; `normalize` maps them to what the network was trained on. Under a mapped axis `axis_name` each
+    device returns the rows of all.
     """
     check_pixels(batch["image"])
     logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
@@ -265,5 +265,5 @@ def feature_step(
 
 
 def all_rows(rows: jax.Array, axis_name: str | None) -> jax.Array:
-    """Return the rows of all devices, given those of this one under a mapped axis `axis_name`, or of all without it."""
+    """Return the rows of all devices, given those of this one under a mapped axis `axis_name`, or all without one."""
     return rows if axis_name is None else jax.lax.all_gather(rows, axis_name, tiled=True)

@@ -1,4 +1,4 @@
-"""Reading the networks that teach a run: runs and exported weights, checked against the config of the run."""
+"""Read the networks that teach a run, from runs and exported weights, and check them against the run's config."""
 
 import zlib
 
@@ -50,7 +50,7 @@ def load_network(config: FrozenConfigDict, name: str) -> tuple[Network, Variable
 
 
 def normalization(config: FrozenConfigDict) -> np.ndarray:
-    """Return the mean and the standard deviation of each channel, (2, 3) float64, by which a run normalises images."""
+    """Return the mean and standard deviation of each channel, (2, 3) float64, with which a run normalises images."""
     return np.asarray(Policy(config.data.policy).normalization, np.float64)
 
 
@@ -78,7 +78,7 @@ def class_list(config: FrozenConfigDict) -> str:
 
 
 def checksums(config: FrozenConfigDict, variables: tuple[Variables, ...]) -> dict[str, str]:
-    """Return the CRC-32 of all arrays of each network of the teacher, by its name: a dict that JSON can hold."""
+    """Return the CRC-32 over all arrays of each of the teacher's networks, by name: a dict that JSON can hold."""
     return {name: f"{checksum(one):08x}" for name, one in zip(teacher_names(config), variables, strict=True)}
 
 

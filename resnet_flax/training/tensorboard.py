@@ -29,9 +29,9 @@ class TensorBoard:
 
 
 class EventFile:
-    """A new event file in `workdir`, written at once. What other files hold of `first_step` and later is superseded.
+    """A new event file in `workdir`, written at once. It supersedes what other files hold from `first_step` on.
 
-    tensorboardX's SummaryWriter writes in a thread, which a full disk ends; the run would then wait for it for ever.
+    tensorboardX's SummaryWriter writes in a thread, which a full disk ends; the run would then wait for it forever.
     """
 
     def __init__(self, workdir: Path, first_step: int):

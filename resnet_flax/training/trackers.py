@@ -19,17 +19,17 @@ from resnet_flax.errors import Interrupted, UserError, lookup, reason
 from resnet_flax.text import escape_line, print_line
 from resnet_flax.workdir.history import EpochRow
 
-SERVICES = {"wandb": "W&B", "mlflow": "MLflow"}  # the name of a package, and of the extra that installs it -> its own
-END_SECONDS = 60  # to send what is left, after which a service is given up
+SERVICES = {"wandb": "W&B", "mlflow": "MLflow"}  # name of a package, and of the extra that installs it -> its title
+END_SECONDS = 60  # for a service to send what is left, before it is given up
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Follows a run. Only the first of several processes calls it.
+    """An object that follows a run. Only the first of several processes calls it.
 
-    `start` is called with the workdir, the nested dict of the config, and the rows of the epochs that were finished
-    before, one for each; `epoch` with the row of each further one, as in metrics.csv, and images_per_second where that
-    was measured; `end` with the results of a run that is "finished", or {} if the outcome is "stopped" or "failed".
+    `start` is called with the workdir, the nested dict of the config, and a row for each epoch finished earlier;
+    `epoch` with the row of each further one, as in metrics.csv, and images_per_second where that was measured; `end`
+    with the results of a run that is "finished", or {} if the outcome is "stopped" or "failed".
     """
 
     def start(self, workdir: Path, config: dict, history: list[EpochRow]) -> None: ...
@@ -54,7 +54,7 @@ def find_trackers(track: "str | Tracker") -> list[Tracker]:
     names = [name.strip() for name in track.split(",")] if track else []
     for name in names:
         title, spec = lookup("tracker", name, SERVICES), importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # a folder in which W&B keeps its runs has no origin
+        if spec is None or spec.origin is None:  # W&B's folder of runs has no origin
             raise UserError(f"--track={name} needs {title}: pip install -c constraints.txt -e '.[{name}]'")
     return [Service(name) for name in dict.fromkeys(names)]
 
@@ -91,7 +91,7 @@ class Tracking:
 
 
 class Guarded:
-    """A tracker whose failure does not matter to the run: it ends in one line, and the tracker is not called again."""
+    """A tracker whose failure does not affect the run: it prints one line, and the tracker is not called again."""
 
     def __init__(self, tracker: Tracker):
         self.tracker: Tracker | None = tracker
@@ -118,7 +118,7 @@ class Guarded:
 
 
 class Service:
-    """A tracker that runs in a process of its own, see `services`: the run neither waits for it nor dies with it."""
+    """A tracker in a process of its own, see `services`: the run neither waits for it nor dies with it."""
 
     def __init__(self, name: str):
         self.title = SERVICES[name]
@@ -145,7 +145,7 @@ class Service:
         self.calls.put(["epoch", row])
 
     def end(self, results: dict, outcome: str) -> None:
-        """Wait for END_SECONDS at most. Raises RuntimeError if the process has failed, TimeoutError if it hangs."""
+        """Wait at most END_SECONDS. Raises RuntimeError if the process has failed, TimeoutError if it hangs."""
         self.calls.put(["end", results, outcome])
         self.calls.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -157,7 +157,7 @@ class Service:
         self._close()
 
     def _send(self) -> None:
-        """Write calls as lines of JSON, in a thread: a pipe that is not read from blocks."""
+        """Write calls as lines of JSON, in a thread, as a pipe that nobody reads blocks."""
         assert self.process.stdin
         with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
             for call in iter(self.calls.get, None):
@@ -165,7 +165,7 @@ class Service:
                 pipe.flush()
 
     def _close(self) -> None:
-        """Release everything; RuntimeError with the last line of the output of a process that has failed."""
+        """Release everything; RuntimeError with the last line of output if the process has failed."""
         hangs = self.process.poll() is None
         self._kill()
         self.calls.put(None)

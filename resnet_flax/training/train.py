@@ -44,7 +44,7 @@ from resnet_flax.workdir.identity import check_same_run
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
 from resnet_flax.workdir.results import read_results, write_results
 
-IN_FLIGHT = 4  # most dispatches ahead of the one waited for: a device stays busy, and a signal is answered soon
+IN_FLIGHT = 4  # most dispatches ahead of the one waited for: devices stay busy, yet a signal is answered soon
 DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
 CPU_DISPATCH_SECONDS = 1.0  # where a step may take seconds; none is ahead there, as each would have its own memory
 
@@ -53,8 +53,8 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
     """Train `config` in `workdir`, resuming from the newest checkpoint if there is one, and return the results.
 
     The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
-    (the last one if nothing is held out). `trackers` follow the run, whose end does not depend on them. Raises
-    Interrupted after a signal, NotFinite for a diverged run.
+    (the last one if nothing is held out). `trackers` follow the run, but cannot make it fail. Raises Interrupted after
+    a signal, NotFinite for a diverged run.
     """
     run = run_in_agreement(lambda: Run.from_config(config), Run.description)
     with ExitStack() as locks:
@@ -66,7 +66,7 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
 
 
 def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
-    """Lock `workdir` for `run`, and return the results that it holds already, or {}; UserError if it is another run."""
+    """Lock `workdir` for `run` and return results that it already holds, or {}; UserError if it holds another run."""
     locks.enter_context(lock_workdir(workdir))
     check_same_run(workdir, run.identity)
     check_config(workdir, run.config)
@@ -78,7 +78,7 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
 
 
 def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
-    """Train, from the newest checkpoint if there is one, evaluate, and return the results."""
+    """Train from the newest checkpoint, if there is one, evaluate, and return the results."""
     accuracy = f"; training accuracy is of {COUNTED}" if Mixing.of(run.config.train).on else ""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
@@ -87,7 +87,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
         start = checkpoints.restore_newest(template) or first_checkpoint(run, template)
-        if start.run and not start.step:  # from here on the weights that the run started from are not read again
+        if start.run and not start.step:  # so the weights that the run starts from are not read again
             checkpoints.save(start, None)
             checkpoints.wait()
         if start.step:
@@ -114,7 +114,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
 
 
 class Proposal(NamedTuple):
-    """A process's wishes for the time after a dispatch; all processes do the maximum of what any of them wishes."""
+    """What a process would do after a dispatch; all processes do the maximum of what any of them proposes."""
 
     signum: int  # the signal that asks to stop, 0 for none
     steps: int  # of the next dispatch
@@ -156,14 +156,14 @@ class Loop:
                     self.save()
                 run_on_first_process(partial(self.progress.end_epoch, self.history, speed))
                 return_free_memory()
-                if not math.isnan(speed):  # nothing was trained here of an epoch resumed at its evaluation
+                if not math.isnan(speed):  # NaN if the epoch was resumed at its evaluation, with nothing trained here
                     self.speeds.append(speed)
 
     def train_epoch(self, epoch: int) -> None:
         """Train from where `state` is to the end of `epoch` (from 0), or until a stop is requested.
 
-        On an accelerator several dispatches are in flight at a time. Clocks and signals differ between processes, which
-        must all do the same, so each dispatch carries a proposal, and the agreement is known when the dispatch is done.
+        On an accelerator, several dispatches are in flight at a time. Clocks and signals differ between processes,
+        which must all do the same, so each dispatch carries a proposal, and what is agreed is known when it is done.
         """
         on_cpu = jax.default_backend() == "cpu"
         seconds = CPU_DISPATCH_SECONDS if on_cpu else DISPATCH_SECONDS
@@ -175,7 +175,7 @@ class Loop:
         if self.compiled:
             self.progress.start_clock(sent)
         while sent < self.steps_per_epoch and not self.stop.requested():
-            if sent == 0:  # here, so that a run has one state and one sum at a step, however often it stops there
+            if sent == 0:  # here, so that state and sums at a step are the same however often the run stops there
                 self.totals = self.run.parallel.replicate(Totals.zero())
             self.state, self.totals, taken = self.advance(self.state, self.totals, steps)
             self.stop.save_before_stopping()  # from here on: the first dispatch compiles, perhaps for a minute
@@ -205,7 +205,7 @@ class Loop:
         jax.block_until_ready(self.totals)
 
     def validation_row(self, epoch: int) -> EpochRow:
-        """Return the columns about validation, of the unaveraged weights too if there are any; {} without a split."""
+        """Return the columns about validation, also of the unaveraged weights if there are any; {} without a split."""
         if not self.run.data.validation:
             return {}
         evaluate = partial(self.evaluate, "validation", f"epoch {epoch + 1}/{self.config.epochs} validation")
@@ -234,7 +234,7 @@ class Loop:
         return row is best_row(self.history, self.config.monitor)
 
     def seconds(self) -> float:
-        """Return how long the run has trained so far, evaluation and saving included, over all its parts."""
+        """Return how long the run has taken so far, over all its parts, including evaluation and saving."""
         return round(time.monotonic() - self.started, 1)
 
     def save(self) -> None:
@@ -272,7 +272,7 @@ def training_row(run: Run, epoch: int, totals: Totals) -> EpochRow:
 
 
 def out_of_patience(history: list[EpochRow], train: ConfigDict) -> bool:
-    """Return whether the last `train.patience` epochs are better than those before by no more than `min_delta`."""
+    """Return whether the last `train.patience` epochs improve on those before by no more than `min_delta`."""
     if not train.patience or len(history) <= train.patience:
         return False
     before, after = history[: -train.patience], history[-train.patience :]
@@ -282,7 +282,7 @@ def out_of_patience(history: list[EpochRow], train: ConfigDict) -> bool:
 
 
 def evaluate_chosen(loop: Loop, chosen: EpochRow, template: dict) -> tuple[SplitPredictions | None, dict]:
-    """Evaluate the state after the epoch `chosen` on the test split, or on validation without one.
+    """Evaluate the state after the epoch `chosen` on the test split or, without one, on the validation split.
 
     Returns the predictions, None without either split, and the scores on the test split, {} without one.
     """
@@ -312,7 +312,7 @@ def chosen_state(checkpoints: Checkpoints, chosen: EpochRow, template: dict) -> 
 
 
 def run_results(loop: Loop, chosen: EpochRow) -> dict:
-    """Return the results of a finished run, but for those on the test split; train_* and val_* are of `chosen`."""
+    """Return the results of a finished run except those on the test split; train_* and val_* are of `chosen`."""
     last = loop.history[-1]
     return {
         "chosen_epoch": chosen["epoch"],

@@ -33,8 +33,8 @@ class Checkpoint:
 
     `tree` is a pytree of arrays, whose `["state"].step` is the step; `history` has a row for every finished epoch.
     `run` is JSON that describes the run: its "config", its "data" (a fingerprint: {"train": {"examples": ...}, ...}),
-    its "teacher" if it has one ({path: checksum}), the "seconds" that it has taken so far, and "init", see
-    training.initial, if it started from trained weights; {} in checkpoints of older versions and of imported weights.
+    its "teacher" if it has one ({path: checksum}), the "seconds" that it has taken so far, and, if it started from
+    trained weights, "init" (see training.initial). It is {} in checkpoints of older versions and of imported weights.
     """
 
     step: int
@@ -44,9 +44,9 @@ class Checkpoint:
 
 
 class KeepNewestAndBest(PreservationPolicy):
-    """Keep the two newest checkpoints, as one of them may turn out to be damaged, and that of the step `best`.
+    """Keep the two newest checkpoints, as one may turn out to be damaged, and that of the step `best`.
 
-    The best one follows from the history, so Orbax need not keep metrics of its own, whose files can be damaged.
+    The best one follows from the history, so Orbax need not keep metrics itself, in files that can be damaged.
     """
 
     best: int | None = None
@@ -57,9 +57,9 @@ class KeepNewestAndBest(PreservationPolicy):
 
 
 class Checkpoints:
-    """The checkpoints in a folder. A context manager, which waits for the last save.
+    """The checkpoints in a folder; a context manager, which waits for the last save.
 
-    In a run of several processes all make the same calls; the first reads and writes for all, as they hold the same.
+    In a run of several processes all make the same calls; as all hold the same, the first reads and writes for them.
     """
 
     def __init__(self, folder: Path):
@@ -90,11 +90,11 @@ class Checkpoints:
         return steps_in(self.folder)
 
     def save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Write `checkpoint` in the background, then delete all others but the newest before it and `best_step`.
+        """Write `checkpoint` in the background, then delete all others except the newest before it and `best_step`.
 
-        The arrays may change once this returns. If the step has a checkpoint already its arrays are left as they are,
-        since the same run has the same arrays at the same step; its history may have grown since. Raises UserError if
-        this checkpoint, or the one before, cannot be written: whatever was saved before it is still there.
+        The arrays may change once this returns. If the step already has a checkpoint, its arrays are kept, as the same
+        run has the same arrays at the same step; its history may have grown since. Raises UserError if this checkpoint,
+        or the one before, cannot be written; whatever was saved earlier is still there.
         """
         run_on_first_process(lambda: self._save(checkpoint, best_step))
 
@@ -103,16 +103,16 @@ class Checkpoints:
         run_on_first_process(self._wait)
 
     def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
-        """Return the checkpoint of a step, on the devices of `like`. If it is damaged, raises any exception."""
+        """Return the checkpoint of a step, on the devices of `like`. Raises exceptions of any kind if it is damaged."""
         found = broadcast_checkpoint(lambda: self._restore(step, like), like)
         assert found  # or it has raised
         return found
 
     def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """Return the newest intact checkpoint, None if there is none at all. Newer ones are renamed with a message.
+        """Return the newest intact checkpoint, None if there are no checkpoints. Newer ones are renamed with a message.
 
-        Raises UserError if none of several is intact, and leaves them as they are: starting from scratch would silently
-        lose the run. Deletes what a process left that was killed while it saved.
+        Raises UserError if there are some but none is intact, and leaves them as they are: starting from scratch would
+        silently lose the run. Deletes what a process that was killed while saving has left.
         """
         return broadcast_checkpoint(lambda: self._restore_newest(like), like)
 
@@ -172,7 +172,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Raise a UserError for whatever fails, here or in the background since the last time."""
+        """Raise a UserError for whatever fails, here or in the background since the last call."""
         try:
             yield
         except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -183,7 +183,7 @@ class Checkpoints:
             ) from error
 
     def _replace_record(self, step: int, record: dict) -> None:
-        """Write the record of a step again, which Orbax never does."""
+        """Rewrite the record of a step, which Orbax never does."""
         with atomic_write(record_path(self.folder, step)) as file:
             json.dump(record, file)
 
@@ -203,9 +203,9 @@ class Checkpoints:
 
 @cache
 def silence_orbax() -> None:
-    """Keep Orbax and TensorStore from printing: they raise what goes wrong, too.
+    """Keep Orbax and TensorStore from printing what goes wrong, as they also raise it.
 
-    After a first error TensorStore keeps answering to Orbax's event loop, which is closed by then, and Python would
+    After a first error, TensorStore keeps answering to Orbax's event loop, which is closed by then, and Python would
     print a traceback for each answer.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -230,7 +230,7 @@ def record_path(folder: Path, step: int) -> Path:
 
 
 def recorded_run(folder: Path) -> dict[str, Any]:
-    """Return the `run` of the newest checkpoint in `folder` that has an intact one, else {}; no array is read."""
+    """Return the `run` of the newest checkpoint in `folder` whose `run` is intact, or else {}; no array is read."""
     for step in steps_in(folder):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             if run := checked_run(read_json(record_path(folder, step))):
@@ -273,7 +273,7 @@ def host_arrays_like(like: chex.ArrayTree) -> chex.ArrayTree:
 
 
 def checksum(checkpoint: Checkpoint) -> int:
-    """Return the CRC-32 of all arrays and of the history. Orbax itself notices no flipped bit."""
+    """Return the CRC-32 of all arrays and of the history. Orbax itself does not notice a flipped bit."""
     crc = json_checksum(checkpoint.history)
     for leaf in jax.tree.leaves(checkpoint.tree):
         crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)

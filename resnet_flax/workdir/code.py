@@ -1,4 +1,4 @@
-"""Which code trains: its commit for a reader, and a digest that tells processes apart."""
+"""The code that trains: its commit, for readers, and a digest that shows whether processes run the same."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ PACKAGE = Path(resnet_flax.__file__).parent
 
 
 def code_version() -> str:
-    """Return the commit of a source checkout, with "-dirty" if the package has changed since, or else its version."""
+    """Return the commit of a source checkout, with "-dirty" if the package has changed since; otherwise its version."""
     if not (PACKAGE.parent / ".git").exists():
         return resnet_flax.__version__
 

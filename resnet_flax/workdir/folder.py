@@ -19,8 +19,8 @@ from resnet_flax.text import print_line
 from resnet_flax.workdir.identity import is_extension
 from resnet_flax.workdir.results import remove_results
 
-LOOK_SECONDS = 0.2  # more than the moment for which live.is_locked holds the lock
-LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # what files.atomic_write has under way, and its process
+LOOK_SECONDS = 0.2  # longer than live.is_locked holds the lock
+LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # a file that files.atomic_write is writing, and its process
 
 
 class Job(NamedTuple):
@@ -32,7 +32,7 @@ class Job(NamedTuple):
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Create `workdir` and keep other processes from training there; UserError names the one that does already."""
+    """Create `workdir` and keep other processes from training there; UserError names one that already does."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / ".lock"
     try:
@@ -68,7 +68,7 @@ def wait_for_lock(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(workdir: Path) -> None:
-    """Remove what processes that were killed left half written in a locked `workdir`, see files.atomic_write."""
+    """Remove files that killed processes left half written in a locked `workdir`, see files.atomic_write."""
     for path in workdir.rglob(".*.tmp"):
         leftover = LEFTOVER.fullmatch(path.name)
         if leftover and not is_another_process(int(leftover[1])):
@@ -76,7 +76,7 @@ def remove_leftovers(workdir: Path) -> None:
 
 
 def is_another_process(pid: int) -> bool:
-    """Return whether a process has this number, other than this one, which in a container may be reused."""
+    """Return whether a process other than this one has this ID; in a container, this one may have got it again."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -87,7 +87,7 @@ def is_another_process(pid: int) -> bool:
 
 
 def check_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write the config of a new or extended run into `workdir`; UserError if it holds a run of another config."""
+    """Write the config of a new or extended run into `workdir`; UserError if it holds a run with another config."""
     path = workdir / "config.json"
     if path.exists():
         try:

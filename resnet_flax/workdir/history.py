@@ -11,7 +11,7 @@ EpochRow = dict[str, float]  # the results of an epoch, column -> value
 
 MAX_FLOAT = 1e39  # just beyond float32
 
-# Only what follows from the config and the seed, so that an interrupted run leaves the same file.
+# Only values that follow from the config and the seed, so that an interrupted run leaves the same file.
 METRICS_COLUMNS = (
     "epoch",
     "step",
@@ -43,7 +43,7 @@ def check_history(history: Any) -> list[EpochRow]:
 
 
 def lower_is_better(column: str) -> bool:
-    """Return whether a column such as val_loss is better the lower it is; accuracies are not."""
+    """Return whether lower is better in a column: it is for losses, not for accuracies."""
     return column.endswith("loss")
 
 
@@ -71,7 +71,7 @@ def write_history(history: list[EpochRow], path: Path) -> None:
 
 
 def read_csv(path: Path) -> list[EpochRow]:
-    """Return the rows of a history's CSV table without empty cells; ValueError or csv.Error if it is damaged."""
+    """Return the rows of a history's CSV table, omitting empty cells; ValueError or csv.Error if it is damaged."""
     text = read_text(path)
     if not text.endswith("\n"):
         raise ValueError("the last line is incomplete")

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: folders that `export` wrote, downloaded and uploaded. Nothing in a download is executed."""
+"""The Hugging Face Hub: download and upload folders written by `export`. Nothing in a download is executed."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ def download(repository: str, names: Sequence[str]) -> Path:
     """Return the folder with the files `names` of a repository, in the Hub's cache.
 
     They are downloaded if there are newer ones; without a connection those in the cache are used. Raises UserError if
-    there is no such repository, if it lacks a file, or one is too large, and for a failed download.
+    there is no such repository, if it lacks a file or one is too large, and if the download fails.
     """
     hub = library(repository)
     with reported(hub, repository, "download"):
@@ -28,7 +28,7 @@ def download(repository: str, names: Sequence[str]) -> Path:
 
 
 def check_files(hub: ModuleType, repository: str, names: Sequence[str]) -> None:
-    """Raise UserError if a repository lacks a file or has one that is too large; nothing if it cannot be reached."""
+    """Raise UserError if a repository lacks a file or has one that is too large, but not if it cannot be reached."""
     try:
         listed = hub.HfApi().model_info(repository, files_metadata=True).siblings or []
     except Exception:  # the download says why, unless the files are in the cache
@@ -74,7 +74,7 @@ def library(repository: str) -> ModuleType:
 
 @contextlib.contextmanager
 def reported(hub: ModuleType, repository: str, what: str) -> Iterator[None]:
-    """Raise a UserError for whatever fails in the library of the Hub."""
+    """Raise a UserError for whatever fails in the Hub's library."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""The identity of a run: its config, its data and its teacher. With others it would be another run: it is refused."""
+"""The identity of a run: its config, data and teacher. With any other it would be a different run, and is refused."""
 
 import json
 from pathlib import Path
@@ -15,16 +15,16 @@ from resnet_flax.workdir.checkpoints import recorded_run
 
 
 def identity(config: FrozenConfigDict, data: dict[str, Examples], teacher: dict[str, str]) -> dict[str, Any]:
-    """Return what a checkpoint records of its run, see Checkpoint: JSON of a complete config, of its fingerprint, and
-    of the checksums of the networks that teach it, if any do."""
+    """Return what a checkpoint records of its run (see Checkpoint), as JSON: a complete config, the fingerprint of its
+    data, and the checksums of the networks that teach it, if any."""
     return {"config": json.loads(config_to_json(config)), "data": data} | ({"teacher": teacher} if teacher else {})
 
 
 def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
-    """Raise UserError if the checkpoints in `workdir` are of a run with another `identity` than `run`.
+    """Raise UserError if the checkpoints in `workdir` are of a run whose `identity` is not `run`.
 
-    More epochs are accepted where is_extension allows them. Checkpoints of older versions record no identity, and are
-    accepted.
+    More epochs are accepted where is_extension allows them, and so are checkpoints of older versions, which record no
+    identity.
     """
     recorded = recorded_run(workdir / "checkpoints")
     data = data_changes(recorded.get("data", {}), run["data"])
@@ -40,9 +40,9 @@ def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
 
 
 def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> bool:
-    """Return whether a run of the config `old` becomes one of `new` if it trains on: only the epochs are more.
+    """Return whether a run of the config `old` becomes one of `new` by training on: only the epochs are more.
 
-    `changes` are all `differences` of the two. Raises UserError if the schedule depends on the number of epochs.
+    `changes` are all `differences` between the two. Raises UserError if the schedule depends on the number of epochs.
     """
     before, after = old["train"]["epochs"], new["train"]["epochs"]
     if [change.partition(":")[0] for change in changes] != ["config.train.epochs"] or after < before:
@@ -57,7 +57,7 @@ def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> boo
 
 
 def data_changes(old: dict[str, Examples], new: dict[str, Examples]) -> list[str]:
-    """Return a phrase for each split, in both fingerprints, whose examples differ."""
+    """Return a phrase for each split in both fingerprints whose examples differ."""
     changes = []
     for role in [role for role in old if role in new and old[role] != new[role]]:
         before, now = old[role]["examples"], new[role]["examples"]
@@ -67,11 +67,11 @@ def data_changes(old: dict[str, Examples], new: dict[str, Examples]) -> list[str
 
 
 def teacher_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Return a phrase for each network, in both dicts of checksums, whose weights differ."""
+    """Return a phrase for each network in both dicts of checksums whose weights differ."""
     return [f"its teacher {path} has other weights" for path in old if path in new and old[path] != new[path]]
 
 
 def config_changes(old: dict, new: dict) -> list[str]:
-    """Return "config.field: old -> new" for each field that differs; one that `old` lacks had today's default."""
+    """Return "config.field: old -> new" for each field that differs; one missing in `old` had today's default."""
     defaults = json.loads(config_to_json(FrozenConfigDict(get_config())))
     return differences(flatten(defaults) | flatten(old), new)

@@ -1,4 +1,4 @@
-"""The state of a run for those who look on while it trains: progress.json, and what else its workdir says."""
+"""The state of a run for those who watch it train: progress.json, and whatever else its workdir says."""
 
 import contextlib
 import csv
@@ -18,13 +18,13 @@ RUN_STATES = ("training", "stopped", "failed", "finished", "not begun")  # in th
 
 
 def write_progress(workdir: Path, progress: dict[str, float]) -> None:
-    """Write how far a run is, PROGRESS_FIELDS, into progress.json. A failure does not matter."""
+    """Write how far a run is (PROGRESS_FIELDS) into progress.json. Failures are ignored."""
     with contextlib.suppress(OSError), atomic_write(workdir / "progress.json") as file:
         json.dump(progress | {CLOCK: time.time()}, file)
 
 
 def remove_progress(workdir: Path) -> None:
-    """Remove what write_progress has written; for when a run begins and ends."""
+    """Remove what write_progress has written, when a run begins or ends."""
     with contextlib.suppress(OSError):
         (workdir / "progress.json").unlink(missing_ok=True)
 
@@ -33,8 +33,8 @@ def remove_progress(workdir: Path) -> None:
 class Live:
     """The state of a run, one of RUN_STATES, the rows of its epochs, and how far it is within the next one.
 
-    `progress` has PROGRESS_FIELDS and CLOCK, or is {} if the run is not training or has not got so far. `failure` says
-    what is not finite in a failed run, and where.
+    `progress` has PROGRESS_FIELDS and CLOCK, or is {} if the run is not training or has none to show yet. `failure`
+    says what is not finite in a failed run, and where.
     """
 
     state: str
@@ -45,7 +45,7 @@ class Live:
 
 
 def read_live(workdir: Path) -> Live:
-    """Return the state of the run in `workdir`. Nothing in there is changed, and what is damaged counts as missing."""
+    """Return the state of the run in `workdir`. Nothing there is changed, and damaged files count as missing."""
     config = read_object(workdir / "config.json")
     train = config.get("train")
     epochs = train.get("epochs") if isinstance(train, dict) else None
@@ -61,7 +61,7 @@ def read_live(workdir: Path) -> Live:
 
 
 def is_locked(workdir: Path) -> bool:
-    """Return whether a process trains in `workdir`. One that starts at this very moment has to try twice."""
+    """Return whether a process trains in `workdir`. One that starts at this very moment must try the lock twice."""
     try:
         with open(workdir / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

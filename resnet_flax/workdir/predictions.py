@@ -1,4 +1,4 @@
-"""Predictions of a network for labelled images, and every number that follows from them."""
+"""Predictions of a network for labelled images, and all numbers that follow from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class ClassScores:
 
 
 def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson, 1927), which unlike Wald's also holds near 0 and 1."""
+    """Return the score interval of a proportion (Wilson, 1927), which unlike Wald's is also valid near 0 and 1."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = correct / count
     centre = share + z * z / (2 * count)
@@ -110,7 +110,7 @@ def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple
 
 
 def mean_log_probabilities(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the logarithm of the mean of several probabilities, each given as its logarithm (n, classes) float32."""
+    """Return the logarithm of the mean of several probabilities, given their logarithms (n, classes) float32."""
     stacked = np.stack(log_probabilities)
     largest = stacked.max(0)  # factored out, so that nothing underflows
     return largest + np.log(np.exp(stacked - largest).mean(0))
@@ -131,7 +131,7 @@ def write_predictions(predictions: Predictions, path: Path, **about: str | int) 
 def read_predictions(path: Path, classes: int | None = None) -> tuple[Predictions, dict]:
     """Return the predictions that write_predictions has written, and the scalars about them.
 
-    Raises Damaged if they are not valid predictions, of `classes` classes if given.
+    Raises Damaged if they are not valid predictions, or not of `classes` classes if given.
     """
     try:
         arrays = read_npz(path)

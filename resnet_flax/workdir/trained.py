@@ -1,4 +1,4 @@
-"""Trained networks and what names them: a pretrained network, a workdir, an exported folder, or a file of weights.
+"""Trained networks and their names: of a pretrained network, a workdir, an exported folder, or a file of weights.
 
 `find_trained` turns any of these names into a path: the workdir of a run, or the file of weights. Everything below, and
 `training.restore.restore_checkpoint`, takes that path.
@@ -25,7 +25,7 @@ from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.results import check_results, read_results
 
 PRETRAINED_FOLDER = Path(resnet_flax.__file__).parent / "pretrained"
-PRETRAINED = "pretrained:"  # before a name, says that it is no folder
+PRETRAINED = "pretrained:"  # before a name, says that it is not a folder
 # The file of weights in a folder that `export` writes, with --format=hub and by default.
 HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
 RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
@@ -38,7 +38,7 @@ RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # ending of a program 
 
 
 def pretrained_names() -> list[str]:
-    """Return the names of the networks that are part of the package, the most accurate first: the default."""
+    """Return the names of the networks in the package, the most accurate, which is the default, first."""
     accuracies = {path.parent.name: read_trained_results(path)["test_accuracy"] for path in pretrained_files()}
     return sorted(accuracies, key=lambda name: (-accuracies[name], name))
 
@@ -50,9 +50,9 @@ def pretrained_files() -> list[Path]:
 def find_trained(name: str | os.PathLike) -> Path:
     """Return the workdir, or the file of weights, of the trained network that `name` names.
 
-    A str is first of all the name of a pretrained network; `pretrained:NAME` is never anything else, and a path with a
-    separator, such as ./NAME, or a Path is never that. `hf:OWNER/NAME` is downloaded, see hub.download. A folder is the
-    workdir of a run, or was exported and holds a file of weights. Raises UserError if `name` is both a pretrained
+    A str is taken as the name of a pretrained network if there is one. `pretrained:NAME` is always that; a Path, or a
+    str with a separator, such as ./NAME, never is. `hf:OWNER/NAME` is downloaded, see hub.download. A folder is the
+    workdir of a run, or an exported one that holds a file of weights. Raises UserError if `name` is both a pretrained
     network and a network in the current folder, and Damaged for weights that do not match a checksum beside them.
     """
     path = weights_in(place_of(name))
@@ -73,7 +73,7 @@ def place_of(name: str | os.PathLike) -> Path:
 
 
 def find_pretrained(name: str) -> Path | None:
-    """Return the weights of the pretrained network `name`, None if that is a path."""
+    """Return the weights of the pretrained network `name`, None if `name` is a path."""
     bare = name.removeprefix(PRETRAINED)
     networks = {path.parent.name: path for path in pretrained_files()}
     if name.startswith(PRETRAINED) and bare not in networks:
@@ -144,7 +144,7 @@ def portable_json(config: FrozenConfigDict) -> str:
 
 
 def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> dict[str, bytes]:
-    """Return the content of the files of an exported folder, but for its model card, by their names."""
+    """Return the content of the files of an exported folder, except its model card, by name."""
     about = results | {"sha256": hashlib.sha256(weights).hexdigest()}
     texts = {"config.json": portable_json(config), RESULTS_NAME: json.dumps(about, indent=2) + "\n"}
     return {HUB_WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()}
@@ -158,5 +158,5 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def output_folder(path: Path) -> Path:
-    """Return the folder for what a verb writes about a trained network: its workdir, or else the current folder."""
+    """Return the folder for a verb's output about a trained network: its workdir, or else the current folder."""
     return Path() if path.is_file() else path

@@ -1,7 +1,7 @@
 """Policies that draw operations from a list: AutoAugment, TrivialAugment and RandAugment, as in torchvision.
 
-Every operation that can be drawn, at every magnitude and with either sign, is a row of a table of parameters. So images
-of a batch that drew different operations go through the same few pixel formulas, and the row selects the result.
+Every operation that can be drawn, at every magnitude and with either sign, is a row of a table of parameters. Images of
+a batch that drew different operations thus go through the same few pixel formulas, and the row selects the result.
 """
 
 import math
@@ -91,7 +91,7 @@ def apply(xp: Any, images: Array, operations: Operation, index: Array) -> Array:
         SOLARIZE: lambda: pixels.solarize(xp, images, amount),
         POSTERIZE: lambda: pixels.posterize(xp, images, amount),
         AUTOCONTRAST: lambda: pixels.autocontrast(xp, images),
-        # The one costly formula, and one image in ten.
+        # The one costly formula, which one image in ten needs.
         EQUALIZE: lambda: for_few(xp, formula == EQUALIZE, lambda x: pixels.equalize(xp, x), images),
     }
     output = images
@@ -137,9 +137,10 @@ NAMES = ("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "
 
 
 def linspace(start: float, end: float, n: int) -> np.ndarray:
-    """Return the values of torch.linspace as it computes them with fused multiply-add (AVX2 and newer): float64 (n,).
+    """Return the values of torch.linspace as computed with fused multiply-add (AVX2 and newer): float64 (n,).
 
-    float32, from `start` in the first half and from `end` in the second; `end - step * 15` may be 15.999999.
+    The arithmetic is float32, from `start` in the first half and from `end` in the second: `end - step * 15` may be
+    15.999999.
     """
     step = float((np.float32(end) - np.float32(start)) / np.float32(n - 1))
     place = np.arange(n)
@@ -167,7 +168,7 @@ def magnitudes(name: str, bins: int, size: tuple[int, int], wide: bool = False) 
 
 
 def signed(name: str, magnitude: float, size: tuple[int, int]) -> list[Operation]:
-    """Return an operation in its two directions, or twice the same if it has none."""
+    """Return an operation in both directions, or the same one twice if it has none."""
     return [operation(name, -magnitude if name in SIGNED else magnitude, size), operation(name, magnitude, size)]
 
 

@@ -1,7 +1,7 @@
-"""The differences between the array namespaces that augmentation computes in, all in this module.
+"""All differences between the array namespaces that augmentation computes in.
 
-Wherever a function of this package takes `xp`, that is numpy, jax.numpy or `tf_numpy` (TensorFlow). The formulas are
-written once against the NumPy API; only what that API cannot express, or what one compiler does badly, is here.
+Wherever a function of this package takes `xp`, it is numpy, jax.numpy or `tf_numpy` (TensorFlow). The formulas are
+written once, against the NumPy API; only what that API cannot express, or what one compiler does badly, is here.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Array = Any  # np.ndarray, jax.Array or tf.Tensor, as `xp` makes them
 
 
 def call_compiled(xp: Any, function: Callable[..., Array], *arguments: Array) -> Array:
-    """Call `function`, compiled where nobody else compiles it: TensorFlow's graphs do not fuse operations."""
+    """Call `function`, compiling it first for TensorFlow, whose graphs do not fuse operations."""
     return function(*arguments) if xp in (np, jnp) else xp.jit(function)(*arguments)
 
 
@@ -26,7 +26,7 @@ def float64(xp: Any) -> AbstractContextManager:
 
 
 def _cond(xp: Any) -> Callable[..., Array] | None:
-    """Return the conditional of a namespace that compiles for a CPU, None for others, where a branch does not pay."""
+    """Return the conditional of a namespace that compiles for a CPU; None for others, where branches do not pay off."""
     if xp is jnp:
         return jax.lax.cond if jax.default_backend() == "cpu" else None
     return None if xp is np else xp.cond
@@ -35,9 +35,9 @@ def _cond(xp: Any) -> Callable[..., Array] | None:
 def barrier(xp: Any, x: Array) -> Array:
     """Return the same array, computed once: a wall between operations, and between parameters and pixels.
 
-    XLA on CPU fuses whatever it can into the loops that use it, and so recomputes for each use the pixels that an
-    operation reads from its neighbours, and for each pixel the draws of its image. It does not fuse across a branch,
-    and cannot know that this one is always taken. Elsewhere XLA weighs fusion against repetition itself.
+    XLA on CPU fuses whatever it can into the loops that use it: neighbouring pixels that an operation reads are
+    recomputed for each use, and the draws of an image for each of its pixels. It does not fuse across a branch, and
+    cannot know that this one is always taken. Elsewhere XLA weighs fusion against repetition itself.
     """
     cond = _cond(xp)
     if cond is None:
@@ -72,14 +72,14 @@ def gathers_slowly(xp: Any) -> bool:
     """Return whether products of matrices are a faster way to pick pixels than a gather.
 
     A TPU keeps the last two axes in tiles of at least 8 x 128, so pixels of three channels take some forty times their
-    size, and its strength are products.
+    size, and it is strong at matrix products.
     """
     return xp is jnp and jax.default_backend() == "tpu"
 
 
 def gather(xp: Any, x: Array, place: Array) -> Array:
     """Return the rows of `x` (B, M, C) at `place` (int32 (B, N, 1), all in range(M)): (B, N, C)."""
-    # By default JAX looks for places that are outside, and makes a pass over the result to mark what they gave.
+    # By default JAX looks for places out of bounds, and makes a pass over the result to mark what they gave.
     mode = {"mode": "promise_in_bounds"} if xp is jnp else {}
     return xp.take_along_axis(x, place, 1, **mode)
 

@@ -17,7 +17,7 @@ from resnet_flax.hashing import mix
 GOLDEN = np.uint32(0x9E3779B9)
 ORDER = np.uint32(0x5BD1E995)  # separates the order of an epoch from the draws of its examples
 TURN = np.uint32(0x27D4EB2F)  # separates the first turn of each example from both
-STEP = np.uint32(0x165667B1)  # separates the draws of whole batches from all of them
+STEP = np.uint32(0x165667B1)  # separates the draws of whole batches from all the above
 
 
 def _uint32(xp: Any, number: Any) -> Array:
@@ -25,7 +25,7 @@ def _uint32(xp: Any, number: Any) -> Array:
     if isinstance(number, int | np.integer):
         number = np.uint32(int(number) & 0xFFFFFFFF)
     number = xp.asarray(number, xp.uint32)
-    # NumPy warns when a scalar overflows, but not when an array does: so never compute with scalars.
+    # NumPy warns when a scalar overflows, but not when an array does, so never compute with scalars.
     return number if len(number.shape) else xp.reshape(number, (1,))
 
 

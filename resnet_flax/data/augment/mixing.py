@@ -28,7 +28,7 @@ class Mixing(NamedTuple):
 
     @classmethod
     def of(cls, train: ConfigDict) -> "Mixing":
-        """Return what the section `train` of a config says."""
+        """Return the mixing that the section `train` of a config describes."""
         return cls(train.mixup, train.cutmix, train.mix_probability, train.mix_switch, train.ricap)
 
     def __str__(self) -> str:
@@ -42,7 +42,7 @@ class Mixing(NamedTuple):
 
     @property
     def images(self) -> int:
-        """The number of examples that make one of a mixed batch."""
+        """The number of examples that are mixed into one."""
         return 4 if self.ricap > 0 else 2 if self.on else 1
 
     @property
@@ -55,7 +55,7 @@ UNMIXED = Mixing()
 
 
 class Shares(NamedTuple):
-    """The shares of each example that are its own and not of the example before it."""
+    """The shares of each mixed example that are its own rather than those of the example before it."""
 
     pixels: Array  # (H, W, 1) float32, of each pixel
     label: Array  # (1,) float32
@@ -100,7 +100,7 @@ def cutmix_shares(xp: Any, share: Array, x: Array, y: Array, size: tuple[int, in
     """Return 0 within a box and 1 elsewhere, for images of `size` (height, width); Yun et al. (2019).
 
     The box has its centre at the pixel (x, y), int32 (1,), and the area 1 - `share`, float32 (1,), rounded and clipped
-    as torchvision does; the label's share is that of the pixels which remain. In float64, as rounding decides the box.
+    as in torchvision; the label's share is that of the remaining pixels. Uses float64, as rounding decides the box.
     """
     height, width = size
     with float64(xp):
@@ -114,23 +114,23 @@ def cutmix_shares(xp: Any, share: Array, x: Array, y: Array, size: tuple[int, in
 
 
 def fraction(xp: Any, pixels: Array, size: tuple[int, int]) -> Array:
-    """Return the fraction of an image of `size` (height, width) that `pixels` are, rounded to float32 once."""
+    """Return which fraction of an image of `size` (height, width) `pixels` are, rounded once, to float32."""
     with float64(xp):
         return xp.asarray(xp.asarray(pixels, xp.float64) / (size[0] * size[1]), xp.float32)
 
 
 @cache
 def beta_quantiles(alpha: float) -> np.ndarray:
-    """Return QUANTILES values of Beta(alpha, alpha) at equal distances in probability, float32."""
+    """Return QUANTILES values of Beta(alpha, alpha), equally spaced in probability, float32."""
     from scipy.special import betaincinv  # its import takes a tenth of a second
 
     return betaincinv(alpha, alpha, (np.arange(QUANTILES) + 0.5) / QUANTILES).astype(np.float32)
 
 
 def draw_shares(xp: Any, mixing: Mixing, seed: Any, step: Any, size: tuple[int, int]) -> Shares:
-    """Draw whether the batch of a step, of images of `size` (height, width), is mixed, by which method, and its shares.
+    """Draw whether and how a step's batch of images of `size` (height, width) is mixed, and return its shares.
 
-    The streams are the same for every setting, so a setting changes no draw that it does not name.
+    The streams are the same for all settings, so each setting affects no draw but its own.
     """
     draws = Draws(xp, step_keys(xp, seed, step), None)
     mixed, by_cutmix = draws.chance(mixing.probability), draws.chance(mixing.cutmix_probability)
@@ -154,8 +154,8 @@ def draw_patches(xp: Any, mixing: Mixing, seed: Any, step: Any, size: tuple[int,
     """Draw the patches of a step for images of `size` (height, width): random image cropping and patching, RICAP.
 
     As Takahashi et al. (2018) define it: the boundaries between patches are Beta(beta, beta) times height and width,
-    rounded, and each crop is equally likely to lie anywhere in its image. One patch is the whole image in a batch
-    that is not mixed.
+    rounded, and each crop is equally likely to lie anywhere in its image. In an unmixed batch, one patch is the whole
+    image.
     """
     draws = Draws(xp, step_keys(xp, seed, step), None)
     is_mixed = draws.chance(mixing.probability)
@@ -178,7 +178,7 @@ def patch(xp: Any, images: Sequence[Array], patches: Patches) -> Array:
     low, left = patches.sizes[0, 0], patches.sizes[0, 1]
 
     def cropped(number: int) -> Array:
-        """Return the image with its crop at the place of the patch; what lies outside of the patch is not used."""
+        """Return the image with its crop at the place of the patch; pixels outside the patch are not used."""
         down = rows - low * (number // 2) + patches.corners[number, 0]
         across = columns - left * (number % 2) + patches.corners[number, 1]
         there = xp.take(images[number], down % len(rows), axis=1)

@@ -1,8 +1,8 @@
 """The operations of augmentation policies, and `OPS`, the registry of their names and parameters.
 
-An operation is a function (xp, images, draws, arguments) -> images that draws parameters for each image and calls a
-formula of `pixels`; and one line in `OPS`. All follow torchvision.transforms on PIL images: before `normalize` images
-are uint8, and given the drawn parameters every value is the one that Pillow returns; operations after `normalize` work
+An operation is one line in `OPS` and a function (xp, images, draws, arguments) -> images, which draws parameters for
+each image and calls a formula of `pixels`. All follow torchvision.transforms on PIL images: before `normalize`, images
+are uint8 and, given the drawn parameters, every value is the one that Pillow returns; operations after `normalize` work
 on float32.
 """
 
@@ -29,8 +29,8 @@ def crop(xp: Any, images: Array, draws: Draws, pad: int, mode: str) -> Array:
 
 
 def flip(xp: Any, images: Array, draws: Draws, when: str) -> Array:
-    """Mirror left and right with probability a half ("random", RandomHorizontalFlip), or in every other epoch, half of
-    the examples in the first ("alternating"; Jordan, 2024, arXiv:2404.00498)."""
+    """Mirror left and right with probability 1/2 ("random", RandomHorizontalFlip), or in every other epoch, starting
+    with half of the examples in the first ("alternating"; Jordan, 2024, arXiv:2404.00498)."""
     return pixels.mirror(xp, images, draws.turns if when == "alternating" else draws.chance(0.5))
 
 

@@ -1,7 +1,7 @@
 """Pixel formulas: the effect of each operation on a batch of images, given parameters that are already drawn.
 
 Images are uint8 (B, H, W, C), parameters have one value per image (B,), and the result is uint8 unless stated
-otherwise. Every value of it is Pillow's, whichever array namespace `xp` computes it and however its compiler fuses
+otherwise. Each of its values is Pillow's, whichever array namespace `xp` computes it and however its compiler fuses
 multiplications with additions: products are exact, or in float64 and far finer than a level. (Only if an interpolated
 level came within 1e-12 of a whole number could its rounding depend on the compiler.) A TPU only emulates float64.
 """
@@ -192,8 +192,8 @@ def grey(xp: Any, images: Array) -> Array:
 def product(xp: Any, whole: Array, factor: Array) -> Array:
     """Return whole * factor, for whole numbers within +-255, rounded even if the compiler fuses it with an addition.
 
-    Fused, a product is not rounded. With the factor split in two, both products are exact (of float32 factors from 1/32
-    on), so fused or not, their sum is rounded as the product would be.
+    Fused, a product is not rounded. With the factor split in two, both products are exact (for float32 factors from
+    1/32 up), so fused or not, their sum is rounded as the product would be.
     """
     coarse = xp.floor(factor * 4096.0) * (1 / 4096)
     return whole * coarse + whole * (factor - coarse)
@@ -258,9 +258,9 @@ def to_hsv(xp: Any, images: Array) -> tuple[Array, Array, Array]:
 
 
 def from_hsv(xp: Any, hue: Array, saturation: Array, value: Array) -> Array:
-    """Return the images uint8 (B, H, W, 3) of int32 (B, H, W) in 0..255.
+    """Return the images uint8 (B, H, W, 3) of hue, saturation and value, int32 (B, H, W) in 0..255.
 
-    In whole numbers below 2**24, which float32 holds: for all colours the exact quotients round as Pillow's do.
+    Uses whole numbers below 2**24, which float32 holds: for all colours the exact quotients round as Pillow's do.
     """
     hue, saturation, value = (xp.asarray(x, xp.float32) for x in (hue, saturation, value))
     sector = xp.floor((hue * 6.0 + 0.5) * (1 / 255))
@@ -284,7 +284,7 @@ def from_hsv(xp: Any, hue: Array, saturation: Array, value: Array) -> Array:
 def sharpen(xp: Any, images: Array, factor: Array) -> Array:
     """Extrapolate from (factor > 1) or interpolate to (< 1) Pillow's SMOOTH, a 3x3 mean with 5/13 for the centre."""
     batch, height, width, channels = xp.shape(images)
-    # Rows and columns * channels, and padded first, because XLA is fast with long axes and equal shapes.
+    # As (rows, columns * channels), and padded first, because XLA is fast with long axes and equal shapes.
     x = xp.reshape(xp.asarray(images, xp.float32), (batch, height, width * channels))
     padded = xp.pad(x, ((0, 0), (1, 1), (channels, channels)))
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
@@ -296,7 +296,7 @@ def sharpen(xp: Any, images: Array, factor: Array) -> Array:
     return blend(xp, xp.reshape(smooth, (batch, height, width, channels)), images, factor)
 
 
-# Tables of levels. A half keeps float32 quotients of whole numbers off the steps: no rounding of a division matters.
+# Tables of levels. Adding a half keeps float32 quotients of whole numbers off the steps: no rounding of them matters.
 
 
 def solarize(xp: Any, images: Array, threshold: Array) -> Array:
@@ -314,7 +314,7 @@ def posterize(xp: Any, images: Array, step: Array) -> Array:
 def autocontrast(xp: Any, images: Array) -> Array:
     """Stretch each channel so that its darkest level becomes 0 and its lightest 255; rounded down.
 
-    In float64 as Pillow, where a result that should be a whole number may lie just below it, and so become one less.
+    Uses float64 like Pillow, where a result that should be a whole number may lie just below it and become one less.
     """
     low, high = (_over_pixels(reduce, xp, images) for reduce in (xp.min, xp.max))
     with float64(xp):

@@ -8,7 +8,7 @@ import numpy as np
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Return mean and standard deviation of each channel of pixels / 255, exactly: images (n, H, W, 3) uint8.
 
-    A deviation below 0.001, as of a constant channel, is returned as 1, so that it can be divided by.
+    A deviation below 0.001, such as that of a constant channel, is returned as 1, to be safe to divide by.
     """
     counts = np.zeros((3, 256), np.int64)
     for start in range(0, len(images), 1000):  # not all in memory at once

@@ -46,7 +46,7 @@ def write_arrays(splits: dict[str, Split], folder: Path) -> None:
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
-    """Write an array as np.save does, and onto the disk, with an OSError that says why not: NumPy's own does not."""
+    """Write an array as np.save does and sync it to disk; unlike NumPy's, an OSError says what went wrong."""
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data if array.flags.c_contiguous else array.tobytes("A"))
@@ -55,7 +55,7 @@ def write_npy(path: Path, array: np.ndarray) -> None:
 
 
 def read_split(folder: Path, name: str, part: range, classes: int) -> Split:
-    """Return the examples `part` of a saved split; UserError if a label is not one of so many `classes`."""
+    """Return the examples `part` of a saved split; UserError if a label is negative or not below `classes`."""
     images, labels = (array[part.start : part.stop] for array in read_arrays(folder, name))
     if labels.min() < 0 or labels.max() >= classes:
         raise UserError(f"{folder} has labels from {labels.min()} to {labels.max()}, and there are {classes} classes")

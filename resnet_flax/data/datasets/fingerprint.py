@@ -27,16 +27,16 @@ class Examples(TypedDict):
 def fingerprint(config: ConfigDict) -> dict[str, Examples]:
     """Return the examples of each split (train, validation, test) that a complete `config.data` uses.
 
-    Two fingerprints are equal if all images and labels are the same, wherever they lie, and differ if one is not, as
-    far as CRC-32 can tell. The digest is of whole arrays, with the examples that no split uses. Takes milliseconds for
-    data that an earlier run decoded; a user's own .npy files are read once. Raises UserError as load_dataset does.
+    Two fingerprints are equal if all images and labels are the same, wherever they are stored, and differ otherwise, as
+    far as CRC-32 can tell. The digest covers whole arrays, including examples that no split uses. Takes milliseconds
+    for data that an earlier run decoded; a user's own .npy files are read once. Raises UserError as load_dataset does.
     """
     folder = find_arrays(config)
     return {role: examples_of(config, folder, role) for role in ROLES if config[role]}
 
 
 def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
-    """Return which examples a split is, see find_slice, of a complete `config.data` whose arrays are in `folder`."""
+    """Return the examples of a split (see find_slice) of a complete `config.data` whose arrays are in `folder`."""
     if folder != Path(config.dir).expanduser():  # nothing is written into a user's own folder
         keep_checksums(folder)
     name, part = find_slice(config, folder, split)
@@ -54,7 +54,7 @@ def keep_checksums(folder: Path) -> None:
     """Write the checksums of the decoded arrays in `folder` beside them, unless they are there already."""
     if not (folder / CHECKSUMS).exists():
         kept = {path.name: [*size_and_time(path), checksum(path)] for path in folder.glob("*.npy")}
-        with contextlib.suppress(OSError), atomic_write(folder / CHECKSUMS) as file:  # full, or of another user
+        with contextlib.suppress(OSError), atomic_write(folder / CHECKSUMS) as file:  # disk full, or another user's
             json.dump(kept, file)
 
 
@@ -68,14 +68,14 @@ def checksum(path: Path) -> int:
 
 
 def size_and_time(path: Path) -> tuple[int, int]:
-    """Return the bytes of a file and the time (ns) when it was written last."""
+    """Return the size of a file in bytes and the time of its last change in ns."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 @cache
 def crc32(path: Path, size: int, time: int) -> int:
-    """Return the CRC-32 of a file; computed once, as long as its `size` and `time` stay the same."""
+    """Return the CRC-32 of a file, computed once as long as its `size` and `time` stay the same."""
     crc = 0
     with open(path, "rb") as file:
         while block := file.read(BLOCK):

@@ -14,7 +14,7 @@ from resnet_flax.text import escape_line, first_few, print_line
 
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
 MAX_CLASSES_LISTED = 5  # in a message
-DECODING = 2  # counts up when files are decoded to other pixels than before
+DECODING = 2  # goes up when files are decoded to different pixels than before
 
 
 @dataclass(frozen=True)

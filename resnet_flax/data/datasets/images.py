@@ -21,7 +21,7 @@ from resnet_flax.text import escape_line, first_few
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
 PICKLES = (".pkl", ".pickle", ".p")
-MAX_IMAGE_BYTES = 2**28  # of a file; as many as Pillow's largest image has without compression
+MAX_IMAGE_BYTES = 2**28  # of a file: the size of the largest image that Pillow accepts, uncompressed
 MAX_FILES_LISTED = 20  # files that could not be read
 
 
@@ -37,8 +37,8 @@ class NamedImage(NamedTuple):
 class Images:
     """The images in `files`, one after the other, as RGB of `size`, (height, width).
 
-    What is transparent is put on white, as viewers show it. Files that cannot be read and images that had to be changed
-    are noted.
+    Transparent images are put on white, as viewers show them. Files that cannot be read and images that had to be
+    changed are noted.
     """
 
     files: list[Path]
@@ -55,7 +55,7 @@ class Images:
                 self.unreadable[str(file)] = escape_line(reason(error), 200)
 
     def with_bar(self) -> Iterator[NamedImage]:
-        """Iterate behind a progress bar on a terminal; it has no end if a file may hold several images."""
+        """Iterate, with a progress bar on a terminal; it has no total if a file may hold several images."""
         total = len(self.files) if all(file.suffix.lower() in IMAGES for file in self.files) else None
         hidden = not sys.stdout.isatty()
         return iter(
@@ -134,7 +134,7 @@ def list_image_files(words: list[str]) -> list[Path]:
 
 
 def image_files_below(folder: Path) -> list[Path]:
-    """Return all images in `folder` and the folders in it, in order, but those whose names begin with a dot."""
+    """Return all images in `folder` and the folders in it, in order, except those whose names begin with a dot."""
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -155,12 +155,12 @@ def is_pickle(file: Path) -> bool:
 def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
     """Return the image in a file, upright as its EXIF data says, and its width and height in the file.
 
-    Of an animation it is the first frame. A JPEG much larger than `size` (height, width) is halved while it is decoded,
-    as long as it stays 4 times as large: that is 3 times as fast. An image with more pixels than Pillow considers safe
-    is refused before it is decoded.
+    Of an animation, this is the first frame. A JPEG much larger than `size` (height, width) is halved while it is
+    decoded, as long as it stays 4 times as large, which is 3 times as fast. An image with more pixels than Pillow
+    considers safe is refused before it is decoded.
     """
     check_size(file, MAX_IMAGE_BYTES)
-    content = io.BytesIO(file.read_bytes())  # in a file Pillow would trust the lengths that a PNG states
+    content = io.BytesIO(file.read_bytes())  # from a file, Pillow would trust the lengths that a PNG states
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -168,7 +168,7 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
             with Image.open(content, formats=IMAGE_FORMATS) as image:
                 original = image.size
                 image.draft(None, (4 * size[1], 4 * size[0]))
-                ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image takes longer than its decoding
+                ImageOps.exif_transpose(image, in_place=True)  # copying a large image takes longer than decoding it
                 image.load()
                 return image, original
         except UnidentifiedImageError:
@@ -178,7 +178,7 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB or, if it has transparency, RGBA: of 16 bits the upper 8."""
+    """Return an image of any mode as RGB or, if it has transparency, RGBA; of 16 bits, the upper 8 are kept."""
     if image.mode in ("I", "F"):
         raise ValueError("has pixels of 32 bits: convert it to 8 or 16")
     if image.mode.startswith("I;16"):  # Pillow would clip, not scale
@@ -197,9 +197,9 @@ def images_in_npz(file: Path) -> np.ndarray:
 
 
 def images_in_pickle(file: Path) -> tuple[list[str] | None, np.ndarray]:
-    """Return the ids, None without any, and the images of a pickle.
+    """Return the ids (None if there are none) and the images of a pickle.
 
-    It holds {b"data": ..., b"ids": ...}, or {b"data": ..., b"labels": ...} as CIFAR's own batches.
+    It holds {b"data": ..., b"ids": ...}, or {b"data": ..., b"labels": ...} like CIFAR's own batches.
     """
     content = read_pickle(file)
     if not isinstance(content, dict):

@@ -23,7 +23,7 @@ class Dataset:
     test: Split | None
 
 
-# Splits that a dataset has beside train -> the default splits to train, validate and test on.
+# Splits that a dataset has besides train -> the default splits to train, validate and test on.
 USUAL_SPLITS = {
     frozenset(): ("train[:80%]", "train[80%:90%]", "train[90%:]"),
     frozenset({"test"}): ("train[:90%]", "train[90%:]", "test"),
@@ -37,8 +37,8 @@ ROLES = ("train", "validation", "test")
 def fill_from_dataset(config: ConfigDict) -> None:
     """Set the classes and splits that `config.data` leaves open to those of its dataset.
 
-    If the dataset has no test split, and the config says what to train on, there is no test: that may be everything.
-    Raises UserError for a folder that does not exist.
+    If the dataset has no test split and the config says what to train on, which may be everything, there is no test
+    split. Raises UserError for a folder that does not exist.
     """
     if None not in [config.classes, *(config[role] for role in ROLES)]:
         return
@@ -59,7 +59,7 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
 def load_dataset(config: ConfigDict) -> Dataset:
     """Return the dataset that a complete `config.data` describes, as memory-mapped arrays.
 
-    Raises UserError for a dataset that is neither on disk nor can be downloaded, and for splits that do not exist, are
+    Raises UserError for a dataset that is not on disk and cannot be downloaded, and for splits that do not exist, are
     empty or share examples.
     """
     folder = find_arrays(config)
@@ -72,7 +72,7 @@ def load_dataset(config: ConfigDict) -> Dataset:
 
 
 def load_split(config: ConfigDict, split: str) -> tuple[str, Split]:
-    """Return (what it is called, the examples) of one split of a complete `config.data`, see find_slice."""
+    """Return (text, examples) of one split (see find_slice) of a complete `config.data`."""
     folder = find_arrays(config)
     name, part = find_slice(config, folder, split)
     return config[split] if split in ROLES else split, read_split(folder, name, part, len(config.classes))
@@ -81,8 +81,8 @@ def load_split(config: ConfigDict, split: str) -> tuple[str, Split]:
 def find_slice(config: ConfigDict, folder: Path, split: str) -> tuple[str, range]:
     """Return (name, examples) of a split of a complete `config.data`, whose arrays are in `folder`.
 
-    `split` is train, validation or test, which is what the config says that it is, or else a split as TFDS writes one,
-    such as train[:500] or train[:] for all of it. Raises UserError if there is no such split.
+    `split` is train, validation or test, as the config defines them, or else a split in the syntax of TFDS, such as
+    train[:500] or train[:] for all of it. Raises UserError if there is no such split.
     """
     if split not in ROLES:
         return parse_split(split, folder, (role for role in ROLES if config[role]))
@@ -101,8 +101,8 @@ def find_slice(config: ConfigDict, folder: Path, split: str) -> tuple[str, range
 def find_arrays(config: ConfigDict) -> Path:
     """Return the folder with SPLIT_images.npy and SPLIT_labels.npy of a complete `config.data`.
 
-    That is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded first
-    if it is not there yet. Raises UserError if the images do not have the config's size.
+    This is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded unless
+    it is there already. Raises UserError if the images do not have the config's size.
     """
     given = Path(config.dir).expanduser()
     folder = given if config.dir and split_names(given) else decode_once(config)
@@ -116,7 +116,7 @@ def find_arrays(config: ConfigDict) -> Path:
 def decode_once(config: ConfigDict) -> Path:
     """Return the folder in the cache with the decoded arrays of a dataset, decoding it if this version is not there.
 
-    Of the processes that share a cache one decodes, and the others wait. Older versions are deleted then.
+    Of the processes that share a cache, one decodes and the others wait. Older versions are then deleted.
     """
     source = SOURCES[config.name]
     place, version = source.key(config)

@@ -2,8 +2,8 @@
 
 A pickle is a program for a stack machine. Python's own machine imports and calls whatever the program names, and even
 without that a few bytes can keep it busy forever. This one knows only the operations that arrays, bytes, text, numbers,
-lists, tuples and dicts are written with (by Python 2 and 3 and NumPy 1 and 2), and its work is in proportion to the
-file.
+lists, tuples and dicts are written with (by Python 2 and 3 and NumPy 1 and 2), and its work is proportional to the size
+of the file.
 """
 
 import codecs
@@ -116,7 +116,7 @@ def operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         operation = OPERATIONS.get(code)
         if operation is None:
             raise ValueError(f"unknown operation {code!r}")
-        if operation.name == "STRING":  # pickletools would have it ASCII, and Python 2 wrote arrays so
+        if operation.name == "STRING":  # pickletools wants it ASCII, but Python 2 wrote arrays so
             yield "STRING", codecs.escape_decode(file.readline().strip()[1:-1])[0]
         else:
             yield operation.name, operation.arg.reader(file) if operation.arg else None
@@ -230,7 +230,7 @@ class Machine:
 
 
 def plain(value: Any, known: dict[int, Any]) -> Any:
-    """Return `value` with arrays in place of each Array. What is `known`, by identity, is converted only once."""
+    """Return `value` with an array in place of each Array. Values in `known`, by identity, are not converted again."""
     if id(value) in known:
         return known[id(value)]
     result: Any

@@ -21,7 +21,7 @@ from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.folders import Tree
 from resnet_flax.errors import UserError, reason, refuse_address
 
-TFDS_SPLITS = ("train", "test")  # of a dataset that is here by name
+TFDS_SPLITS = ("train", "test")  # of a dataset that is known by name
 
 
 class Source(Protocol):
@@ -31,7 +31,7 @@ class Source(Protocol):
         """Return the names of its classes and of its splits, without reading an image."""
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
-        """Return where it comes from and, "" if it cannot change, its version, as parts of a file name."""
+        """Return where it comes from and its version, "" if it cannot change, as parts of a file name."""
 
     def decode(self, config: ConfigDict) -> dict[str, Split]:
         """Return every split by name."""
@@ -82,7 +82,7 @@ class Tfds:
                 f"dataset {config.name!r} is not at {folder} and {self.host} cannot be reached to download it: point "
                 f"TFDS_DATA_DIR or --config.data.dir at a folder that holds {self.path}"
             )
-        with one_process(folder.parents[1] / f".{folder.parent.name}.lock"):  # it may serve machines with own caches
+        with one_process(folder.parents[1] / f".{folder.parent.name}.lock"):  # machines with other caches may share it
             return decode_tfds(folder)
 
     def _folder(self, config: ConfigDict) -> Path:
@@ -137,7 +137,7 @@ def decode_tfds(folder: Path) -> dict[str, Split]:
         return {
             name: decode_split(tfds.as_numpy(builder.as_dataset(split=name, batch_size=1000))) for name in TFDS_SPLITS
         }
-    except Exception as error:  # of a full disk, a broken connection or a damaged file, many kinds
+    except Exception as error:  # many kinds, for a full disk, a broken connection, a damaged file
         raise UserError(f"{folder} cannot be prepared by TensorFlow Datasets: {reason(error)}") from error
 
 

@@ -19,7 +19,7 @@ def split_names(folder: Path) -> list[str]:
 def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[str, range]:
     """Return ("train", range(0, 45000)) for "train[:90%]", as TFDS does: percentages round to the nearest example.
 
-    Raises UserError if the arrays in `folder` have no such split; `choices` are other texts that it may suggest.
+    Raises UserError if the arrays in `folder` have no such split; `choices` are further names for it to suggest.
     """
     match = SPLIT_PATTERN.fullmatch(text)
     if not match:
@@ -51,7 +51,7 @@ def share_examples(one: tuple[str, range], other: tuple[str, range]) -> bool:
 
 
 def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str, str]) -> None:
-    """Raise UserError if two splits overlap: accuracy on examples of the training says little about new images."""
+    """Raise UserError if two splits overlap: accuracy on training examples says little about new images."""
     roles = list(slices)
     for i, first in enumerate(roles):
         for second in roles[i + 1 :]:
