@@ -162,7 +162,7 @@ def train(
     training.trackers.Tracker.
 
     Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
-    Interrupted after Ctrl-C, once the run is saved. Call it in the main thread: others get no signals.
+    Interrupted after Ctrl-C, once the run is saved. In a thread other than the main one no signal stops it.
     """
     if not isinstance(recipe, str) or not isinstance(fields or {}, Mapping):
         raise UserError(f"train takes a recipe and a dict of fields, not {short_repr(recipe)} and {short_repr(fields)}")

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -295,3 +296,11 @@ def test_a_stop_while_it_compiles_does_not_end_an_interactive_process(monkeypatc
     assert StopRequest()._may_end_at_once
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     assert not StopRequest()._may_end_at_once
+
+
+def test_a_thread_trains_without_signals(tmp_path):
+    """Such as those in which web interfaces call a function."""
+    fields = {"model.blocks": (1,), "model.widths": (4,), "train.epochs": 1, "data.train_examples": 64}
+    with ThreadPoolExecutor(1) as pool:
+        net = pool.submit(rf.train, "quickstart", fields, workdir=tmp_path / "run").result()
+    assert net.results["epochs"] == 1

@@ -266,6 +266,7 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
         yield "config.model.zero_last_scale needs blocks that end in BatchNorm: config.model.block preact does not"
     if model.stem_width and model.stem != "conv":
         yield f"config.model.stem_width needs config.model.stem to be conv, not {model.stem}"
+    yield from pooling_conflicts(model, config.data.image_size)
     yield from shortcut_conflicts(model)
     yield from bottleneck_conflicts(model)
     parts = part_names(len(model.blocks), model.final_norm)
@@ -275,9 +276,21 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
         yield "config.train.freeze leaves nothing to train: leave out the head at least"
 
 
+def pooling_conflicts(model: ConfigDict, image_size: int) -> Iterator[str]:
+    """A pool block halves images and rounds down; the whitening stem takes a pixel, and all stages after it pool."""
+    whitening = model.stem == "whitening"
+    poolings = len(model.blocks) - (not whitening)
+    smallest = 2**poolings + whitening
+    if model.block == "pool" and image_size < smallest:
+        yield (
+            f"config.data.image_size {image_size} is too small for pool blocks in {poolings} stages: "
+            f"it must be at least {smallest}, or config.model.blocks shorter"
+        )
+
+
 def shortcut_conflicts(model: ConfigDict) -> Iterator[str]:
     if model.shortcut != "conv" and model.block == "pool":
-        yield f"config.model.shortcut {model.shortcut} has no place in pool blocks, whose shortcuts keep the shape"
+        yield f"config.model.shortcut {model.shortcut} does not apply to pool blocks, whose shortcuts keep the shape"
     stem = 8 * 3 if model.stem == "whitening" else model.stem_width or model.widths[0]
     widths = (stem, *model.widths)
     if model.shortcut == "pad" and list(widths) != sorted(widths):

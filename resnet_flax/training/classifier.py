@@ -17,7 +17,7 @@ from resnet_flax.parallel.devices import PARALLEL, local_rows
 from resnet_flax.training.step import TrainState, eval_step
 from resnet_flax.workdir.predictions import Predictions
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 500  # of images of 32 x 32 pixels, and so many fewer of larger ones: they need as much memory
 SMALL_BATCHES = (1, 32)  # for fewer images than EVALUATION_BATCH; each size that is used is compiled once
 ON_DEVICE_BYTES = 2**31  # larger sets of images stay on the host
 
@@ -34,8 +34,13 @@ def batch_size(count: int) -> int:
     return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
 
 
+def largest_batch(height: int, width: int) -> int:
+    """Return how many images of a size have the pixels of EVALUATION_BATCH images, between 1 and that many."""
+    return max(1, min(EVALUATION_BATCH, EVALUATION_BATCH * 32 * 32 // (height * width)))
+
+
 class Classifier:
-    """The network of a complete `config` on all devices, `batch_size` images at a time.
+    """The network of a complete `config` on all devices, `batch_size` images at a time, or fewer if they are large.
 
     `step` says what it computes: log-probabilities (n, classes) float32, or with `feature_step` features.
     """
@@ -50,6 +55,7 @@ class Classifier:
         self.step = self.parallel.compile(step, sharded=(1,))
         self.steps = self.parallel.compile(partial(map_batches, step), sharded=(1,))
         self.held: tuple[np.ndarray, dict] | None = None  # images, and the same on the devices
+        batch_size = min(batch_size, largest_batch(*self.image_shape[:2]))
         self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
 
     def __call__(self, state: TrainState, images: np.ndarray, after_batch: AfterBatch = never_stop) -> np.ndarray:

@@ -29,6 +29,9 @@ class StopRequest:
         self._may_end_at_once = jax.process_count() == 1 and not hasattr(sys, "ps1")
 
     def __enter__(self) -> "StopRequest":
+        self.previous: dict = {}
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals come to the main thread alone
         signals = [signal.SIGTERM, signal.SIGINT]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup does
             signals.append(signal.SIGHUP)
@@ -40,6 +43,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self.previous:
+            return
         signal.set_wakeup_fd(self.previous_wakeup)
         os.close(self.writer)  # which ends the thread
         for signum, handler in self.previous.items():

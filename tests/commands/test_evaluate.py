@@ -16,7 +16,7 @@ from resnet_flax.config.stored import read_config
 from resnet_flax.data.datasets.fingerprint import fingerprint
 from resnet_flax.data.datasets.load import find_arrays, load_split
 from resnet_flax.main import main
-from resnet_flax.training.classifier import Classifier
+from resnet_flax.training.classifier import Classifier, largest_batch
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.folder import Job
@@ -81,6 +81,10 @@ def test_padding_changes_no_prediction(small_runs):
     whole, padded = (Classifier(config, size)(state, images) for size in (11, 8))
     assert padded.shape == (11, 10)
     np.testing.assert_allclose(padded, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_larger_images_are_evaluated_in_smaller_batches():
+    assert [largest_batch(size, size) for size in (16, 32, 64, 224, 1024)] == [500, 500, 125, 10, 1]
 
 
 def test_checkpoints_by_name_and_step(small_runs, capsys):

@@ -102,14 +102,20 @@ def find_arrays(config: ConfigDict) -> Path:
     """Return the folder with SPLIT_images.npy and SPLIT_labels.npy of a complete `config.data`.
 
     This is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded unless
-    it is there already. Raises UserError if the images do not have the config's size.
+    it is there already. Raises UserError if the images of a split do not have the config's size.
     """
     given = Path(config.dir).expanduser()
     folder = given if config.dir and split_names(given) else decode_once(config)
-    shape = read_arrays(folder, split_names(folder)[0])[0].shape[1:]
+    shapes = {name: read_arrays(folder, name)[0].shape[1:] for name in split_names(folder)}
+    if len(set(shapes.values())) > 1:
+        found = ", ".join(f"{shape} in {name}" for name, shape in shapes.items())
+        raise UserError(f"all images in {folder} must have the same shape, not {found}")
+    shape = shapes.popitem()[1]
     if shape != image_shape(config):
         size = "height and width must be the same" if shape[0] != shape[1] else f"set it to {shape[0]}"
-        raise UserError(f"{config.name} has images {shape}, and config.data.image_size is {config.image_size}: {size}")
+        raise UserError(
+            f"{config.name} has images of shape {shape}, but config.data.image_size is {config.image_size}: {size}"
+        )
     return folder
 
 

@@ -147,8 +147,16 @@ def test_datasets_of_tfds_are_what_tfds_says(name, classes, tmp_path, monkeypatc
 
 
 def test_images_of_another_size_than_the_config_says_are_refused():
-    with pytest.raises(UserError, match=r"digits has images \(32, 32, 3\), and .*image_size is 64: set it to 32"):
+    with pytest.raises(UserError, match=r"digits has images of shape \(32, 32, 3\), but .*_size is 64: set it to 32"):
         load_dataset(data_config(image_size=64))
+
+
+def test_splits_with_images_of_different_sizes_are_refused(tmp_path):
+    for split, size in (("train", 32), ("test", 28)):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((20, size, size, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(20) % 10)
+    with pytest.raises(UserError, match=r"the same shape, not \(28, 28, 3\) in test, \(32, 32, 3\) in train"):
+        load_dataset(data_config(name="cifar10", dir=str(tmp_path)))
 
 
 def test_folder_of_arrays_is_a_dataset(tmp_path):
