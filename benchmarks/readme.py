@@ -141,12 +141,12 @@ OF_RUNS = (
     ),
     (
         "Runs of changed recipes",
-        "Their settings are those of no recipe: each command shows what it changes.",
+        "These settings match no recipe; each command shows what it changes.",
         accuracy.changed,
     ),
     (
-        "Runs that are not finished",
-        "Each command resumes its run in the workdir that it has, and trains the same anew in another.",
+        "Unfinished runs",
+        "Each command resumes its run in its own workdir, or repeats it from scratch in another.",
         accuracy.unfinished,
     ),
 )
@@ -155,8 +155,8 @@ OF_RUNS = (
 SECTIONS = (
     (
         "throughput",
-        "Training images per second, the fastest way of each part",
-        "`training` is the step and its feed together, as a run does it.",
+        "Training images per second, fastest variant of each part",
+        "`training` is the step and its feed together, as in a run.",
         throughput,
     ),
     (
@@ -166,18 +166,18 @@ SECTIONS = (
         "steps, or as training does on a GPU.",
         ways,
     ),
-    ("step", "Images per second of a training step, beside PyTorch", "Both with SGD and momentum.", step),
+    ("step", "Images per second of a training step, compared with PyTorch", "Both with SGD and momentum.", step),
     (
         "speed",
         "Seconds to an accuracy",
-        "Of the last weights on the test split, mean and standard deviation.",
+        "Test accuracy of the last weights: mean and standard deviation.",
         speed.table,
     ),
     (
         "startup",
         "Seconds from starting a process to the end of its first training step",
         "`device` and `tfdata` are the feeds, `plain` is plain Flax; a warm start has its programs in the cache. Parts "
-        "`imports` to `step` follow each other, the others are contained in them.",
+        "`imports` to `step` run one after another; the other parts are contained in them.",
         startup.table,
     ),
     (
@@ -188,8 +188,8 @@ SECTIONS = (
     ),
     (
         "ablation",
-        "What a recipe gains and loses by single changes",
-        "Accuracy after the last epoch on training images held out, mean and standard deviation; the difference is\n"
+        "Effect of single changes to a recipe",
+        "Accuracy after the last epoch on held-out training images, mean and standard deviation; the difference is\n"
         "from the recipe with the same seed. One of less than two standard errors, or of one seed, shows neither gain\n"
         "nor loss. Where a machine was shared with other work, times would say nothing and are left out.",
         ablation.tables,
@@ -213,7 +213,7 @@ def overview(folder: Path) -> str:
     found = runs.read(folder)
     rows = [row for recipe in OVERVIEW for row in overview_rows(recipe, found, folder)]
     return table(
-        ["recipe", "network", "parameters", "its report", "this project", "epochs", "training images", "time"], rows
+        ["recipe", "network", "parameters", "report", "ours", "epochs", "training images", "time"], rows
     )
 
 
@@ -257,7 +257,7 @@ def settings(folder: Path) -> str:
         numbers = [f"{value:g}" for value in (optimizer.learning_rate, optimizer.weight_decay)]
         link = f"[{name}](../configs/{name}.py)"
         rows.append([link, f"{train.epochs}", f"{train.batch_size}", optimizer.name, *numbers, schedule.name])
-        plain = ", each epoch together with the images as they are" if config.data.concat_original else ""
+        plain = ", plus the unaugmented images in each epoch" if config.data.concat_original else ""
         policies.append(f"- {name}: `{config.data.policy}`{plain}\n")
     header = ["recipe", "epochs", "batch", "optimiser", "learning rate", "weight decay", "schedule"]
     return f"{table(header, rows)}\nAugmentation:\n\n{''.join(policies)}"
@@ -284,14 +284,14 @@ def caption(folder: Path) -> str:
     return (
         f"*One run of `{config.model.name}` on CIFAR-10, with {results['parameters']:,} parameters: {epochs}\n"
         f"on {device}. It classifies {tested} correctly (95 % interval {low:.2%} to {high:.2%}).\n"
-        "[How it was made](docs/results.md#the-picture-of-the-readme).*\n"
+        "[How it was made](docs/results.md#the-readmes-picture).*\n"
     )
 
 
 def picture(folder: Path) -> str:
     """Return the run of README's picture, and the command that trained it."""
     run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
-    return f"Its run is {accuracy.link(run)}:\n`{run.command()}`\n"
+    return f"It shows the run {accuracy.link(run)}:\n`{run.command()}`\n"
 
 
 def network(recipe: str) -> tuple[str, str]:

@@ -48,7 +48,7 @@ START = {"ring": 3.6e-6, "tree": 4.4e-6}
 HOPS = {"ring": (0.47e-6, 1.8 * 0.47e-6, 2.7e-6), "tree": (0.52e-6, 1.8 * 0.52e-6, 5.0e-6)}
 SAME = 1.01  # times the bytes of another program's collectives, up to which they count as the same
 HEADER = (
-    "chips", "communication, ms", "weak: step, ms", "efficiency", "strong: batch a chip", "step, ms", "its efficiency"
+    "chips", "communication, ms", "weak: step, ms", "efficiency", "strong: batch per chip", "step, ms", "efficiency"
 )  # fmt: skip
 
 
@@ -176,7 +176,7 @@ def tables(lines: list[dict]) -> str:
         chip = "H200" if one.chip == "h200" else f"TPU {one.chip}"
         sums = f"{one.collectives} collectives of {one.summed / 1e6:.1f} MB in all"
         checked, most = " and ".join(map(str, one.compiled_for)), fastest(one)
-        pays = f"Dividing that batch pays up to {most} chips" if most > 1 else "Dividing that batch does not pay"
+        pays = f"Splitting this batch is worthwhile up to {most} chips" if most > 1 else "Splitting this batch is not worthwhile"
         about = f"{one.recipe} on {chip}, batch {one.batch}: {sums}, as compiled for {checked} chips. {pays}."
         parts.append(f"{about}\n\n{table(HEADER, rows(one))}")
     return "\n".join(parts)

@@ -63,5 +63,5 @@ def test_a_table_says_what_it_was_compiled_for():
     changed["case"]["changes"] = ["--config.model.widths=(4,)"]
     text = scaling.tables([line("h200", 1), line("h200:2", 2), line("h200:8", 8), line("v5e:1x1", 1), changed])
     assert text.startswith("preact on H200, batch 32: 3 collectives of 10.0 MB in all, as compiled for 2 and 8 chips.")
-    assert "Dividing that batch does not pay." in text
+    assert "Splitting this batch is not worthwhile." in text
     assert "v5e" not in text
