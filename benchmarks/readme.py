@@ -212,9 +212,7 @@ def overview(folder: Path) -> str:
     """Return a row for each recipe, as in its report and `fast`: its network, its report, and what was found here."""
     found = runs.read(folder)
     rows = [row for recipe in OVERVIEW for row in overview_rows(recipe, found, folder)]
-    return table(
-        ["recipe", "network", "parameters", "report", "ours", "epochs", "training images", "time"], rows
-    )
+    return table(["recipe", "network", "parameters", "report", "ours", "epochs", "training images", "time"], rows)
 
 
 def overview_rows(recipe: str, found: list[Recorded], folder: Path) -> list[list[str]]:

@@ -272,7 +272,8 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
     parts = part_names(len(model.blocks), model.final_norm)
     for part in config.train.freeze:
         yield from complaint("config.train.freeze", lookup, "part of the network", part, dict.fromkeys(parts))
-    if set(parts) <= set(config.train.freeze):
+    fixed = {"stem"} if model.stem == "whitening" else set()
+    if set(parts) <= fixed | set(config.train.freeze):
         yield "config.train.freeze leaves nothing to train: leave out the head at least"
 
 

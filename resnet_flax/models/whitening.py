@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 SIDE = 2  # pixels of a patch along each axis
-EXAMPLES = 2000  # images whose patches are used: two million of them, for a 12 x 12 covariance matrix
+EXAMPLES = 2000  # images of 32 x 32 pixels whose patches are used: two million, for a 12 x 12 covariance matrix
 FLOOR = 5e-4  # added to the variance of each direction, so that noise is not amplified
 
 
@@ -34,9 +34,11 @@ class Whitening(nn.Module):
 def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
     """Return the kernel of `Whitening`, (2, 2, C, 8 C) float32, for training images (n, H, W, C) uint8.
 
-    `normalize` returns images as the network sees them. At most EXAMPLES images are used, evenly spaced.
+    `normalize` returns images as the network sees them. At most EXAMPLES images are used, evenly
+    spaced, and fewer of larger ones.
     """
-    some = np.ascontiguousarray(images[:: -(-len(images) // EXAMPLES)])
+    most = max(1, EXAMPLES * 32 * 32 // max(32 * 32, images.shape[1] * images.shape[2]))
+    some = np.ascontiguousarray(images[:: -(-len(images) // most)])
     channels = images.shape[-1]
     variance, directions = np.linalg.eigh(np.asarray(covariance(normalize(jnp.asarray(some))), np.float64))
     # The sign of an eigenvector is arbitrary: make its largest entry positive, so that it is the same on every machine.

@@ -10,7 +10,7 @@ from resnet_flax import models
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.augment.policy import Policy
-from resnet_flax.models import layers
+from resnet_flax.models import layers, whitening
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.whitening import EXAMPLES, FLOOR, Whitening, directions
 from resnet_flax.training.run import Run
@@ -44,6 +44,15 @@ def test_images_from_the_whole_split_are_used(images):
     many = np.concatenate([np.repeat(images, 2 * EXAMPLES // 40, 0), np.repeat(images // 4, 2 * EXAMPLES // 40, 0)])
     outputs = Whitening().apply({"batch_stats": {"kernel": directions(many, NORMALIZE)}}, NORMALIZE(many[::10]))
     np.testing.assert_allclose(outputs[..., :3].var((0, 1, 2)), 1, atol=0.05)
+
+
+def test_fewer_of_larger_images_are_used(images, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(whitening, "EXAMPLES", 10)
+    monkeypatch.setattr(whitening, "covariance", lambda x: shapes.append(x.shape) or np.eye(12))
+    for size in (16, 32, 64, 256):
+        directions(np.zeros((40, size, size, 3), np.uint8), NORMALIZE)
+    assert [shape[0] for shape in shapes] == [10, 10, 2, 1]
 
 
 @pytest.mark.parametrize("way", ["jit", "pmap"])
