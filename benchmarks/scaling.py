@@ -176,13 +176,9 @@ def tables(lines: list[dict]) -> str:
         chip = "H200" if one.chip == "h200" else f"TPU {one.chip}"
         sums = f"{one.collectives} collectives of {one.summed / 1e6:.1f} MB in all"
         checked, most = " and ".join(map(str, one.compiled_for)), fastest(one)
-        pays = (
-            f"Splitting this batch is worthwhile up to {most} chips"
-            if most > 1
-            else "Splitting this batch is not worthwhile"
-        )
-        about = f"{one.recipe} on {chip}, batch {one.batch}: {sums}, as compiled for {checked} chips. Splitting this batch is {pays}."
-        parts.append(f"{about}\n\n{table(HEADER, rows(one))}")
+        pays = f"worthwhile up to {most} chips" if most > 1 else "not worthwhile"
+        about = f"{one.recipe} on {chip}, batch {one.batch}: {sums}, as compiled for {checked} chips. "
+        parts.append(f"{about}Splitting this batch is {pays}.\n\n{table(HEADER, rows(one))}")
     return "\n".join(parts)
 
 
