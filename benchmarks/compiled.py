@@ -220,7 +220,8 @@ def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
         if not line["case"]["changes"]:
             key = tuple(line["case"][name] for name in ("target", "recipe", "batch", "parallel"))
             cases.setdefault(key, []).append(line)
-    in_order = sorted(cases, key=lambda key: (key[0], ALL.index(key[1]), *key[2:]))
+    places = {recipe: place for place, recipe in enumerate(ALL)}  # other recipes come last
+    in_order = sorted(cases, key=lambda key: (key[0], places.get(key[1], len(ALL)), *key[1:]))
     return [(cases[key][0], cases[key][-1]) for key in in_order]
 
 
