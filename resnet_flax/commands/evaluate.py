@@ -12,7 +12,7 @@ from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.fingerprint import Examples, examples_of, overlap
 from resnet_flax.data.datasets.load import find_arrays, load_split
 from resnet_flax.errors import UserError, lookup
-from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent, text_table
+from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
 from resnet_flax.training.restore import restore_checkpoint
@@ -25,6 +25,7 @@ ScoreRow = tuple[str, Predictions]  # the name of a network, or of several, and 
 
 SHIFT = 2  # pixels
 SCORES_HEADER = ["network", "accuracy", "95 % interval", "loss", "correct"]
+DIFFERENCE = "points above the first (95 % interval)"
 
 
 def flip(views: list[np.ndarray]) -> list[np.ndarray]:
@@ -75,7 +76,8 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
         means = [(f"{name}{suffix}", ensemble(score.views)) for name, score in zip(names, scores, strict=True)]
         rows += add_ensemble(means, suffix)
     rows += [(f"{name}, unaveraged", one.unaveraged) for name, one in zip(names, scores, strict=True) if one.unaveraged]
-    print_line("\n" + text_table(SCORES_HEADER, score_rows(rows)))
+    header = [*SCORES_HEADER, DIFFERENCE] if len(rows) > 1 else SCORES_HEADER
+    print_line("\n" + text_table(header, score_rows(rows)))
     print_line(f"{name}\n" + text_table(CLASS_HEADER, class_rows(chosen, classes)).rstrip())
 
 
@@ -160,11 +162,13 @@ def add_ensemble(rows: list[ScoreRow], suffix: str = "") -> list[ScoreRow]:
 
 
 def score_rows(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Return the accuracy with its 95 % interval, the loss and the counts of each row."""
+    """Return the accuracy with its 95 % interval, the loss and the counts of each row, and how it differs from the
+    first one if there are several."""
     table = []
+    first = rows[0][1]
     for name, found in rows:
         interval = " - ".join(map(percent, wilson_interval(found.correct, len(found))))
-        table.append(
-            [name, percent(found.accuracy), interval, decimal(found.loss), f"{found.correct:,} / {len(found):,}"]
-        )
+        counts = f"{found.correct:,} / {len(found):,}"
+        difference = ["" if found is first else difference_text(found, first)] if len(rows) > 1 else []
+        table.append([name, percent(found.accuracy), interval, decimal(found.loss), counts, *difference])
     return table

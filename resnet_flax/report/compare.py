@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
@@ -11,14 +12,16 @@ from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report import figures, html
 from resnet_flax.report.facts import chosen_row, config_differences, interval_text, run_facts
 from resnet_flax.report.files import Files
-from resnet_flax.report.tables import decimal, percent, text_table
+from resnet_flax.report.tables import decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import read_history
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.history import EpochRow
+from resnet_flax.workdir.predictions import Predictions, read_split_predictions
 from resnet_flax.workdir.results import read_results
 
 COMPARISON_HEADER = ["run", "val acc", "val loss", "epoch", "test acc", "95 % interval", "train acc", "parameters"]
+DIFFERENCE_HEADER = ["test accuracy", "points (95 % interval)"]
 
 
 def write_comparison(runs: list[Job], folder: Path) -> None:
@@ -32,8 +35,10 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     ranked = sorted(runs, key=accuracy, reverse=True)
     names = [str(run.workdir) for run in ranked]
     rows = [comparison_row(*run, histories[run.workdir], results[run.workdir]) for run in ranked]
+    differences = difference_rows(ranked)
     different = differing_rows(ranked, [results[run.workdir] for run in ranked])
-    text = text_table(COMPARISON_HEADER, rows) + ("\n" + text_table(["", *names], different) if different else "")
+    tables = [(COMPARISON_HEADER, rows), (DIFFERENCE_HEADER, differences), (["", *names], different)]
+    text = "\n".join(text_table(header, found) for header, found in tables if found)
     files = Files()
     files.text("comparison.txt", text)
     curves = {name: histories[run.workdir] for name, run in zip(short_names(ranked), ranked, strict=True)}
@@ -44,6 +49,7 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     parts = [
         html.paragraph("Sorted by validation accuracy. Each run is shown at its chosen epoch, whose weights it keeps."),
         html.table(COMPARISON_HEADER, rows, "wrap"),
+        html.table(DIFFERENCE_HEADER, differences) if differences else "",
         html.section("Training", html.pair(*charts)),
         html.section("What differs", html.table(["", *names], different, "wrap")) if different else "",
     ]
@@ -72,6 +78,24 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
         percent(chosen["train_accuracy"]) + images,
         f"{models.count_parameters(models.build(config), image_shape(config.data)):,}",
     ]
+
+
+def difference_rows(runs: list[Job]) -> list[list[str]]:
+    """Return by how much the test accuracy of each run differs from that of the first, as far as the images agree."""
+    tested = [(str(run.workdir), found) for run in runs if (found := test_predictions(run))]
+    return [
+        [f"{name} minus {tested[0][0]}", difference_text(found, tested[0][1])]
+        for name, found in tested[1:]
+        if np.array_equal(found.labels, tested[0][1].labels)
+    ]
+
+
+def test_predictions(run: Job) -> Predictions | None:
+    """Return the predictions of a finished run for its test split, None if there are none."""
+    if not read_results(run.workdir):
+        return None
+    saved = read_split_predictions(run.workdir, len(run.config.data.classes))
+    return saved.found if saved and saved.role == "test" else None
 
 
 def differing_rows(runs: list[Job], results: list[dict]) -> list[list[str]]:

@@ -24,9 +24,8 @@ from resnet_flax.text import print_line
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.restore import read_history, restore_checkpoint
-from resnet_flax.workdir import predictions
 from resnet_flax.workdir.history import EpochRow
-from resnet_flax.workdir.predictions import SplitPredictions
+from resnet_flax.workdir.predictions import SplitPredictions, damaged_predictions, read_split_predictions
 from resnet_flax.workdir.results import read_results, results_digest
 
 EPOCH_HEADER = ["epoch", "learning rate", "train loss", "train acc", "val loss", "val acc"]
@@ -139,7 +138,7 @@ def prediction_sections(files: Files, config: FrozenConfigDict, workdir: Path, f
     else:
         if len(split) != len(found.found):
             path, images = workdir / "report" / "predictions.npz", f"the {len(split):,} images of the split"
-            raise predictions.damaged_predictions(path, f"it is not about {images}")
+            raise damaged_predictions(path, f"it is not about {images}")
         files.picture("mistakes", figures.mistakes(found.found, split.images, classes))
         sections += [evaluation.examples_section(found.found, split.images, classes)]
     return [*sections, evaluation.calibration_section(files, found.found)]
@@ -197,13 +196,8 @@ def predictions_to_report(config: FrozenConfigDict, workdir: Path, finished: boo
     The latter are not saved: predictions.npz belongs to training. Returns None if nothing is held out, as the test
     split is not looked at before the end.
     """
-    path = workdir / "report" / "predictions.npz"
-    if finished and path.exists():
-        found, about = predictions.read_predictions(path, len(config.data.classes))
-        role, text, step = (about.get(name) for name in ("role", "split", "step"))
-        if role not in ("test", "validation") or not isinstance(text, str) or not isinstance(step, int):
-            raise predictions.damaged_predictions(path, "it does not say which split it is about")
-        return SplitPredictions(found, role, text, step)
+    if finished and (saved := read_split_predictions(workdir, len(config.data.classes))):
+        return saved
     if not config.data.validation:
         return None
     checkpoint = restore_checkpoint(config, workdir)

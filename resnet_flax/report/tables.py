@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnet_flax.text import escape_line
-from resnet_flax.workdir.predictions import ClassScores, Predictions
+from resnet_flax.workdir.predictions import ClassScores, Predictions, accuracy_difference
 
 MAX_NAME_CHARS = 60  # characters of a class's name
 CLASS_HEADER = ["class", "precision", "recall", "F1", "images"]
@@ -21,6 +21,12 @@ def class_rows(found: Predictions, classes: Sequence[str]) -> list[list[str]]:
 def percent(value: float | None) -> str:
     """Return a percentage, "-" without a value."""
     return "-" if value is None or np.isnan(value) else f"{value:.2%}"
+
+
+def difference_text(one: Predictions, other: Predictions) -> str:
+    """Return the difference of two accuracies on the same images with its 95 % interval, in percentage points."""
+    difference, low, high = (100 * value for value in accuracy_difference(one, other))
+    return f"{difference:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def decimal(value: float | None) -> str:

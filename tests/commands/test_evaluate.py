@@ -52,6 +52,9 @@ def test_ensemble_is_the_mean_of_probabilities(small_runs, capsys):
     assert re.search(rf"^ensemble of 2 +{accuracy:.2%} ", out, re.MULTILINE)
     for member, workdir in zip(members, small_runs, strict=True):
         assert re.search(rf"^{workdir} +{member.accuracy:.2%} ", out, re.MULTILINE)
+    points = 100 * (members[1].accuracy - members[0].accuracy)
+    difference = re.escape(f"{points:+.2f}") + r" \([+-][\d.]+ to [+-][\d.]+\)"
+    assert re.search(rf"^{small_runs[1]} .*  {difference}$", out, re.MULTILINE)
 
 
 def test_scores_over_views_are_printed_beside_the_plain_ones(small_runs, capsys):

@@ -1,8 +1,11 @@
 """Several runs beside each other."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+
+import pytest
 
 from resnet_flax.main import main
 
@@ -18,6 +21,14 @@ def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
     assert str(small_runs[1]) in (output / "comparison.html").read_text()
 
 
+def test_the_difference_of_their_test_accuracies_has_an_interval(small_runs, capsys, tmp_path):
+    assert main(["report", *map(str, small_runs), f"--output={tmp_path}"]) == 0
+    found = re.search(r"^(\S+) minus (\S+) +(\S+) \(\S+ to \S+\)$", capsys.readouterr().out, re.MULTILINE)
+    one, other = (json.loads((Path(run) / "report" / "results.json").read_text()) for run in found.groups()[:2])
+    assert float(found[3]) == pytest.approx(100 * (one["test_accuracy"] - other["test_accuracy"]), abs=0.006)
+    assert "points (95 % interval)" in (tmp_path / "comparison.html").read_text()
+
+
 def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, tmp_path):
     runs = [shutil.copytree(run, tmp_path / run.name) for run in small_runs]
     set_fields(runs[1] / "config.json", "optimizer", learning_rate=0.07)
@@ -27,7 +38,7 @@ def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, 
             run / "report" / "results.json", date="2026-11-21", code=commit, training_seconds=60, images_per_second=99
         )
     assert main(["report", *map(str, runs), f"--output={tmp_path / 'both'}"]) == 0
-    scores, _, table = (tmp_path / "both" / "comparison.txt").read_text().partition("\n\n")
+    scores, _, table = (tmp_path / "both" / "comparison.txt").read_text().split("\n\n")
     assert {line.split()[0]: "(mixed images)" in line for line in scores.splitlines()[1:]} == {
         str(runs[0]): False,
         str(runs[1]): True,

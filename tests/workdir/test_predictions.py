@@ -8,6 +8,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.workdir.predictions import (
     ClassScores,
     Predictions,
+    accuracy_difference,
     mean_log_probabilities,
     read_predictions,
     wilson_interval,
@@ -40,6 +41,23 @@ def test_a_class_without_images_has_no_score():
     scores = ClassScores.of(np.array([[3, 0, 0], [1, 2, 0], [0, 0, 0]]))
     assert np.isnan([scores.precision[2], scores.recall[2], scores.f1[2]]).all()
     assert scores.precision[0] == 3 / 4
+
+
+def predict(right: np.ndarray) -> Predictions:
+    """Return predictions of class 1 for images of class 1 that are `right`, of class 0 for the others."""
+    return Predictions(np.log(np.where(right[:, None], [0.1, 0.9], [0.9, 0.1])).astype(np.float32), np.ones_like(right))
+
+
+def test_the_difference_of_two_accuracies_is_that_of_paired_answers():
+    # Agresti (Categorical Data Analysis, matched pairs): of 1,600 people asked twice, 794 approved both times, 150 the
+    # first time only, 86 the second time only; the difference is -0.04, its interval -0.06 to -0.02.
+    first, second = (np.repeat(right, [794, 150, 86, 570]) for right in ([1, 1, 0, 0], [1, 0, 1, 0]))
+    one, other = predict(second), predict(first)
+    assert accuracy_difference(one, other) == pytest.approx((-0.04, -0.06, -0.02), abs=2e-3)
+    difference, low, high = accuracy_difference(other, one)
+    assert (-difference, -high, -low) == pytest.approx(accuracy_difference(one, other))
+    same, low, high = accuracy_difference(one, one)
+    assert same == 0 and -0.003 < low == -high < -0.0005  # not without any doubt, as few images may differ
 
 
 def test_wilson_interval():
