@@ -67,14 +67,18 @@ def test_a_tpu_is_made_and_gets_this_commit_on_all_hosts():
     assert copied[4] == "scp" and {"pod:resnet_flax.tgz", "--worker=all"} <= set(copied)
     assert all(command[4:7] == ["ssh", "pod", "--worker=all"] for command in commands)
     assert "--editable='.[tpu]'" in commands[-1][7]
-    others = {"log": "tail", "stop": "kill -TERM", "fetch": "pod:resnet_flax/runs", "delete": "delete"}
+    others = {"log": "tail", "stop": "pkill -TERM", "fetch": "pod:resnet_flax/runs", "delete": "delete"}
     for verb, word in others.items():
         (command,) = dry_run(verb, NAME="pod")
         assert any(word in part for part in command)
 
 
-def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tmp_path):
-    """gcloud is a shell here, whose home has a Python that notes its words and waits for SIGTERM."""
+@pytest.fixture
+def tpu(tmp_path):
+    """Return an environment in which gcloud is a shell, and the log of its Python.
+
+    That one notes its words, and on SIGTERM that it has stopped.
+    """
     home = tmp_path / "home"
     python = home / "resnet_flax" / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -83,13 +87,38 @@ def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tmp_path):
         "print(sys.argv[1:], flush=True)\nsignal.pause()\n"
     )
     python.chmod(0o755)
-    ssh = f'for word; do [[ $word != --command=* ]] || HOME={home} bash -c "cd && ${{word#--command=}}"; done'
+    ssh = f'for word; do [[ $word != --command=* ]] || HOME={home} bash -c "cd && ${{word#--command=}}" || exit; done'
     environment = stand_in(tmp_path, "gcloud", ssh)
+    yield environment, home / "resnet_flax" / "train.log"
+    launch("tpu.sh", "stop", **environment)  # after a test that fails
+
+
+def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tpu):
+    environment, log = tpu
     assert launch("tpu.sh", "train", *WORDS, **environment).returncode == 0
-    log = home / "resnet_flax" / "train.log"
     wait_for(log, f"{['-m', 'resnet_flax.main', *WORDS]}\n")
     assert launch("tpu.sh", "stop", **environment).returncode == 0
     wait_for(log, f"{['-m', 'resnet_flax.main', *WORDS]}\nstopped\n")
+
+
+def test_a_tpu_that_trains_already_is_not_started_twice(tpu):
+    environment, log = tpu
+    started = f"{['-m', 'resnet_flax.main', *WORDS]}\n"
+    launch("tpu.sh", "train", *WORDS, **environment)
+    wait_for(log, started)
+    again = launch("tpu.sh", "train", *WORDS, **environment)
+    assert again.returncode == 1
+    assert again.stderr == "it is training already: launch/tpu.sh log follows it, launch/tpu.sh stop ends it\n"
+    launch("tpu.sh", "stop", **environment)
+    wait_for(log, started + "stopped\n")
+
+
+def test_training_on_a_tpu_again_appends_to_its_log_even_if_another_process_has_the_old_number(tpu):
+    environment, log = tpu
+    (log.parent / "train.pid").write_text(f"{os.getpid()}\n")
+    log.write_text("before\n")
+    assert launch("tpu.sh", "train", *WORDS, **environment).returncode == 0
+    wait_for(log, f"before\n{['-m', 'resnet_flax.main', *WORDS]}\n")
 
 
 def wait_for(file: Path, text: str) -> None:
