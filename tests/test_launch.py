@@ -1,5 +1,6 @@
 """The launchers, as far as they go without a cloud: what they ask of gcloud, kubectl and srun."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -231,9 +232,15 @@ options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 place = [Path(word.replace("gs:/", str(base))) for word in words]
 with open(base / "calls", "a") as calls:
     print(*words[:4], file=calls)
+for failure in (base / "failures").glob("*"):
+    if failure.name.split("-")[0] in words[:4]:
+        failure.unlink()
+        sys.exit("ERROR: (gcloud) UNAVAILABLE: no connection")
 match words:
     case [*_, "queued-resources", "describe", _]:
-        sys.exit(print(state.read_text()) if state.exists() else 1)
+        sys.exit(print(state.read_text()) if state.exists() else "ERROR: (gcloud) NOT_FOUND: Resource was not found.")
+    case [*_, "queued-resources", "create", _] if state.exists():
+        sys.exit("ERROR: (gcloud) ALREADY_EXISTS")
     case [*_, "queued-resources", "create", _]:
         shutil.copy(options["--metadata-from-file"].removeprefix("startup-script="), base / "start.sh")
         (base / "active").write_text("ACTIVE")
@@ -250,13 +257,18 @@ match words:
     case ["storage", "rsync", *_]:
         place[3].parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(place[2], place[3], dirs_exist_ok=True)
+        (base / "copied").touch()
+        with contextlib.suppress(ProcessLookupError):  # one that takes longer than the run
+            while (base / "slow").exists():
+                os.kill(int((base / "slow").read_text()), 0)
     case ["storage", "cp", "-", _]:
         place[3].write_text(sys.stdin.read())
     case ["storage", "cp", *_]:
         place[3].parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(place[2], place[3])
-    case ["storage", "ls", _]:
-        sys.exit(not place[2].exists())
+    case ["storage", "ls", url]:
+        for path in place[2].iterdir():
+            print(f"{{url}}{{path.name}}" + "/" * path.is_dir())
     case ["storage", "cat", _]:
         sys.exit(print(place[2].read_text()) if place[2].exists() else 1)
     case ["storage", "rm", _]:
@@ -273,24 +285,116 @@ echo SUSPENDED > {folder}/gone; mv {folder}/gone {folder}/state; kill $PPID; for
 """
 
 
-def test_a_spot_tpu_that_is_taken_away_is_queued_for_again_and_its_run_resumes(tmp_path):
-    """Installing stands still here: python3 makes a .venv whose Python is RUN."""
-    stand_in(tmp_path, "curl", "echo 0")  # the first host
-    run = stand_in(tmp_path, "run", RUN.format(folder=tmp_path))
-    stand_in(tmp_path, "python3", f"mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
-    (tmp_path / "gcloud.py").write_text(GCLOUD.format(folder=str(tmp_path)))
-    stand_in(tmp_path, "gcloud", f'exec {sys.executable} {tmp_path}/gcloud.py "$@"')
-    environment = run | {"BUCKET": "gs://bucket", "SECONDS_BETWEEN": "0.05"}
-    done = launch("spot.sh", *WORDS, **environment)
+@pytest.fixture
+def spot(tmp_path):
+    """Return what trains on a spot TPU, where a run is this script.
+
+    Installing stands still here: python3 makes a .venv whose Python is the script.
+    """
+
+    def spot(run: str) -> subprocess.CompletedProcess:
+        environment = stand_in(tmp_path, "curl", "echo 0")  # the first host
+        stand_in(tmp_path, "run", run.format(folder=tmp_path))
+        stand_in(tmp_path, "python3", f"mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
+        (tmp_path / "gcloud.py").write_text(GCLOUD.format(folder=str(tmp_path)))
+        stand_in(tmp_path, "gcloud", f'exec {sys.executable} {tmp_path}/gcloud.py "$@"')
+        return launch("spot.sh", *WORDS, **environment, BUCKET="gs://bucket", SECONDS_BETWEEN="0.05")
+
+    (tmp_path / "failures").mkdir()
+    yield spot
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a test that fails
+        os.killpg(int((tmp_path / "host.pid").read_text()), signal.SIGKILL)
+
+
+def called(folder: Path, verb: str) -> int:
+    """Return how many queued resources gcloud was asked to create, delete or describe."""
+    return (folder / "calls").read_text().splitlines().count(f"compute tpus queued-resources {verb}")
+
+
+def test_a_spot_tpu_that_is_taken_away_is_queued_for_again_and_its_run_resumes(spot, tmp_path):
+    done = spot(RUN)
     assert done.returncode == 0, done.stderr + (tmp_path / "host.log").read_text()
-    calls = (tmp_path / "calls").read_text().splitlines()
-    for verb in ("create", "delete"):
-        assert calls.count(f"compute tpus queued-resources {verb}") == 3
+    assert called(tmp_path, "create") == called(tmp_path, "delete") == 3
     assert done.stdout.count("the TPU is gone: queueing again") == 2
     assert done.stdout.splitlines()[-1] == "the run has ended with code 0: gs://bucket/train.log and gs://bucket/runs"
     words = " ".join(["-m", "resnet_flax.main", *WORDS])
     assert (tmp_path / "bucket" / "train.log").read_text().splitlines() == [f"{n}: {words}" for n in (1, 2, 3)]
     assert len(list((tmp_path / "bucket" / "runs").iterdir())) == 3
+
+
+def test_a_spot_tpu_is_deleted_only_when_the_end_of_its_run_is_in_the_bucket(spot, tmp_path):
+    """The run ends while a copy without its results is under way, and then the bucket cannot be reached."""
+    done = spot(
+        "touch runs/epoch1; rm -f {folder}/copied; echo $$ > {folder}/slow\n"
+        "until [[ -e {folder}/copied ]]; do sleep 0.02; done\n"
+        "touch runs/results.json {folder}/failures/{{rsync-1,rsync-2,cp-1,cp-2}}; echo the end"
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "failures").iterdir())
+    assert (tmp_path / "bucket" / "runs" / "results.json").exists()
+    assert (tmp_path / "bucket" / "train.log").read_text() == "the end\n"
+
+
+def test_a_spot_run_is_not_begun_again_when_its_copy_cannot_be_read(spot, tmp_path):
+    (tmp_path / "bucket" / "runs").mkdir(parents=True)
+    (tmp_path / "bucket" / "runs" / "epoch1").touch()
+    for failure in ("ls-1", "rsync-1"):
+        (tmp_path / "failures" / failure).touch()
+    assert spot("ls runs").returncode == 0
+    assert (tmp_path / "bucket" / "train.log").read_text() == "epoch1\n"
+
+
+def test_a_spot_tpu_is_not_asked_for_twice_when_its_state_is_unknown(spot, tmp_path):
+    failures = tmp_path / "failures"
+    done = spot(f"touch {failures}/describe-1; while [[ -e {failures}/describe-1 ]]; do sleep 0.02; done; sleep 0.5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "the state of the TPU is unknown, trying again: ERROR: (gcloud) UNAVAILABLE: no connection"
+    ]
+    assert called(tmp_path, "create") == called(tmp_path, "delete") == 1
+
+
+def test_taking_over_a_spot_run_that_has_ended_keeps_its_exit_code(spot, tmp_path):
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "exit").write_text("4")
+    (tmp_path / "state").write_text("ACTIVE")
+    (tmp_path / "host.pid").write_text(str(2**22))  # no such process
+    (tmp_path / "failures" / "describe-1").touch()
+    assert spot("exit 0").returncode == 4
+    assert (called(tmp_path, "create"), called(tmp_path, "delete")) == (0, 1)
+
+
+def test_a_spot_tpu_that_cannot_be_asked_for_or_deleted_is_tried_again(spot, tmp_path):
+    for failure in ("create-1", "delete-1", "delete-2"):
+        (tmp_path / "failures" / failure).touch()
+    done = spot("exit 0")
+    assert done.returncode == 0, done.stderr
+    assert (called(tmp_path, "create"), called(tmp_path, "delete")) == (2, 3)
+    assert not (tmp_path / "state").exists()
+
+
+# A run that crashes whenever it starts; the starts named make a checkpoint first, and all leave an unfinished one.
+CRASH = """
+echo start
+case $(wc -l < train.log) in {progress}) mkdir -p runs/a/checkpoints/$(wc -l < train.log) ;; esac
+mkdir -p runs/a/checkpoints/1.orbax-checkpoint-tmp-$RANDOM
+exit {code}
+"""
+
+
+@pytest.mark.parametrize("code", [70, 75])  # of a crash, and of a crash on another host
+@pytest.mark.parametrize(("progress", "starts"), [("none", 3), ("2 | 4", 6)])
+def test_a_spot_run_that_crashes_is_started_until_three_crashes_in_a_row_without_progress(
+    spot, tmp_path, code, progress, starts
+):
+    assert spot(CRASH.format(progress=progress, code=code)).returncode == code
+    assert (tmp_path / "bucket" / "train.log").read_text() == "start\n" * starts
+
+
+@pytest.mark.parametrize("code", [1, 4])
+def test_a_spot_run_with_a_mistake_or_a_loss_that_is_not_finite_ends_for_good(spot, tmp_path, code):
+    assert spot(f"echo start; exit {code}").returncode == code
+    assert (tmp_path / "bucket" / "train.log").read_text() == "start\n"
 
 
 def test_a_spot_tpu_is_asked_for_as_gcloud_wants_it():
