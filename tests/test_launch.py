@@ -215,13 +215,35 @@ def test_slurm_queues_a_run_again_that_ran_out_of_time_but_not_one_that_was_canc
     assert script.returncode == 143
 
 
-def test_slurm_ends_with_the_code_of_the_run(tmp_path):
-    environment = stand_in(tmp_path, "srun", "exit 4")
+@pytest.mark.parametrize("code", [0, 1, 4, 143])
+def test_slurm_ends_with_the_code_of_the_run(tmp_path, code):
+    environment = stand_in(tmp_path, "srun", f"echo start; exit {code}")
     done = launch("slurm.sh", *WORDS, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="1", **environment)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, done.stdout) == (code, "start\n")
 
 
-# gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once.
+@pytest.mark.parametrize(("crashes", "code"), [(2, 0), (3, 70)])
+def test_slurm_starts_a_run_that_crashes_again_but_not_for_ever(tmp_path, crashes, code):
+    srun = f"echo start >> {tmp_path}/starts; [[ $(wc -l < {tmp_path}/starts) -gt {crashes} ]] || exit 70"
+    environment = stand_in(tmp_path, "srun", srun)
+    done = launch("slurm.sh", *WORDS, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="1", **environment)
+    assert done.returncode == code
+    assert (tmp_path / "starts").read_text() == "start\n" * 3
+
+
+def test_slurm_does_not_start_a_run_again_that_crashes_when_it_is_stopped(tmp_path):
+    srun = SRUN.format(folder=tmp_path).replace("exit 143", "exit 70")
+    environment = stand_in(tmp_path, "srun", srun)
+    job = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "7"}
+    script = subprocess.Popen([str(ROOT / "launch" / "slurm.sh"), *WORDS], env=os.environ | environment | job)
+    while not (tmp_path / "srun.pid").exists() or not (tmp_path / "srun.pid").read_text():
+        time.sleep(0.02)
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(timeout=20) == 70
+
+
+# gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once. A call fails once, for
+# want of a connection, for each file in `failures` whose name begins with its verb.
 GCLOUD = """
 import contextlib, os, shutil, signal, subprocess, sys
 from pathlib import Path
