@@ -166,16 +166,50 @@ def test_a_kubernetes_job_starts_processes_that_find_each_other(environment, lim
         "TFDS_DATA_DIR": "/app/runs/.cache/tensorflow_datasets",
     }
     assert "/app/runs" in [mount["mountPath"] for mount in container["volumeMounts"]]
-    ignored, failing = job["spec"]["podFailurePolicy"]["rules"]
-    assert (ignored["action"], failing["onExitCodes"]["values"]) == ("Ignore", [1, 4])
+    disrupted, failing, stopped = job["spec"]["podFailurePolicy"]["rules"]
+    assert (failing["action"], failing["onExitCodes"]["values"]) == ("FailJob", [1, 4])
+    assert (disrupted["action"], stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", "Ignore", [75, 143])
+    assert job["spec"]["backoffLimit"] == 12  # crashes, with any other code such as 70: six for each host
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
+# kubectl, where a job has these conditions.
+KUBECTL = """
+echo "$1 $2 $3" >> {folder}/calls
+case $1 in
+get) printf %s "{found}" ;;
+delete) echo "$@" ;;
+apply) echo "$@"; cat > {folder}/applied.yaml ;;
+esac
+"""
+
+
 def test_a_kubernetes_job_is_applied(tmp_path):
-    environment = stand_in(tmp_path, "kubectl", f'echo "$@"; cat > {tmp_path}/applied.yaml')
+    environment = stand_in(tmp_path, "kubectl", KUBECTL.format(folder=tmp_path, found=""))
     done = launch("gke.sh", *WORDS, **GPUS, **environment)
     assert done.stdout == "apply --filename=-\n"
     assert (tmp_path / "applied.yaml").read_text() == launch("gke.sh", *WORDS, DRY_RUN="1", **GPUS).stdout
+
+
+@pytest.mark.parametrize("conditions", ["SuccessCriteriaMet Complete", "FailureTarget Failed"])
+def test_a_kubernetes_job_that_has_ended_is_deleted_before_it_is_applied_again(tmp_path, conditions):
+    environment = stand_in(tmp_path, "kubectl", KUBECTL.format(folder=tmp_path, found=f"Job {conditions}"))
+    done = launch("gke.sh", *WORDS, **GPUS, **environment)
+    assert done.stdout == "delete job resnet-flax --cascade=foreground\napply --filename=-\n"
+
+
+@pytest.mark.parametrize("conditions", ["", "FailureTarget", "Suspended"])
+def test_a_kubernetes_job_that_runs_is_neither_deleted_nor_applied(tmp_path, conditions):
+    environment = stand_in(tmp_path, "kubectl", KUBECTL.format(folder=tmp_path, found=f"Job {conditions}"))
+    done = launch("gke.sh", *WORDS, **GPUS, **environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: job resnet-flax is running: ") and done.stderr.count("\n") == 1
+    assert (tmp_path / "calls").read_text() == "get job resnet-flax\n"
+
+
+def test_a_kubernetes_job_whose_state_is_unknown_is_not_applied(tmp_path):
+    done = launch("gke.sh", *WORDS, **GPUS, **stand_in(tmp_path, "kubectl", 'echo "$1"; exit 1'))
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_slurm_starts_a_process_for_each_gpu():
@@ -444,6 +478,7 @@ def test_skypilot_starts_a_process_on_each_machine(tmp_path):
     expected = "10.0.0.1:8476 2 1 -m resnet_flax.main --config=configs/preact.py --workdir=/runs/resnet-flax\n"
     assert done.stdout == expected, done.stderr
     assert task["file_mounts"]["/runs"]["name"] == "${BUCKET}"
+    assert task["resources"]["job_recovery"] == {"max_restarts_on_errors": 3}  # whatever the exit code
 
 
 def test_local_exits_with_the_code_of_the_first_process_that_failed(monkeypatch):
