@@ -5,14 +5,16 @@
 # not needed. Logs go to OUTPUT (benchmarks/results by default), and everything ends after SECONDS (570 by default). The
 # same command resumes what was cut off, and does not repeat what OUTPUT already has. Outside a git checkout set COMMIT.
 #
-# OUTPUT/parts then has what the next start needs, the logs and the newest checkpoint of each unfinished run, in files of
-# at most 15 MB, as some machines give back only small files. A start unpacks it if OUTPUT has no runs.
+# OUTPUT/parts then has what the next start needs, the logs and the checkpoints of each unfinished run, in files of at most
+# 15 MB, as some machines give back only small files. A start unpacks it if OUTPUT has no runs. After SIGTERM or Ctrl-C the
+# benchmark saves first.
 set -u
 cd "$(dirname "$0")/.." || exit
 data=$1 output=${2:-benchmarks/results}
 end=$(($(date +%s) + ${3:-570}))
 reserve=20 # seconds for saving a run and for packing
 unfinished=$output/unfinished
+child= flags=
 
 mkdir -p "$unfinished"
 if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ]; then
@@ -21,6 +23,7 @@ fi
 
 # pack: write OUTPUT/parts
 pack() {
+    trap '' TERM INT # or a second signal would cut it short
     rm -rf "$output/parts" && mkdir "$output/parts"
     (cd "$output" && {
         find . -maxdepth 1 -name '*.jsonl'
@@ -28,11 +31,21 @@ pack() {
         for run in unfinished/*; do
             [ -f "$run/report/results.json" ] && continue
             find "$run" -maxdepth 1 -type f
-            find "$run/checkpoints" -maxdepth 1 -name '[0-9]*' | grep -E '/[0-9]+$' | sort -t / -k 4 -n | tail -n 1
+            # All that the run keeps, as it may end with an older one than the newest.
+            find "$run/checkpoints" -maxdepth 1 -name '[0-9]*' | grep -E '/[0-9]+$'
         done
     } 2>/dev/null | tar -czf - -T - | split -b 15m - parts/part)
 }
+
+# stop CODE: have the benchmark save, and exit
+stop() {
+    trap '' TERM INT
+    [ -z "$child" ] || { kill "$child" && wait "$child"; }
+    exit "$1"
+}
 trap pack EXIT
+trap 'stop 143' TERM # without this, dash would end without packing
+trap 'stop 130' INT
 
 # stage LIMIT MODULE ARGUMENTS: run a benchmark for at most LIMIT seconds, and not beyond the end
 stage() {
@@ -41,7 +54,12 @@ stage() {
     shift 2
     [ "$limit" -gt 0 ] || return 0
     echo "== $module $* ($limit s)"
-    timeout --signal=TERM --kill-after=30 "$limit" "${PYTHON:-python3}" -m "benchmarks.$module" "$@" --output="$output"
+    # In the background, as a shell answers signals while it waits, but not while a command runs in the foreground.
+    env ${flags:+"XLA_FLAGS=$flags"} timeout --signal=TERM --kill-after=30 "$limit" \
+        "${PYTHON:-python3}" -m "benchmarks.$module" "$@" --output="$output" &
+    child=$!
+    wait "$child"
+    child=
 }
 
 train() { stage 570 reproduce --config.data.dir="$data" --workdir="$unfinished" --recipes="$1"; }
@@ -58,7 +76,7 @@ stage 300 step --batch=128
 
 # Settings that might make a step faster, to be compared with the same training without them.
 tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped --steps=14 "$@"; }
-flagged() { (export XLA_FLAGS="$1" && tried --recipes=preact,resnet_353); }
+flagged() { flags=$1; tried --recipes=preact,resnet_353; flags=; }
 tried
 flagged --xla_gpu_enable_command_buffer=
 flagged --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,CONVOLUTION

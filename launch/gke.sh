@@ -9,9 +9,9 @@
 # GPUS    on each host; or                      TPU, TOPOLOGY, CHIPS   its type, its shape and the chips of each host
 # SPOT=1  on spot nodes
 #
-# With several hosts, all of them must be able to mount the claim (ReadWriteMany). Datasets and compiled programs, too,
-# are kept there, in .cache. When a host goes away or is needed elsewhere, the run saves and stops; the job starts it
-# again, and it resumes from there.
+# With several hosts, all of them must be able to mount the claim (ReadWriteMany). Datasets and compiled programs are kept
+# there, too, in .cache. When a host goes away or is needed elsewhere, the run saves and stops; the job starts it again, and
+# it resumes from there. The same command resumes a job that has ended, deleting the old job first.
 set -euo pipefail
 
 missing=
@@ -56,7 +56,7 @@ spec:
   completionMode: Indexed
   completions: $HOSTS
   parallelism: $HOSTS
-  backoffLimit: 1000 # hosts may come and go
+  backoffLimit: $((6 * HOSTS)) # crashes in all, as Kubernetes does not know of progress; one may end all hosts
   podFailurePolicy:
     rules:
       - action: Ignore # the node went away or was needed
@@ -66,6 +66,10 @@ spec:
         onExitCodes:
           operator: In
           values: [1, 4]
+      - action: Ignore # another host went away, or crashed, which counts there; or all stopped because one was needed
+        onExitCodes:
+          operator: In
+          values: [75, 143]
   template:
     spec:
       subdomain: $NAME
@@ -107,4 +111,18 @@ spec:
 YAML
 }
 
-if [[ -n ${DRY_RUN:-} ]]; then manifest; else manifest | kubectl apply --filename=-; fi
+if [[ -n ${DRY_RUN:-} ]]; then
+  manifest
+  exit
+fi
+# A job that has ended stays, and applying it again would not start it.
+found=$(kubectl get job "$NAME" --ignore-not-found --output=jsonpath='{.kind} {.status.conditions[*].type}')
+case $found in
+  "") ;;
+  *Complete* | *Failed*) kubectl delete job "$NAME" --cascade=foreground ;;
+  *)
+    echo "error: job $NAME is running: kubectl logs --follow job/$NAME follows it, kubectl delete job $NAME stops it" >&2
+    exit 1
+    ;;
+esac
+manifest | kubectl apply --filename=-

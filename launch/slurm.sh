@@ -4,9 +4,9 @@
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/preact.py
 #
 # Submit it from the project's folder, which all nodes must see. Two minutes before its time is up, the run saves and
-# stops, and the job is queued again to resume it; SLURM itself requeues a job that must make room or loses a node.
-# scancel saves and ends it. PYTHON=PATH names a Python other than .venv/bin/python; DRY_RUN=1 prints the command
-# instead of running it.
+# stops, and the job is queued again to resume it; SLURM itself requeues a job that must make room or loses a node. A run
+# that crashes is started again, at most twice. scancel saves and ends it. PYTHON=PATH names a Python other than
+# .venv/bin/python; DRY_RUN=1 prints the command instead of running it.
 #SBATCH --job-name=resnet_flax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -32,16 +32,23 @@ if [[ -n ${DRY_RUN:-} ]]; then
   exit
 fi
 
+stopped=
 requeue=
-trap 'kill -TERM "$!"' TERM # set before the run starts, as $! is the run from that moment on
-trap 'requeue=1; kill -TERM "$!"' USR1
-"${command[@]}" &
-step=$!
-code=0
-wait "$step" || code=$?
-while kill -0 "$step" 2>/dev/null; do # a signal ended the wait, and the run is saving
+trap 'stopped=1; kill -TERM "$!" || true' TERM # before the run starts, as $! is the run from that moment on
+trap 'stopped=1 requeue=1; kill -TERM "$!" || true' USR1
+for _ in 1 2 3; do # a crash may be the fault of a device or of the file system
+  "${command[@]}" &
+  step=$!
   code=0
   wait "$step" || code=$?
+  while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, and the run is saving
+    code=0
+    wait "$step" || code=$?
+  done
+  case $code in
+    0 | 1 | 4 | 130 | 143) break ;; # done, a mistake, a loss that is not finite, or stopped
+  esac
+  [[ -z $stopped ]] || break
 done
 if [[ -n $requeue && $code == 143 ]]; then # stopped by SIGTERM: with more time it goes on
   scontrol requeue "$SLURM_JOB_ID"

@@ -46,27 +46,33 @@ if [[ -n ${DRY_RUN:-} ]]; then
   exit
 fi
 
-state() { # "" if there is no such request
-  queue describe --format='value(state.state)' 2> /dev/null || true
+state() { # nothing if there is no such request; fails if gcloud cannot tell
+  if queue describe --format='value(state.state)' 2> "$folder/error"; then return; fi
+  if grep --quiet --ignore-case 'not[ _]found' "$folder/error"; then return; fi
+  echo "the state of the TPU is unknown, trying again: $(grep --max-count=1 . "$folder/error")" >&2
+  return 1
 }
 
-if [[ -z $(state) ]]; then
+until found=$(state); do sleep "$SECONDS_BETWEEN"; done
+if [[ -z $found ]]; then
   git archive --output="$folder/code.tgz" HEAD
   gcloud storage cp "$folder/code.tgz" "$BUCKET/code.tgz"
   gcloud storage rm "$BUCKET/exit" 2> /dev/null || true # of an earlier run
 fi
+code=
 while true; do
-  if code=$(gcloud storage cat "$BUCKET/exit" 2> /dev/null); then
-    queue delete --force --quiet
-    echo "the run has ended with code $code: $BUCKET/train.log and $BUCKET/runs"
-    exit "$code"
+  [[ -n $code ]] || code=$(gcloud storage cat "$BUCKET/exit" 2> /dev/null) || true
+  if found=$(state); then
+    if [[ -z $found && -n $code ]]; then
+      echo "the run has ended with code $code: $BUCKET/train.log and $BUCKET/runs"
+      exit "$code"
+    elif [[ -z $found ]]; then
+      queue create "${request[@]}" || echo "the TPU could not be asked for: trying again" >&2
+    elif [[ -n $code || $found == SUSPENDED || $found == FAILED ]]; then
+      # Taken away, or not to be had: it must be deleted before it can be asked for again.
+      [[ -n $code ]] || echo "the TPU is gone: queueing again"
+      queue delete --force --quiet || echo "the TPU could not be deleted: trying again" >&2
+    fi
   fi
-  case $(state) in
-    SUSPENDED | FAILED) # taken away or unavailable: it must be deleted before it can be requested again
-      echo "the TPU is gone: queueing again"
-      queue delete --force --quiet
-      ;;
-    "") queue create "${request[@]}" ;;
-  esac
   sleep "$SECONDS_BETWEEN"
 done

@@ -19,41 +19,68 @@ if [[ ! -e installed ]]; then
   touch installed
 fi
 
-# Only the first host reads and writes the workdir.
-if [[ $worker == 0 && ! -e runs ]]; then
-  mkdir -p fetched
-  gcloud storage cp "$BUCKET/train.log" train.log 2> /dev/null || true
-  if gcloud storage ls "$BUCKET/runs" > /dev/null 2>&1; then # there is none before the first copy
-    gcloud storage rsync --recursive "$BUCKET/runs" fetched
-  fi
-  mv fetched runs
-fi
-
-copy() { # Perhaps only partly, if the TPU is taken away: so nothing is deleted before everything new is there.
-  [[ $worker == 0 ]] || return 0
-  gcloud storage cp train.log "$BUCKET/train.log" || true
-  if gcloud storage rsync --recursive runs "$BUCKET/runs"; then
-    gcloud storage rsync --recursive --delete-unmatched-destination-objects runs "$BUCKET/runs" || true
-  fi
+again() { # COMMAND ARGUMENT... until it succeeds
+  until "$@"; do sleep "$SECONDS_BETWEEN"; done
 }
 
+fetch() {
+  local found
+  mkdir -p fetched
+  found=$(gcloud storage ls "$BUCKET/") || return # fails only if the bucket cannot be read, as code.tgz is in it
+  gcloud storage cp "$BUCKET/train.log" train.log 2> /dev/null || true
+  if grep --quiet --line-regexp --fixed-strings "$BUCKET/runs/" <<< "$found"; then # there is none before the first copy
+    gcloud storage rsync --recursive "$BUCKET/runs" fetched || return
+  fi
+  mv fetched runs
+}
+
+# Only the first host reads and writes the workdir. One that could not be fetched must not be begun again from nothing, as
+# its copy would replace that in the bucket.
+[[ $worker != 0 || -e runs ]] || again fetch
+
+copy() { # Without a part of it, if the TPU is taken away meanwhile: nothing is deleted before everything new is there.
+  local failed=0
+  [[ $worker == 0 ]] || return 0
+  gcloud storage cp train.log "$BUCKET/train.log" || failed=1
+  if gcloud storage rsync --recursive runs "$BUCKET/runs"; then
+    gcloud storage rsync --recursive --delete-unmatched-destination-objects runs "$BUCKET/runs" || true
+  else
+    failed=1
+  fi
+  return "$failed"
+}
+
+finish() {
+  echo "$code" | gcloud storage cp - "$BUCKET/exit"
+}
+
+checkpoints() { # none on the other hosts
+  { find runs -regex '.*/checkpoints/[0-9]+' 2> /dev/null || true; } | sort
+}
+
+failures=0
 while true; do
+  before=$(checkpoints)
   .venv/bin/python -m resnet_flax.main "${WORDS[@]}" >> train.log 2>&1 < /dev/null &
   run=$!
   trap 'kill -TERM "$run" 2> /dev/null || true' TERM # the host is about to go
-  while kill -0 "$run" 2> /dev/null; do
+  while true; do
     sleep "$SECONDS_BETWEEN" &
     wait -n "$run" $! || true
-    copy
+    kill -0 "$run" 2> /dev/null || break
+    copy || true
   done
   code=0
   wait "$run" || code=$?
   case $code in
-    0 | 1 | 4) # done, a mistake, or a loss that is not finite: starting again would not help
-      [[ $worker != 0 ]] || echo "$code" | gcloud storage cp - "$BUCKET/exit"
-      exit
-      ;;
-    143) exit ;;
+    0 | 1 | 4 | 143) break ;; # done, a mistake, a loss that is not finite, or stopped: to start again would not help
   esac
-  sleep "$SECONDS_BETWEEN" # another host has died and will come back
+  # A crash, of this host or another: the same three times over will come again.
+  [[ $(checkpoints) == "$before" ]] || failures=0
+  failures=$((failures + 1))
+  [[ $worker != 0 || $failures -lt 3 ]] || break
+  copy || true
+  sleep "$SECONDS_BETWEEN" # another host that has died comes back
 done
+again copy # the end of the run is lost with the TPU, which spot.sh deletes once it knows the exit code
+[[ $worker != 0 || $code == 143 ]] || again finish

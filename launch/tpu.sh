@@ -50,10 +50,14 @@ case ${1:-} in
   install) install ;;
   train)
     words=$(printf '%q ' "${@:2}")
-    on all "{ nohup .venv/bin/python -m resnet_flax.main $words > train.log 2>&1 < /dev/null & } && echo \$! > train.pid"
+    # The words are looked for, too, as after a restart of the host another process may have the number in train.pid.
+    on all "if pgrep --pidfile train.pid --full resnet_flax.main > /dev/null 2>&1; then
+      echo 'it is training already: launch/tpu.sh log follows it, launch/tpu.sh stop ends it' >&2
+      exit 1
+    fi && { nohup .venv/bin/python -m resnet_flax.main $words >> train.log 2>&1 < /dev/null & } && echo \$! > train.pid"
     ;;
   log) on 0 "tail --lines=100 --follow train.log" ;;
-  stop) on all "kill -TERM \$(cat train.pid)" ;;
+  stop) on all "pkill -TERM --pidfile train.pid --full resnet_flax.main" ;;
   fetch) tpu scp --recurse "$NAME:resnet_flax/runs" . --worker=0 ;;
   delete) tpu delete "$NAME" ;;
   *)

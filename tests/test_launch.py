@@ -1,5 +1,6 @@
 """The launchers, as far as they go without a cloud: what they ask of gcloud, kubectl and srun."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -67,14 +68,18 @@ def test_a_tpu_is_made_and_gets_this_commit_on_all_hosts():
     assert copied[4] == "scp" and {"pod:resnet_flax.tgz", "--worker=all"} <= set(copied)
     assert all(command[4:7] == ["ssh", "pod", "--worker=all"] for command in commands)
     assert "--editable='.[tpu]'" in commands[-1][7]
-    others = {"log": "tail", "stop": "kill -TERM", "fetch": "pod:resnet_flax/runs", "delete": "delete"}
+    others = {"log": "tail", "stop": "pkill -TERM", "fetch": "pod:resnet_flax/runs", "delete": "delete"}
     for verb, word in others.items():
         (command,) = dry_run(verb, NAME="pod")
         assert any(word in part for part in command)
 
 
-def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tmp_path):
-    """gcloud is a shell here, whose home has a Python that notes its words and waits for SIGTERM."""
+@pytest.fixture
+def tpu(tmp_path):
+    """Return an environment in which gcloud is a shell, and the log of its Python.
+
+    That one notes its words, and on SIGTERM that it has stopped.
+    """
     home = tmp_path / "home"
     python = home / "resnet_flax" / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -83,13 +88,38 @@ def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tmp_path):
         "print(sys.argv[1:], flush=True)\nsignal.pause()\n"
     )
     python.chmod(0o755)
-    ssh = f'for word; do [[ $word != --command=* ]] || HOME={home} bash -c "cd && ${{word#--command=}}"; done'
+    ssh = f'for word; do [[ $word != --command=* ]] || HOME={home} bash -c "cd && ${{word#--command=}}" || exit; done'
     environment = stand_in(tmp_path, "gcloud", ssh)
+    yield environment, home / "resnet_flax" / "train.log"
+    launch("tpu.sh", "stop", **environment)  # after a test that fails
+
+
+def test_a_tpu_trains_with_exactly_the_words_given_and_stops(tpu):
+    environment, log = tpu
     assert launch("tpu.sh", "train", *WORDS, **environment).returncode == 0
-    log = home / "resnet_flax" / "train.log"
     wait_for(log, f"{['-m', 'resnet_flax.main', *WORDS]}\n")
     assert launch("tpu.sh", "stop", **environment).returncode == 0
     wait_for(log, f"{['-m', 'resnet_flax.main', *WORDS]}\nstopped\n")
+
+
+def test_a_tpu_that_trains_already_is_not_started_twice(tpu):
+    environment, log = tpu
+    started = f"{['-m', 'resnet_flax.main', *WORDS]}\n"
+    launch("tpu.sh", "train", *WORDS, **environment)
+    wait_for(log, started)
+    again = launch("tpu.sh", "train", *WORDS, **environment)
+    assert again.returncode == 1
+    assert again.stderr == "it is training already: launch/tpu.sh log follows it, launch/tpu.sh stop ends it\n"
+    launch("tpu.sh", "stop", **environment)
+    wait_for(log, started + "stopped\n")
+
+
+def test_training_on_a_tpu_again_appends_to_its_log_even_if_another_process_has_the_old_number(tpu):
+    environment, log = tpu
+    (log.parent / "train.pid").write_text(f"{os.getpid()}\n")
+    log.write_text("before\n")
+    assert launch("tpu.sh", "train", *WORDS, **environment).returncode == 0
+    wait_for(log, f"before\n{['-m', 'resnet_flax.main', *WORDS]}\n")
 
 
 def wait_for(file: Path, text: str) -> None:
@@ -136,16 +166,50 @@ def test_a_kubernetes_job_starts_processes_that_find_each_other(environment, lim
         "TFDS_DATA_DIR": "/app/runs/.cache/tensorflow_datasets",
     }
     assert "/app/runs" in [mount["mountPath"] for mount in container["volumeMounts"]]
-    ignored, failing = job["spec"]["podFailurePolicy"]["rules"]
-    assert (ignored["action"], failing["onExitCodes"]["values"]) == ("Ignore", [1, 4])
+    disrupted, failing, stopped = job["spec"]["podFailurePolicy"]["rules"]
+    assert (failing["action"], failing["onExitCodes"]["values"]) == ("FailJob", [1, 4])
+    assert (disrupted["action"], stopped["action"], stopped["onExitCodes"]["values"]) == ("Ignore", "Ignore", [75, 143])
+    assert job["spec"]["backoffLimit"] == 12  # crashes, with any other code such as 70: six for each host
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
+# kubectl, where a job has these conditions.
+KUBECTL = """
+echo "$1 $2 $3" >> {folder}/calls
+case $1 in
+get) printf %s "{found}" ;;
+delete) echo "$@" ;;
+apply) echo "$@"; cat > {folder}/applied.yaml ;;
+esac
+"""
+
+
 def test_a_kubernetes_job_is_applied(tmp_path):
-    environment = stand_in(tmp_path, "kubectl", f'echo "$@"; cat > {tmp_path}/applied.yaml')
+    environment = stand_in(tmp_path, "kubectl", KUBECTL.format(folder=tmp_path, found=""))
     done = launch("gke.sh", *WORDS, **GPUS, **environment)
     assert done.stdout == "apply --filename=-\n"
     assert (tmp_path / "applied.yaml").read_text() == launch("gke.sh", *WORDS, DRY_RUN="1", **GPUS).stdout
+
+
+@pytest.mark.parametrize("conditions", ["SuccessCriteriaMet Complete", "FailureTarget Failed"])
+def test_a_kubernetes_job_that_has_ended_is_deleted_before_it_is_applied_again(tmp_path, conditions):
+    environment = stand_in(tmp_path, "kubectl", KUBECTL.format(folder=tmp_path, found=f"Job {conditions}"))
+    done = launch("gke.sh", *WORDS, **GPUS, **environment)
+    assert done.stdout == "delete job resnet-flax --cascade=foreground\napply --filename=-\n"
+
+
+@pytest.mark.parametrize("conditions", ["", "FailureTarget", "Suspended"])
+def test_a_kubernetes_job_that_runs_is_neither_deleted_nor_applied(tmp_path, conditions):
+    environment = stand_in(tmp_path, "kubectl", KUBECTL.format(folder=tmp_path, found=f"Job {conditions}"))
+    done = launch("gke.sh", *WORDS, **GPUS, **environment)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: job resnet-flax is running: ") and done.stderr.count("\n") == 1
+    assert (tmp_path / "calls").read_text() == "get job resnet-flax\n"
+
+
+def test_a_kubernetes_job_whose_state_is_unknown_is_not_applied(tmp_path):
+    done = launch("gke.sh", *WORDS, **GPUS, **stand_in(tmp_path, "kubectl", 'echo "$1"; exit 1'))
+    assert (done.returncode, done.stdout) == (1, "")
 
 
 def test_slurm_starts_a_process_for_each_gpu():
@@ -185,13 +249,35 @@ def test_slurm_queues_a_run_again_that_ran_out_of_time_but_not_one_that_was_canc
     assert script.returncode == 143
 
 
-def test_slurm_ends_with_the_code_of_the_run(tmp_path):
-    environment = stand_in(tmp_path, "srun", "exit 4")
+@pytest.mark.parametrize("code", [0, 1, 4, 143])
+def test_slurm_ends_with_the_code_of_the_run(tmp_path, code):
+    environment = stand_in(tmp_path, "srun", f"echo start; exit {code}")
     done = launch("slurm.sh", *WORDS, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="1", **environment)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, done.stdout) == (code, "start\n")
 
 
-# gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once.
+@pytest.mark.parametrize(("crashes", "code"), [(2, 0), (3, 70)])
+def test_slurm_starts_a_run_that_crashes_again_but_not_for_ever(tmp_path, crashes, code):
+    srun = f"echo start >> {tmp_path}/starts; [[ $(wc -l < {tmp_path}/starts) -gt {crashes} ]] || exit 70"
+    environment = stand_in(tmp_path, "srun", srun)
+    done = launch("slurm.sh", *WORDS, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="1", **environment)
+    assert done.returncode == code
+    assert (tmp_path / "starts").read_text() == "start\n" * 3
+
+
+def test_slurm_does_not_start_a_run_again_that_crashes_when_it_is_stopped(tmp_path):
+    srun = SRUN.format(folder=tmp_path).replace("exit 143", "exit 70")
+    environment = stand_in(tmp_path, "srun", srun)
+    job = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "7"}
+    script = subprocess.Popen([str(ROOT / "launch" / "slurm.sh"), *WORDS], env=os.environ | environment | job)
+    while not (tmp_path / "srun.pid").exists() or not (tmp_path / "srun.pid").read_text():
+        time.sleep(0.02)
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(timeout=20) == 70
+
+
+# gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once. A call fails once, for
+# want of a connection, for each file in `failures` whose name begins with its verb.
 GCLOUD = """
 import contextlib, os, shutil, signal, subprocess, sys
 from pathlib import Path
@@ -202,9 +288,15 @@ options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
 place = [Path(word.replace("gs:/", str(base))) for word in words]
 with open(base / "calls", "a") as calls:
     print(*words[:4], file=calls)
+for failure in (base / "failures").glob("*"):
+    if failure.name.split("-")[0] in words[:4]:
+        failure.unlink()
+        sys.exit("ERROR: (gcloud) UNAVAILABLE: no connection")
 match words:
     case [*_, "queued-resources", "describe", _]:
-        sys.exit(print(state.read_text()) if state.exists() else 1)
+        sys.exit(print(state.read_text()) if state.exists() else "ERROR: (gcloud) NOT_FOUND: Resource was not found.")
+    case [*_, "queued-resources", "create", _] if state.exists():
+        sys.exit("ERROR: (gcloud) ALREADY_EXISTS")
     case [*_, "queued-resources", "create", _]:
         shutil.copy(options["--metadata-from-file"].removeprefix("startup-script="), base / "start.sh")
         (base / "active").write_text("ACTIVE")
@@ -221,13 +313,18 @@ match words:
     case ["storage", "rsync", *_]:
         place[3].parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(place[2], place[3], dirs_exist_ok=True)
+        (base / "copied").touch()
+        with contextlib.suppress(ProcessLookupError):  # one that takes longer than the run
+            while (base / "slow").exists():
+                os.kill(int((base / "slow").read_text()), 0)
     case ["storage", "cp", "-", _]:
         place[3].write_text(sys.stdin.read())
     case ["storage", "cp", *_]:
         place[3].parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(place[2], place[3])
-    case ["storage", "ls", _]:
-        sys.exit(not place[2].exists())
+    case ["storage", "ls", url]:
+        for path in place[2].iterdir():
+            print(f"{{url}}{{path.name}}" + "/" * path.is_dir())
     case ["storage", "cat", _]:
         sys.exit(print(place[2].read_text()) if place[2].exists() else 1)
     case ["storage", "rm", _]:
@@ -244,24 +341,116 @@ echo SUSPENDED > {folder}/gone; mv {folder}/gone {folder}/state; kill $PPID; for
 """
 
 
-def test_a_spot_tpu_that_is_taken_away_is_queued_for_again_and_its_run_resumes(tmp_path):
-    """Installing stands still here: python3 makes a .venv whose Python is RUN."""
-    stand_in(tmp_path, "curl", "echo 0")  # the first host
-    run = stand_in(tmp_path, "run", RUN.format(folder=tmp_path))
-    stand_in(tmp_path, "python3", f"mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
-    (tmp_path / "gcloud.py").write_text(GCLOUD.format(folder=str(tmp_path)))
-    stand_in(tmp_path, "gcloud", f'exec {sys.executable} {tmp_path}/gcloud.py "$@"')
-    environment = run | {"BUCKET": "gs://bucket", "SECONDS_BETWEEN": "0.05"}
-    done = launch("spot.sh", *WORDS, **environment)
+@pytest.fixture
+def spot(tmp_path):
+    """Return what trains on a spot TPU, where a run is this script.
+
+    Installing stands still here: python3 makes a .venv whose Python is the script.
+    """
+
+    def spot(run: str) -> subprocess.CompletedProcess:
+        environment = stand_in(tmp_path, "curl", "echo 0")  # the first host
+        stand_in(tmp_path, "run", run.format(folder=tmp_path))
+        stand_in(tmp_path, "python3", f"mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
+        (tmp_path / "gcloud.py").write_text(GCLOUD.format(folder=str(tmp_path)))
+        stand_in(tmp_path, "gcloud", f'exec {sys.executable} {tmp_path}/gcloud.py "$@"')
+        return launch("spot.sh", *WORDS, **environment, BUCKET="gs://bucket", SECONDS_BETWEEN="0.05")
+
+    (tmp_path / "failures").mkdir()
+    yield spot
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # of a test that fails
+        os.killpg(int((tmp_path / "host.pid").read_text()), signal.SIGKILL)
+
+
+def called(folder: Path, verb: str) -> int:
+    """Return how many queued resources gcloud was asked to create, delete or describe."""
+    return (folder / "calls").read_text().splitlines().count(f"compute tpus queued-resources {verb}")
+
+
+def test_a_spot_tpu_that_is_taken_away_is_queued_for_again_and_its_run_resumes(spot, tmp_path):
+    done = spot(RUN)
     assert done.returncode == 0, done.stderr + (tmp_path / "host.log").read_text()
-    calls = (tmp_path / "calls").read_text().splitlines()
-    for verb in ("create", "delete"):
-        assert calls.count(f"compute tpus queued-resources {verb}") == 3
+    assert called(tmp_path, "create") == called(tmp_path, "delete") == 3
     assert done.stdout.count("the TPU is gone: queueing again") == 2
     assert done.stdout.splitlines()[-1] == "the run has ended with code 0: gs://bucket/train.log and gs://bucket/runs"
     words = " ".join(["-m", "resnet_flax.main", *WORDS])
     assert (tmp_path / "bucket" / "train.log").read_text().splitlines() == [f"{n}: {words}" for n in (1, 2, 3)]
     assert len(list((tmp_path / "bucket" / "runs").iterdir())) == 3
+
+
+def test_a_spot_tpu_is_deleted_only_when_the_end_of_its_run_is_in_the_bucket(spot, tmp_path):
+    """The run ends while a copy without its results is under way, and then the bucket cannot be reached."""
+    done = spot(
+        "touch runs/epoch1; rm -f {folder}/copied; echo $$ > {folder}/slow\n"
+        "until [[ -e {folder}/copied ]]; do sleep 0.02; done\n"
+        "touch runs/results.json {folder}/failures/{{rsync-1,rsync-2,cp-1,cp-2}}; echo the end"
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "failures").iterdir())
+    assert (tmp_path / "bucket" / "runs" / "results.json").exists()
+    assert (tmp_path / "bucket" / "train.log").read_text() == "the end\n"
+
+
+def test_a_spot_run_is_not_begun_again_when_its_copy_cannot_be_read(spot, tmp_path):
+    (tmp_path / "bucket" / "runs").mkdir(parents=True)
+    (tmp_path / "bucket" / "runs" / "epoch1").touch()
+    for failure in ("ls-1", "rsync-1"):
+        (tmp_path / "failures" / failure).touch()
+    assert spot("ls runs").returncode == 0
+    assert (tmp_path / "bucket" / "train.log").read_text() == "epoch1\n"
+
+
+def test_a_spot_tpu_is_not_asked_for_twice_when_its_state_is_unknown(spot, tmp_path):
+    failures = tmp_path / "failures"
+    done = spot(f"touch {failures}/describe-1; while [[ -e {failures}/describe-1 ]]; do sleep 0.02; done; sleep 0.5")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "the state of the TPU is unknown, trying again: ERROR: (gcloud) UNAVAILABLE: no connection"
+    ]
+    assert called(tmp_path, "create") == called(tmp_path, "delete") == 1
+
+
+def test_taking_over_a_spot_run_that_has_ended_keeps_its_exit_code(spot, tmp_path):
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "exit").write_text("4")
+    (tmp_path / "state").write_text("ACTIVE")
+    (tmp_path / "host.pid").write_text(str(2**22))  # no such process
+    (tmp_path / "failures" / "describe-1").touch()
+    assert spot("exit 0").returncode == 4
+    assert (called(tmp_path, "create"), called(tmp_path, "delete")) == (0, 1)
+
+
+def test_a_spot_tpu_that_cannot_be_asked_for_or_deleted_is_tried_again(spot, tmp_path):
+    for failure in ("create-1", "delete-1", "delete-2"):
+        (tmp_path / "failures" / failure).touch()
+    done = spot("exit 0")
+    assert done.returncode == 0, done.stderr
+    assert (called(tmp_path, "create"), called(tmp_path, "delete")) == (2, 3)
+    assert not (tmp_path / "state").exists()
+
+
+# A run that crashes whenever it starts; the starts named make a checkpoint first, and all leave an unfinished one.
+CRASH = """
+echo start
+case $(wc -l < train.log) in {progress}) mkdir -p runs/a/checkpoints/$(wc -l < train.log) ;; esac
+mkdir -p runs/a/checkpoints/1.orbax-checkpoint-tmp-$RANDOM
+exit {code}
+"""
+
+
+@pytest.mark.parametrize("code", [70, 75])  # of a crash, and of a crash on another host
+@pytest.mark.parametrize(("progress", "starts"), [("none", 3), ("2 | 4", 6)])
+def test_a_spot_run_that_crashes_is_started_until_three_crashes_in_a_row_without_progress(
+    spot, tmp_path, code, progress, starts
+):
+    assert spot(CRASH.format(progress=progress, code=code)).returncode == code
+    assert (tmp_path / "bucket" / "train.log").read_text() == "start\n" * starts
+
+
+@pytest.mark.parametrize("code", [1, 4])
+def test_a_spot_run_with_a_mistake_or_a_loss_that_is_not_finite_ends_for_good(spot, tmp_path, code):
+    assert spot(f"echo start; exit {code}").returncode == code
+    assert (tmp_path / "bucket" / "train.log").read_text() == "start\n"
 
 
 def test_a_spot_tpu_is_asked_for_as_gcloud_wants_it():
@@ -289,6 +478,7 @@ def test_skypilot_starts_a_process_on_each_machine(tmp_path):
     expected = "10.0.0.1:8476 2 1 -m resnet_flax.main --config=configs/preact.py --workdir=/runs/resnet-flax\n"
     assert done.stdout == expected, done.stderr
     assert task["file_mounts"]["/runs"]["name"] == "${BUCKET}"
+    assert task["resources"]["job_recovery"] == {"max_restarts_on_errors": 3}  # whatever the exit code
 
 
 def test_local_exits_with_the_code_of_the_first_process_that_failed(monkeypatch):

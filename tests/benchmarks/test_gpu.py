@@ -2,35 +2,58 @@
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks import recipes
 
-# Stands for Python: a benchmark leaves a line in a log, and a training an unfinished run with two checkpoints.
+# Stands for Python: a benchmark leaves a line in a log, and a training an unfinished run with two checkpoints. The one
+# whose module or flags are $WAITING waits for SIGTERM and then takes a moment to save.
 BENCHMARK = """#!/bin/sh
 for word; do case $word in --output=*) output=${word#*=} ;; --workdir=*) workdir=${word#*=} ;; esac; done
 echo "$2" >> "$output/log.jsonl"
+case "$WAITING" in
+"$2" | "${XLA_FLAGS:-none}") trap 'sleep 0.3; echo saved >> "$output/log.jsonl"; exit 143' TERM
+    touch "$output/waiting"
+    sleep 60 & wait ;;
+esac
 [ "$2" = benchmarks.reproduce ] || exit 0
 mkdir -p "$output/runs/a" "$workdir/a/checkpoints/90" "$workdir/a/checkpoints/100" "$workdir/b/report"
+mkdir -p "$workdir/a/checkpoints/110.orbax-checkpoint-tmp"
 touch "$workdir/b/report/results.json" "$workdir/b/config.json" "$workdir/a/config.json" "$output/runs/a/config.json"
+touch "$workdir/a/checkpoints/90/data" "$workdir/a/checkpoints/110.orbax-checkpoint-tmp/data"
 [ -f "$workdir/a/checkpoints/100/data" ] || head -c 20000000 /dev/urandom > "$workdir/a/checkpoints/100/data"
 """
 
 
 @pytest.fixture
-def start(tmp_path):
-    """Return what starts the script with this output folder, for so many seconds, and returns what it printed."""
+def process(tmp_path):
+    """Return what starts the script with this output folder, for so many seconds, and returns its process."""
     python = tmp_path / "python"
     python.write_text(BENCHMARK)
     python.chmod(0o755)
 
-    def start(output: Path, seconds: int = 600) -> str:
-        command = ["sh", recipes.ROOT / "benchmarks" / "gpu.sh", "images", output, str(seconds)]
-        environment = os.environ | {"PYTHON": str(python)}
-        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    def process(output: Path, seconds: int = 600, waiting: str = "", shell: str = "sh") -> subprocess.Popen:
+        command = [shell, recipes.ROOT / "benchmarks" / "gpu.sh", "images", output, str(seconds)]
+        environment = os.environ | {"PYTHON": str(python), "WAITING": waiting}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    return process
+
+
+@pytest.fixture
+def start(process):
+    """Return what starts the script like `process`, and returns what it printed."""
+
+    def start(*arguments, **options) -> str:
+        script = process(*arguments, **options)
+        printed = script.communicate()[0]
+        assert script.returncode == 0
+        return printed
 
     return start
 
@@ -45,9 +68,28 @@ def test_what_an_unfinished_run_needs_comes_back_in_small_files(start, tmp_path)
     files = [path.relative_to(second) for path in second.rglob("*") if path.is_file()]
     names = {str(path) for path in files if path.parts[0] != "parts"}
     run = "unfinished/a"
-    assert names == {"log.jsonl", "runs/a/config.json", f"{run}/config.json", f"{run}/checkpoints/100/data"}
+    kept = {f"{run}/checkpoints/{step}/data" for step in (90, 100)}  # the older one may be the best
+    assert names == {"log.jsonl", "runs/a/config.json", f"{run}/config.json", *kept}
     data = Path(run, "checkpoints", "100", "data")
     assert (second / data).read_bytes() == (first / data).read_bytes()
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+@pytest.mark.parametrize("waiting", ["benchmarks.speed", "--xla_gpu_enable_triton_gemm=false"])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_benchmark_save_and_packs_at_once(process, tmp_path, shell, waiting, sent, code):
+    output = tmp_path / "output"
+    script = process(output, waiting=waiting, shell=shell)
+    while not (output / "waiting").exists():
+        time.sleep(0.02)
+    script.send_signal(sent)
+    time.sleep(0.1)
+    script.send_signal(sent)  # as `timeout` does, which signals its command and then the command's group
+    script.communicate(timeout=20)
+    assert script.returncode == code
+    packed = f"cat {output}/parts/* | tar -xzf - -O ./log.jsonl"
+    log = subprocess.run(["sh", "-c", packed], check=True, capture_output=True, text=True).stdout
+    assert log.splitlines()[-1] == "saved"
 
 
 def test_a_start_leaves_newer_runs_as_they_are(start, tmp_path):
