@@ -28,9 +28,9 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = 
     variables = fit_weights(config, read_weights(path, key), path)
     tree = checkpoint_template(config)
     with lock_workdir(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
-        check_config(workdir, resolve_normalization(config))
-        if checkpoints.steps():
+        if checkpoints.steps():  # before anything of that run is changed
             raise UserError(f"{workdir} holds a run already: choose another --workdir")
+        check_config(workdir, resolve_normalization(config))
         params = jax.tree.map(jnp.asarray, variables["params"])
         averaged = config.train.ema_decay > 0
         state = TrainState.start(params, variables["batch_stats"], optimizers.build(config.optimizer), averaged)

@@ -159,6 +159,21 @@ def test_safetensors_in_and_out_is_the_same_file_with_the_config_in_it(tmp_path)
         import_torch(here, tmp_path / "run", str(file))
 
 
+def test_a_refused_import_leaves_the_finished_run_as_it_was(tmp_path, capsys):
+    safetensors.numpy.save_file(fitting(tiny_config()), tmp_path / "in.safetensors")
+    import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "in.safetensors"))
+    results = tmp_path / "run" / "report" / "results.json"
+    results.parent.mkdir()
+    results.write_text("{}")
+    stored = (tmp_path / "run" / "config.json").read_text()
+    capsys.readouterr()
+    longer = changed(tiny_config(), {"train.epochs": 2})
+    with pytest.raises(UserError, match="holds a run already"):
+        import_torch(longer, tmp_path / "run", str(tmp_path / "in.safetensors"))
+    assert results.exists() and (tmp_path / "run" / "config.json").read_text() == stored
+    assert "extending" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_imported_run_trains_like_one_that_started_with_these_weights(tmp_path, optimizer):
     changes = get_config()
