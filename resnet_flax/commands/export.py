@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
+from resnet_flax.config.defaults import changed
 from resnet_flax.config.identify import nearest_recipe, training_command
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
@@ -83,8 +84,10 @@ def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dic
     results = read_results(workdir)
     if not results:
         raise UserError(f"{workdir} is not a finished run, which a model card needs: train it to the end")
-    recipe, changes = nearest_recipe(config)
-    results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(config)}
+    start = {"train.init_from": results["init"]["weights"]} if "init" in results else {}  # imported ones, too
+    shown = changed(config, start)
+    recipe, changes = nearest_recipe(shown)
+    results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(shown)}
     results |= {"seeds": 1, "weights": "float32"}
     files = exported_files(config, encode_network(config, to_torch(state.variables)), results)
     card = model_card(config, results, predictions_to_report(config, workdir, finished=True), files)
