@@ -24,9 +24,17 @@ from resnet_flax.models.weight_files import encode_torch
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step
+from resnet_flax.training.teacher import teacher_names
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.results import read_results
-from resnet_flax.workdir.trained import display_name, encode_network, exported_files, output_folder, write_folder
+from resnet_flax.workdir.trained import (
+    display_name,
+    encode_network,
+    exported_files,
+    output_folder,
+    portable_name,
+    write_folder,
+)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -75,7 +83,10 @@ def choose_format(format: str, output: str) -> str:
 
 
 def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dict[str, bytes]:
-    """Return the files of a folder for the Hugging Face Hub by their names, for a finished run, see report.card."""
+    """Return the files of a folder for the Hugging Face Hub by their names, for a finished run, see report.card.
+
+    They name no folder of this machine.
+    """
     from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
     from resnet_flax.report.report import predictions_to_report
 
@@ -84,8 +95,13 @@ def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dic
     results = read_results(workdir)
     if not results:
         raise UserError(f"{workdir} is not a finished run, which a model card needs: train it to the end")
-    start = {"train.init_from": results["init"]["weights"]} if "init" in results else {}  # imported ones, too
-    shown = changed(config, start)
+    if init := results.get("init"):
+        results["init"] = init | {"weights": portable_name(init["weights"])}
+    names = {
+        "train.init_from": results["init"]["weights"] if init else "",  # of imported weights, too
+        "train.teacher": ",".join(map(portable_name, teacher_names(config))),
+    }
+    shown = changed(config, names)
     recipe, changes = nearest_recipe(shown)
     results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(shown)}
     results |= {"seeds": 1, "weights": "float32"}

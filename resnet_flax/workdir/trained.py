@@ -133,6 +133,11 @@ def display_name(path: Path) -> str:
     return f"{hub.PREFIX}{repository}" if repository else escape_line(path)
 
 
+def portable_name(name: str) -> str:
+    """Return the name of a trained network without the folders of this machine: of a path only the last part."""
+    return name if name.startswith(hub.PREFIX) else Path(name).name or name
+
+
 def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
     """Return the content of a .safetensors that says what network it is for."""
     return encode_safetensors(tensors, {CONFIG_KEY: portable_json(config)})

@@ -164,6 +164,24 @@ def test_the_card_says_what_the_run_measured(exported, small_runs):
         assert f"{len(content):,} | {hashlib.sha256(content).hexdigest()} |" in text
 
 
+def test_nothing_exported_names_a_folder_of_this_machine(small_runs, tmp_path):
+    workdir = shutil.copytree(small_runs[0], tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    names = {"init_from": "/home/secret/start.pt", "teacher": "hf:me/net,../secret/taught, preact"}
+    config["train"] |= names
+    (workdir / "config.json").write_text(json.dumps(config))
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    results["init"] = {"weights": names["init_from"], "sha256": "0123abc" * 9}
+    (workdir / "report" / "results.json").write_text(json.dumps(results))
+    assert main(["export", f"--workdir={workdir}", "--format=hub"]) == 0
+    files = files_of(workdir / "hub")
+    assert not [name for name, content in files.items() if b"secret" in content]
+    exported = json.loads(files["results.json"])
+    assert exported["init"] == results["init"] | {"weights": "start.pt"}
+    assert "--config.train.init_from=start.pt --config.train.teacher=hf:me/net,taught,preact" in exported["command"]
+    assert "start.pt, SHA-256 0123abc0123a" in files["README.md"].decode()
+
+
 def test_names_of_classes_stay_text_in_a_card():
     from resnet_flax.report.card import plain, table
 
