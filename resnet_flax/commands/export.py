@@ -89,6 +89,7 @@ def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dic
     """
     from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
     from resnet_flax.report.report import predictions_to_report
+    from resnet_flax.studies.seeds import seeds_beside
 
     if workdir.is_file():
         raise UserError(f"{display_name(workdir)} is only weights, and a model card is made of a run: give its workdir")
@@ -104,7 +105,7 @@ def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dic
     shown = changed(config, names)
     recipe, changes = nearest_recipe(shown)
     results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(shown)}
-    results |= {"seeds": 1, "weights": "float32"}
+    results |= {"weights": "float32"} | seeds_beside(workdir, config.seed)
     files = exported_files(config, encode_network(config, to_torch(state.variables)), results)
     card = model_card(config, results, predictions_to_report(config, workdir, finished=True), files)
     return files | {"README.md": card.encode()}

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json
-from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.errors import Damaged, Interrupted, NotFinite, UserError, reason
+from resnet_flax.files import read_json
 from resnet_flax.parallel.processes import reported_by_first_process, run_on_first_process
 from resnet_flax.report import html
 from resnet_flax.report.ensure import ensure_report
@@ -161,6 +162,28 @@ def write_seeds_report(
 def seeds_json(found: Mapping[str, Spread], results: Mapping[int, dict], diverged: Sequence[int]) -> str:
     statistics = {name: asdict(one) for name, one in found.items()}
     return json.dumps({"statistics": statistics, "results": results, "diverged": diverged}, indent=2)
+
+
+def seeds_beside(workdir: Path, seed: int) -> dict:
+    """Return what the seeds.json beside the run of `seed` says about all seeds; {} if it does not list this one.
+
+    That is the number of "seeds", how many are "seeds_diverged" and, if it is known, the "mean" and the "std" of the
+    others' test accuracy as "seeds_test_accuracy". Raises Damaged if the file is.
+    """
+    folder = workdir.absolute().parent
+    if workdir.absolute() != seed_folder(folder, seed) or not (folder / "seeds.json").is_file():
+        return {}
+    try:
+        found = read_json(folder / "seeds.json")
+        if str(seed) not in found["results"]:
+            return {}
+        diverged = len(found["diverged"])
+        about = {"seeds": len(found["results"]) + diverged, "seeds_diverged": diverged}
+        accuracy = found["statistics"].get("test_accuracy")
+        spread = {name: float(accuracy[name]) for name in ("mean", "std")} if accuracy else {}
+        return about | ({"seeds_test_accuracy": spread} if spread else {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{folder / 'seeds.json'} is damaged ({reason(error)}): the training command recreates it") from None
 
 
 def mean_tiles(found: Mapping[str, Spread]) -> list[html.Tile]:
