@@ -62,10 +62,10 @@ spec:
       - action: Ignore # the node went away or was needed
         onPodConditions:
           - type: DisruptionTarget
-      - action: FailJob # an error of the user's, or a loss that is not finite
+      - action: FailJob # an error of the user's, a loss that is not finite, or a crash
         onExitCodes:
           operator: In
-          values: [1, 4]
+          values: [1, 4, 70]
   template:
     spec:
       subdomain: $NAME

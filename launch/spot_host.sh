@@ -49,7 +49,7 @@ while true; do
   code=0
   wait "$run" || code=$?
   case $code in
-    0 | 1 | 4) # done, a mistake, or a loss that is not finite: to start again would not help
+    0 | 1 | 4 | 70) # done, a mistake, a loss that is not finite, or a crash: to start again would not help
       [[ $worker != 0 ]] || echo "$code" | gcloud storage cp - "$BUCKET/exit"
       exit
       ;;

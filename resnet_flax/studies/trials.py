@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jax.errors import JaxRuntimeError
 
-from resnet_flax.errors import NotFinite, UserError, reason
+from resnet_flax.errors import NotFinite, OutOfMemory, UserError, reason
 from resnet_flax.files import try_lock
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.studies import sweep_report
@@ -57,7 +56,6 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": partial(TPESampler, constant_liar=True),
 }
 LOCK = "sweep.lock"  # beside the .lock of the run itself
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code
 DRAWS = 100  # draws in a row that are all known, after which a space counts as exhausted
 OPEN_ATTEMPTS = 5
 SQLITE_TIMEOUT = 60  # seconds to wait until another process has written
@@ -222,12 +220,8 @@ class Study:
             try:
                 results = train(config, self.folder(trial), trackers)
                 ensure_report(self.folder(trial))
-            except NotFinite as error:
+            except (NotFinite, OutOfMemory) as error:
                 return self.fail(trial, str(error))
-            except JaxRuntimeError as error:
-                if OUT_OF_MEMORY not in str(error):
-                    raise
-                return self.fail(trial, reason(error))
             self.finish(trial, TrialState.COMPLETE, results=results)
 
     def fail(self, trial: FrozenTrial, why: str) -> None:

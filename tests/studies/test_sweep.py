@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import load
 from resnet_flax.data.datasets.arrays import read_split
-from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.errors import Interrupted, NotFinite, OutOfMemory, UserError
 from resnet_flax.files import try_lock
 from resnet_flax.main import main, parse
 from resnet_flax.studies import figures, trials
@@ -238,7 +238,7 @@ def test_by_loss_the_least_is_best(tmp_path, runs):
     ("error", "reason"),
     [
         (NotFinite("the loss is not finite"), "the loss is not finite"),
-        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "RESOURCE_EXHAUSTED: Out of"),
+        (OutOfMemory("there is not enough memory"), "there is not enough memory"),
     ],
 )
 def test_what_fails_is_recorded_and_skipped(error, reason, tmp_path, runs, capsys):
