@@ -169,6 +169,24 @@ def test_verbs_for_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monke
     assert "unknown field config.model.nam: did you mean 'model.name'?" in err
 
 
+def test_a_folder_of_several_runs_names_one_of_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run_folder in ("q-seeds/seed0", "q-seeds/seed1", "sweep/trials/b1=0.8", "sweep/trials/b1=0.9", "one/seed3"):
+        (tmp_path / "runs" / run_folder).mkdir(parents=True)
+        (tmp_path / "runs" / run_folder / "config.json").write_text("{}")
+    several = "holds several runs: name one of them, such as"
+    for folder, rest in {
+        "runs/q-seeds": f"{several} runs/q-seeds/seed0",
+        "runs/sweep": f"{several} runs/sweep/trials/b1=0.8",
+        "runs/sweep/trials": f"{several} runs/sweep/trials/b1=0.8",
+        "runs": f"{several} runs/one/seed3",
+        "runs/one": "holds no run: did you mean 'runs/one/seed3'?",
+    }.items():
+        for verb in ("evaluate", "report", "train"):
+            assert run(verb, f"--workdir={folder}") == 1
+            assert capsys.readouterr().err == f"error: {folder} {rest}\n"
+
+
 def test_a_workdir_holds_its_config(tmp_path):
     _, [(config, _)], _ = parse([f"--config={ROOT}/configs/preact.py:sgd", "--config.train.epochs=3"])
     (tmp_path / "config.json").write_text(config_to_json(config))
