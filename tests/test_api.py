@@ -275,6 +275,9 @@ def test_recipes_are_listed_as_the_program_does(capsys, small_runs, monkeypatch,
     (tmp_path / "runs" / "broken").mkdir(parents=True)
     (tmp_path / "runs" / "broken" / "config.json").write_text("{")
     shutil.copytree(small_runs[0], tmp_path / "runs" / "seeds" / "seed0")
+    exported = tmp_path / "runs" / "seeds" / "seed0" / "hub"
+    exported.mkdir()
+    shutil.copy(exported.parent / "config.json", exported)
     monkeypatch.chdir(tmp_path)
     assert rf.list_recipes() == recipe_names() and {"preact", "quickstart", "speed94"} <= set(rf.list_recipes())
     assert main(["list"]) == 0
@@ -288,6 +291,7 @@ def test_recipes_are_listed_as_the_program_does(capsys, small_runs, monkeypatch,
         assert any(line[:2] == [name, name] and line[3] == f"{accuracy:.2%}" for line in lines)
     (broken,) = (line for line in lines if line[:1] == ["runs/broken"])
     assert broken[1:5] == ["-"] * 4 and "damaged" in broken
+    assert not any(line and line[0].endswith("/hub") for line in lines)  # an exported folder is no run
 
 
 def test_a_stop_while_it_compiles_does_not_end_an_interactive_process(monkeypatch):
