@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,7 +157,7 @@ def check_flags(verb: str, argv: Sequence[str]) -> None:
 def read_workdir(text: str) -> Path:
     """Return the path of a workdir. Raises UserError for one that cannot be a folder."""
     check_path(text)
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     if path.exists() and not path.is_dir():
         raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another --workdir")
     return path
@@ -208,6 +209,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
     for name, one in own.items():
         if one.value == "PATH":
             refuse_address(f"--{name}", values.get(name, ""))
+            values |= {name: os.path.expanduser(values[name])} if name in values else {}  # a shell leaves --output=~/x
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})

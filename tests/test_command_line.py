@@ -7,12 +7,15 @@ import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnet_flax.command_line import canonical, parse_tuple
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.main import main, parse
+from resnet_flax.training.initial import find_source
 from resnet_flax.verbs import VERBS
+from resnet_flax.workdir.trained import find_trained
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -264,6 +267,24 @@ def test_the_last_of_several_values_counts():
 def test_a_workdir_may_have_any_name(name, tmp_path):
     for argv in ([f"--workdir={tmp_path}/{name}"], ["--workdir", f"{tmp_path}/{name}"]):
         assert parse([QUICKSTART, *argv])[1][0].workdir == tmp_path / name
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(small_runs, tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    shutil.copytree(small_runs[0], home / "run")
+    shutil.copy(ROOT / "configs" / "quickstart.py", home / "mine.py")
+    np.save(home / "images.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    assert parse(["--config=~/mine.py", "--workdir=~/new"])[1][0].workdir == home / "new"
+    assert run("export", "--workdir=~/run", "--output=~/w.safetensors") == 0
+    fields = [f"--config.model.{field}" for field in ("blocks=(1,1)", "widths=(8,16)")]
+    assert run("import-torch", "--config=~/mine.py", *fields, "--file=~/w.safetensors", "--workdir=~/imported") == 0
+    assert run("predict", "~/images.npy", "--workdir=~/w.safetensors", "--output=~/answers.csv") == 0
+    assert find_source("~/w.safetensors").path == find_trained("~/w.safetensors") == home / "w.safetensors"
+    assert {path.name for path in home.iterdir()} >= {"answers.csv", "imported"} and not list(here.iterdir())
 
 
 @pytest.mark.parametrize("verb", ["train", "summary", "preview", "sweep", "import-torch", "evaluate", "report"])

@@ -66,6 +66,7 @@ def find_trained(name: str | os.PathLike) -> Path:
 def place_of(name: str | os.PathLike) -> Path:
     """Return the file or folder that `name` names, downloaded if need be."""
     refuse_address("a trained network", os.fspath(name))
+    name = os.path.expanduser(name) if isinstance(name, str) else name
     if isinstance(name, str) and name.startswith(hub.PREFIX):
         return hub.download(name.removeprefix(hub.PREFIX), (HUB_WEIGHTS, RESULTS_NAME))
     found = find_pretrained(name) if isinstance(name, str) else None
