@@ -1,6 +1,7 @@
 """Train a recipe with several seeds, and report the mean of each result and how far chance moves it."""
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,10 @@ HEADER = ["", "mean", "std", "95 % interval of the mean"]
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of `seeds` values, their sample standard deviation, and Student's 95 % interval of the mean."""
+    """The mean of `seeds` values, their sample standard deviation, and Student's 95 % interval of the mean.
+
+    The interval ends where no value can be: at 0 and, for accuracies, at 1.
+    """
 
     mean: float
     std: float
@@ -41,13 +45,13 @@ class Spread:
     seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the spread of at least two values."""
+    def of(cls, values: Sequence[float], largest: float = math.inf) -> "Spread":
+        """Return the spread of at least two values, which are from 0 to `largest`."""
         from scipy.stats import t as student  # takes half a second to import
 
         count, mean, std = len(values), statistics.mean(values), statistics.stdev(values)
         half = float(student.ppf(0.975, count - 1)) * std / count**0.5
-        return cls(mean, std, mean - half, mean + half, count)
+        return cls(mean, std, max(0.0, mean - half), min(mean + half, largest), count)
 
 
 def train_seeds(
@@ -112,7 +116,8 @@ def seed_folder(workdir: Path, seed: int) -> Path:
 def spreads(results: Mapping[int, dict]) -> dict[str, Spread]:
     """Return the spread over the seeds of each quantity that all of them have."""
     names = [name for name in MEASURED if all(name in found for found in results.values())]
-    return {name: Spread.of([found[name] for found in results.values()]) for name in names}
+    largest = {name: 1.0 if name.endswith("accuracy") else math.inf for name in names}
+    return {name: Spread.of([found[name] for found in results.values()], largest[name]) for name in names}
 
 
 def spread_rows(found: Mapping[str, Spread]) -> list[list[str]]:
