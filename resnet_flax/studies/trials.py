@@ -182,7 +182,7 @@ class Study:
         before = [settings(trial) for trial in known]
         draws = self.plan.space.combinations() if self.plan.method == "grid" else self.draws(distributions)
         for drawn in draws:
-            values = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in drawn.items()}
+            values = {name: typed(value, self.plan.space.fields[name]) for name, value in drawn.items()}
             if values not in before:
                 attributes = {"settings": values}
                 self.trials.add_trial(
@@ -261,6 +261,17 @@ class Study:
 
 def settings(trial: FrozenTrial) -> Settings:
     return trial.user_attrs["settings"]
+
+
+def typed(value: Any, field: Field) -> str:
+    """Return a value of a field as one would type it: a float with 4 significant digits, or as many as its range needs.
+
+    Rounded to 4, 0.99996 from 0.999..0.99999 would be 1.
+    """
+    if not isinstance(value, float) or not isinstance(field, Range):
+        return str(value)
+    texts = (f"{value:.{digits}g}" for digits in range(4, 18))
+    return next((text for text in texts if field.low <= float(text) <= field.high), repr(value))
 
 
 def distribution(field: Field) -> BaseDistribution:

@@ -221,6 +221,13 @@ def test_tpe_learns_where_it_is_good(tmp_path, runs):
     assert sum(values[-10:]) > sum(values[:10])
 
 
+def test_a_drawn_value_is_rounded_but_never_out_of_its_range():
+    narrow = Range(0.999, 0.99999, False)
+    assert [trials.typed(value, narrow) for value in (0.99912, 0.99996, 0.99999)] == ["0.9991", "0.99996", "0.99999"]
+    assert trials.typed(0.0012345678, Range(1e-3, 1.0, True)) == "0.001235"
+    assert trials.typed(64, Range(16, 256, False)) == "64"
+
+
 def test_a_space_with_few_values_is_exhausted(tmp_path, runs, capsys):
     assert main([*GRID, "--method=random", "--trials=9", f"--workdir={tmp_path}"]) == 0
     assert len(set(runs.trained)) == len(runs.trained) == 4
