@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import TYPES, complete, raise_errors
+from resnet_flax.config.checks import CHOICES, TYPES, complete, raise_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
@@ -43,6 +43,8 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     if words and not verb.words:
         raise UserError(f"{name} takes flags only: what is {short_repr(words[0])}?")
     check_flags(name, argv)
+    if verb.words == "fields":
+        check_swept(argv)
     recipe = (flag_values(argv, "--config") or [""])[-1]
     jobs: list[Job] = []
     options: dict[str, Any] = {}
@@ -152,6 +154,15 @@ def check_flags(verb: str, argv: Sequence[str]) -> None:
         if word.startswith("--") and name in FLAGS and name not in VERBS[verb].flags:
             others = [other for other in VERBS if name in VERBS[other].flags]
             raise UserError(f"{verb} has no flag --{name}, only {' and '.join(others)}")
+
+
+def check_swept(argv: Sequence[str]) -> None:
+    """Raise UserError for several values, or a range, of a field whose flag takes only one."""
+    for word in argv:
+        name, _, text = word.removeprefix("--config.").partition("=")
+        one = flag_type(f"config.{name}") in (bool, int, float) or name in CHOICES
+        if word.startswith("--config.") and one and ("," in text or ".." in text):
+            raise UserError(f"--config.{name} takes one value: to sweep over several, write {name}={text}")
 
 
 def read_workdir(text: str) -> Path:

@@ -148,7 +148,7 @@ def read_range(name: str, match: re.Match, default: object) -> Range:
     kind = int if isinstance(default, int) else float
     field = Range(kind(match[1]), kind(match[2]), bool(match[3]))
     if not (math.isfinite(field.low) and math.isfinite(field.high)):
-        raise UserError(f"a range ends at a finite number: {match[0]} does not")
+        raise UserError(f"a range goes from one finite number to another, not {match[0]}")
     if not field.low < field.high or (field.log and field.low <= 0):
         raise UserError(f"a range is LOW..HIGH, LOW below HIGH and, with :log, above 0: not {match[0]}")
     return field
