@@ -203,8 +203,21 @@ def test_a_workdir_holds_its_config(tmp_path):
         assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
     _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])
     assert changed.train.epochs == 4
-    _, [(same, _), other], _ = parse(["evaluate", QUICKSTART, str(tmp_path), f"{tmp_path}/."])
+    _, [(same, _), other], _ = parse(["evaluate", str(tmp_path), f"{tmp_path}/."])
     assert same == other[0] == config
+
+
+def test_a_recipe_that_is_not_that_of_the_run_is_refused(small_runs, capsys):
+    fields = ["blocks=(1,1)", "widths=(8,16)"]
+    same = [f"--config.model.{field}" for field in fields]
+    same += [QUICKSTART, "--config.data.train_examples=512", "--config.train.epochs=4"]
+    for recipe in (same, [*same, "--config.seed=3"]):  # normalize(auto) is numbers in the run
+        assert parse(["export", *recipe, f"--workdir={small_runs[0]}"])[1][0].workdir == small_runs[0]
+    for verb in ("export", "evaluate", "predict", "report"):
+        assert run(verb, QUICKSTART, f"--workdir={small_runs[0]}") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {small_runs[0]} is no run of {QUICKSTART[9:]} (config.data.train_examples: 0 -> ")
+        assert error.endswith(": leave out --config\n") and error.count("\n") == 1
 
 
 def test_several_mistakes_are_reported_at_once(capsys):
