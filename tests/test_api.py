@@ -1,5 +1,6 @@
 """The Python API: what its functions return, and one clear error for every mistake."""
 
+import io
 import json
 import re
 import shutil
@@ -85,6 +86,19 @@ def test_files_folders_and_pictures_are_resized_as_the_verb_does(net, small_runs
     assert main(["predict", str(tmp_path), f"--workdir={small_runs[0]}", f"--output={tmp_path}/found.csv"]) == 0
     lines = (tmp_path / "found.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[1]) for line in lines] == probabilities[:3].argmax(1).tolist()
+
+
+def test_a_picture_that_cannot_be_read_is_refused_as_a_file_is(net, tmp_path):
+    for mode in ("I", "F"):
+        with pytest.raises(
+            rf.UserError, match="^cannot read the PIL image: has pixels of 32 bits: convert it to 8 or 16$"
+        ):
+            net.predict(Image.new(mode, (32, 32)))
+    whole, part = io.BytesIO(), tmp_path / "part.png"
+    Image.fromarray(IMAGES[0]).save(whole, "PNG")
+    part.write_bytes(whole.getvalue()[:1000])
+    with Image.open(part) as picture, pytest.raises(rf.UserError, match=f"^cannot read {part}: .*truncated"):
+        net.predict([picture])
 
 
 WRONG_IMAGES = {

@@ -188,7 +188,9 @@ def seeds_beside(workdir: Path, seed: int) -> dict:
         spread = {name: float(accuracy[name]) for name in ("mean", "std")} if accuracy else {}
         return about | ({"seeds_test_accuracy": spread} if spread else {})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{folder / 'seeds.json'} is damaged ({reason(error)}): the training command recreates it") from None
+        raise Damaged(
+            f"{folder / 'seeds.json'} is damaged ({reason(error)}): the training command recreates it"
+        ) from None
 
 
 def mean_tiles(found: Mapping[str, Spread]) -> list[html.Tile]:
