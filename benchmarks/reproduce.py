@@ -8,8 +8,9 @@ evaluated once, at the end of a run. --config.FIELD=VALUE changes any field; --c
 data are.
 
 The same command resumes a stopped benchmark: each run has its own folder below --workdir, and finished runs are not
-repeated; --again trains them anew, in further folders, and records the new runs in their place. Each run is recorded as benchmarks.runs does, one that a signal stops too. Checkpoints are written every 10
-epochs and when Ctrl-C or SIGTERM stops a run, so they cost little time.
+repeated; --again trains them anew, in further folders, and records the new runs in their place. Each run is recorded as
+benchmarks.runs does, one that a signal stops too. Checkpoints are written every 10 epochs and when Ctrl-C or SIGTERM
+stops a run, so they cost little time.
 
 --epochs and --train-examples make short runs, with the schedule scaled to fewer epochs. They show that everything works
 but reproduce nothing, and the tables say so.

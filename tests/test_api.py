@@ -91,7 +91,7 @@ def test_files_folders_and_pictures_are_resized_as_the_verb_does(net, small_runs
 def test_a_picture_that_cannot_be_read_is_refused_as_a_file_is(net, tmp_path):
     for mode in ("I", "F"):
         with pytest.raises(
-            rf.UserError, match="^cannot read the PIL image: has pixels of 32 bits: convert it to 8 or 16$"
+            rf.UserError, match=r"^cannot read the PIL image: has pixels of 32 bits: convert it to 8 or 16$"
         ):
             net.predict(Image.new(mode, (32, 32)))
     whole, part = io.BytesIO(), tmp_path / "part.png"

@@ -140,7 +140,7 @@ MISTAKES = [
     (["preview", QUICKSTART, "--images"], "--images needs a value: --images=VALUE"),
     (
         ["sweep", QUICKSTART, "--config.optimizer.learning_rate=1e-3,1e-2"],
-        "--config.optimizer.learning_rate takes one value: to sweep over several, write optimizer.learning_rate=1e-3,1e-2",
+        "learning_rate takes one value: to sweep over several, write optimizer.learning_rate=1e-3,1e-2",
     ),
     (["sweep", QUICKSTART, "--config.optimizer.b1=0.8..0.9"], "to sweep over several, write optimizer.b1=0.8..0.9"),
     (["sweep", QUICKSTART, "--config.optimizer.name=sgd,adam"], "to sweep over several, write optimizer.name=sgd,adam"),

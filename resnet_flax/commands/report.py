@@ -12,8 +12,8 @@ from resnet_flax.workdir.folder import Job
 def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
     """Write the report of one run, also while it trains, or compare several in the folder `output`.
 
-    With `watch`, serve a page about them on a `port` instead, until Ctrl-C. Raises UserError for an `output` or a `port`
-    that would be ignored.
+    With `watch`, serve a page about them on a `port` instead, until Ctrl-C. Raises UserError for an `output` or a
+    `port` that would be ignored.
     """
     if output and (watch or len(jobs) == 1):
         raise UserError("--output is the folder of a comparison: name several runs, without --watch")

@@ -16,7 +16,8 @@ from resnet_flax.training.train import train as train_once
 def train(config: FrozenConfigDict, workdir: Path, seeds: str, track: str | Tracker) -> None:
     """Train `config` in `workdir` and report; or, with `seeds` such as "5" or "0,1,2", in workdir/seed0 and so on.
 
-    `track` names services that follow each run, or is a tracker. Raises UserError for `seeds` beside a seed of the config.
+    `track` names services that follow each run, or is a tracker. Raises UserError for `seeds` beside a seed of the
+    config.
     """
     if seeds and config.seed:
         raise UserError(f"--seeds={seeds} takes the place of config.seed {config.seed}: leave out one of the two")
