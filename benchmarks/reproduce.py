@@ -8,21 +8,25 @@ evaluated once, at the end of a run. --config.FIELD=VALUE changes any field; --c
 data are.
 
 The same command resumes a stopped benchmark: each run has its own folder below --workdir, and finished runs are not
-repeated. Each run is recorded as benchmarks.runs does, even one that a signal stops. Checkpoints are written every 10
-epochs and when Ctrl-C or SIGTERM stops a run, so they cost little time.
+repeated; --again trains them anew, in further folders, and records the new runs in their place. Each run is recorded as
+benchmarks.runs does, even one that a signal stops. Checkpoints are written every 10 epochs and when Ctrl-C or SIGTERM
+stops a run, so they cost little time.
 
 --epochs and --train-examples make short runs, with the schedule scaled to fewer epochs. They show that everything works
 but reproduce nothing, and the tables say so.
 """
 
 import contextlib
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import accuracy, recipes, runs
 from resnet_flax.errors import UserError
 from resnet_flax.main import main as train
 from resnet_flax.parallel.devices import device_name
+from resnet_flax.workdir.results import read_results
 
 # In the order of their FLOPs.
 DEFAULT = (
@@ -68,13 +72,22 @@ def chosen(word: str) -> str:
     return recipes.as_reported(word.replace("+", ","))
 
 
+def folders(first: Path) -> Iterator[Path]:
+    """Yield the workdirs in which a run may be trained again and again, without end: NAME, NAME-2, NAME-3."""
+    yield first
+    yield from (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+
+
 def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bool) -> int:
-    """Train or resume a run, unless it is recorded as finished, and record it; return the exit code of training."""
+    """Train or resume a run, unless it is recorded as finished, and record it; return the exit code of training.
+
+    If that is to be done `again`, it trains in a new workdir, or resumes there.
+    """
     config = recipes.config(recipe, changes)
     device = device_name()
     if (output / runs.RUNS / runs.name_of(config, device) / "results.json").exists() and not again:
         return 0
-    workdir = workdirs / runs.name_of(config)
+    workdir = next(one for one in folders(workdirs / runs.name_of(config)) if not (again and read_results(one)))
     code = train([f"--config={recipes.file(recipe)}", CHECKPOINTS, *changes, f"--workdir={workdir}"])
     with contextlib.suppress(UserError) if code else contextlib.nullcontext():  # perhaps no epoch is finished
         print(runs.record(workdir, output), flush=True)

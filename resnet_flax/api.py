@@ -21,7 +21,7 @@ from resnet_flax.config.recipes import default_run_name, load_recipe, recipe_nam
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.images import Images, list_image_files
 from resnet_flax.data.datasets.load import image_shape, load_split
-from resnet_flax.errors import UserError
+from resnet_flax.errors import UserError, reason
 from resnet_flax.memory import keep_freed_memory
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.text import escape_line, short_repr
@@ -50,7 +50,7 @@ class Network:
     "Images" below are a uint8 array (n, H, W, 3) of values 0 to 255, with H and W as in training, or a path, a PIL
     image, or a list of these. Paths name image files, folders of them, .npy, .npz and pickles. Images from paths and
     PIL images are resized and converted to RGB as by the verb `predict`; arrays never are. All methods that take images
-    raise UserError for an array of another shape or dtype, and for a file that cannot be read.
+    raise UserError for an array of another shape or dtype, and for a file or PIL image that cannot be read.
     """
 
     def __init__(self, config: FrozenConfigDict, variables: Mapping[str, Any], results: Mapping[str, Any]):
@@ -194,9 +194,17 @@ def read_images(images: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def read_one(image: Any, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Yield the images that a path names, or a PIL image, as arrays (height, width, 3) uint8 of `size`."""
+    """Yield the images that a path names, or a PIL image, as arrays (height, width, 3) uint8 of `size`.
+
+    Raises UserError for what cannot be read.
+    """
     if isinstance(image, Image.Image):
-        yield Images([], size).fit("", ImageOps.exif_transpose(image), image.size)
+        try:
+            pixels = Images([], size).fit("", ImageOps.exif_transpose(image), image.size)
+        except Exception as error:  # it may be decoded only now, and decoders raise nearly anything
+            name = escape_line(getattr(image, "filename", "")) or "the PIL image"
+            raise UserError(f"cannot read {name}: {escape_line(reason(error), 200)}") from None
+        yield pixels
         return
     if not isinstance(image, PathLike):
         raise UserError(f"an image in a list with paths or PIL images must be one of these, not {type(image).__name__}")

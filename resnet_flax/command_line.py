@@ -2,19 +2,23 @@
 
 import ast
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import TYPES, complete, raise_errors
+from resnet_flax.config.checks import CHOICES, TYPES, complete, raise_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
+from resnet_flax.config.identify import training_fields
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
+from resnet_flax.config.stored import differences
+from resnet_flax.data.augment.policy import Policy
 from resnet_flax.errors import UserError, lookup, refuse_address
 from resnet_flax.models.weight_files import READERS
-from resnet_flax.text import escape_line, short_repr
+from resnet_flax.text import escape_line, first_few, short_repr
 from resnet_flax.verbs import VERBS, Flag
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.trained import PRETRAINED, find_trained, pretrained_names, read_trained_config
@@ -42,17 +46,21 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     if words and not verb.words:
         raise UserError(f"{name} takes flags only: what is {short_repr(words[0])}?")
     check_flags(name, argv)
+    if verb.words == "fields":
+        check_swept(argv)
     recipe = (flag_values(argv, "--config") or [""])[-1]
     jobs: list[Job] = []
     options: dict[str, Any] = {}
     if "watch" in verb.flags and (own := read_flags(argv, verb.flags, get_config()).own)["watch"]:
         # Runs that may not have begun, or folders of several runs.
-        folders = [*flag_values(argv, "--workdir"), *words] or ["runs"]
+        folders = named_workdirs(name, argv, words) or ["runs"]
         return name, [Job(FrozenConfigDict(), read_workdir(folder)) for folder in folders], own
     for workdir in find_workdirs(name, recipe, argv, words):
         config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         config, options = read_flags(argv, verb.flags, config)
         jobs.append(Job(complete(config), workdir))
+        if verb.trained and recipe and named_workdirs(name, argv, words):
+            check_recipe(recipe, argv, jobs[-1])
     if verb.words in ("files", "fields"):
         options[verb.words] = words
     for word in words if verb.words == "files" else ():
@@ -67,9 +75,8 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
 
     For verbs on trained networks, except `report`, they may be weights (see find_trained); `predict` has a default.
     """
-    several = VERBS[verb].words == "workdirs"
-    texts = [*flag_values(argv, "--workdir"), *(words if several else [])]
-    if len(texts) > 1 and not several:
+    texts = named_workdirs(verb, argv, words)
+    if len(texts) > 1 and VERBS[verb].words != "workdirs":
         raise UserError(f"{verb} takes one --workdir, not {len(texts)}")
     if not texts and not recipe:
         if verb == "predict":
@@ -79,6 +86,10 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
         raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the verb list shows all")
     read = read_trained if VERBS[verb].trained and verb != "report" else read_workdir  # weights have no history
     return [read(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
+
+
+def named_workdirs(verb: str, argv: Sequence[str], words: Sequence[str]) -> list[str]:
+    return [*flag_values(argv, "--workdir"), *(words if VERBS[verb].words == "workdirs" else [])]
 
 
 def canonical(argv: Sequence[str]) -> list[str]:
@@ -153,10 +164,33 @@ def check_flags(verb: str, argv: Sequence[str]) -> None:
             raise UserError(f"{verb} has no flag --{name}, only {' and '.join(others)}")
 
 
+def check_recipe(recipe: str, argv: Sequence[str], job: Job) -> None:
+    """Raise UserError unless a trained network is that of `recipe` with the fields that a command line sets."""
+    asked = read_flags(argv, {}, load_recipe(recipe)).config
+    asked.data.dir = job.config.data.dir
+    theirs, ours = training_fields(complete(asked)), training_fields(job.config)
+    policy, stored = Policy(theirs["data.policy"]), Policy(ours["data.policy"])
+    if stored.normalization and not policy.normalization:
+        theirs["data.policy"] = policy.normalized_by(*stored.normalization)
+    if changes := differences(theirs, ours):
+        raise UserError(
+            f"{escape_line(job.workdir)} is no run of {recipe} ({'; '.join(first_few(changes, 3))}): leave out --config"
+        )
+
+
+def check_swept(argv: Sequence[str]) -> None:
+    """Raise UserError for several values, or a range, of a field whose flag takes only one."""
+    for word in argv:
+        name, _, text = word.removeprefix("--config.").partition("=")
+        one = flag_type(f"config.{name}") in (bool, int, float) or name in CHOICES
+        if word.startswith("--config.") and one and ("," in text or ".." in text):
+            raise UserError(f"--config.{name} takes one value: to sweep over several, write {name}={text}")
+
+
 def read_workdir(text: str) -> Path:
     """Return the path of a workdir. Raises UserError for one that cannot be a folder."""
     check_path(text)
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     if path.exists() and not path.is_dir():
         raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another --workdir")
     return path
@@ -208,6 +242,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
     for name, one in own.items():
         if one.value == "PATH":
             refuse_address(f"--{name}", values.get(name, ""))
+            values |= {name: os.path.expanduser(values[name])} if name in values else {}  # a shell leaves --output=~/x
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})

@@ -15,6 +15,7 @@ STORAGE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 STORAGE += (errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 MAX_COMPARED_CHARS = 100  # of a name that is compared with the valid ones
 MAX_NAMES_LISTED = 100
+NO_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code
 NO_BACKEND = "Unable to initialize backend"  # how JAX says that a device is missing
 INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # gs://BUCKET, and gs:/BUCKET, into which pathlib turns it
@@ -35,6 +36,10 @@ class NotFinite(UserError):
     """The loss or a gradient became NaN or infinite."""
 
     exit_code = 4
+
+
+class OutOfMemory(UserError):
+    """A device or the machine has too little memory."""
 
 
 class Interrupted(Exception):
@@ -83,12 +88,20 @@ def reason(error: BaseException) -> str:
 
 
 def report_error(error: Exception) -> int:
-    """Print an error that the user can do something about as one line, and return the exit code; raise any other."""
+    """Print an error that the user can do something about as one line, and return the exit code; raise any other.
+
+    That is a crash, for which the process ends with os.EX_SOFTWARE, so that a launcher can tell it from a mistake.
+    """
     if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # say, in the middle of an import
         return INTERRUPTED
     if isinstance(error, OSError) and error.errno in STORAGE:
         place = f": {error.filename}" if error.filename else ""
         error = UserError(f"{error.strerror}{place}")
+    if is_out_of_memory(error):
+        error = OutOfMemory(
+            "there is not enough memory: end other programs, or compute where there is more, such as on the CPU "
+            "(JAX_PLATFORMS=cpu)"
+        )
     if not isinstance(error, UserError | Interrupted):
         error = missing_device(error) or error
     if not isinstance(error, UserError | Interrupted):
@@ -96,6 +109,11 @@ def report_error(error: Exception) -> int:
     if not error.quiet:
         print_line(error if isinstance(error, Interrupted) else f"error: {error}", sys.stderr)
     return error.exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python or XLA, whose errors are RuntimeErrors, could not allocate memory."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY in str(error))
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

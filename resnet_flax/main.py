@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; return the process's exit code."""
+    """Run one command; return the process's exit code. Raises what is no mistake of the user's: a crash."""
     from resnet_flax.errors import INTERRUPTED, report_error
     from resnet_flax.text import lost_output
 
@@ -107,12 +107,19 @@ def open_standard_streams() -> None:
 
 
 def console() -> NoReturn:
-    """Run this process's command and exit: the program `resnet-flax`, and `python -m resnet_flax.main`."""
+    """Run this process's command and exit: the program `resnet-flax`, and `python -m resnet_flax.main`.
+
+    After a crash the exit code is EX_SOFTWARE, 70, which a launcher can tell from 1, the code of a mistake.
+    """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as it is under nohup
         signal.signal(signal.SIGINT, end_at_once)
     use_utf8()
     open_standard_streams()
-    code = main(sys.argv[1:])
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        code = os.EX_SOFTWARE
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)  # Python takes a moment to end, too
     sys.exit(code)

@@ -1,5 +1,6 @@
 """The Python API: what its functions return, and one clear error for every mistake."""
 
+import io
 import json
 import re
 import shutil
@@ -86,6 +87,19 @@ def test_files_folders_and_pictures_are_resized_as_the_verb_does(net, small_runs
     assert main(["predict", str(tmp_path), f"--workdir={small_runs[0]}", f"--output={tmp_path}/found.csv"]) == 0
     lines = (tmp_path / "found.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[1]) for line in lines] == probabilities[:3].argmax(1).tolist()
+
+
+def test_a_picture_that_cannot_be_read_is_refused_as_a_file_is(net, tmp_path):
+    for mode in ("I", "F"):
+        with pytest.raises(
+            rf.UserError, match=r"^cannot read the PIL image: has pixels of 32 bits: convert it to 8 or 16$"
+        ):
+            net.predict(Image.new(mode, (32, 32)))
+    whole, part = io.BytesIO(), tmp_path / "part.png"
+    Image.fromarray(IMAGES[0]).save(whole, "PNG")
+    part.write_bytes(whole.getvalue()[:1000])
+    with Image.open(part) as picture, pytest.raises(rf.UserError, match=f"^cannot read {part}: .*truncated"):
+        net.predict([picture])
 
 
 WRONG_IMAGES = {
@@ -276,6 +290,9 @@ def test_recipes_are_listed_as_the_program_does(capsys, small_runs, monkeypatch,
     (tmp_path / "runs" / "broken").mkdir(parents=True)
     (tmp_path / "runs" / "broken" / "config.json").write_text("{")
     shutil.copytree(small_runs[0], tmp_path / "runs" / "seeds" / "seed0")
+    exported = tmp_path / "runs" / "seeds" / "seed0" / "hub"
+    exported.mkdir()
+    shutil.copy(exported.parent / "config.json", exported)
     monkeypatch.chdir(tmp_path)
     assert rf.list_recipes() == recipe_names() and {"preact", "quickstart", "speed94"} <= set(rf.list_recipes())
     assert main(["list"]) == 0
@@ -289,6 +306,7 @@ def test_recipes_are_listed_as_the_program_does(capsys, small_runs, monkeypatch,
         assert any(line[:2] == [name, name] and line[3] == f"{accuracy:.2%}" for line in lines)
     (broken,) = (line for line in lines if line[:1] == ["runs/broken"])
     assert broken[1:5] == ["-"] * 4 and "damaged" in broken
+    assert not any(line and line[0].endswith("/hub") for line in lines)  # an exported folder is no run
 
 
 def test_a_stop_while_it_compiles_does_not_end_an_interactive_process(monkeypatch):

@@ -7,12 +7,15 @@ import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnet_flax.command_line import canonical, parse_tuple
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.main import main, parse
+from resnet_flax.training.initial import find_source
 from resnet_flax.verbs import VERBS
+from resnet_flax.workdir.trained import find_trained
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = f"--config={ROOT}/configs/quickstart.py"
@@ -135,6 +138,12 @@ MISTAKES = [
     (["--zzzzzzzzz", QUICKSTART], "there are: --config, --workdir, --seeds, "),
     (["preview", QUICKSTART, "--images=x"], "--images must be a whole number, not 'x'"),
     (["preview", QUICKSTART, "--images"], "--images needs a value: --images=VALUE"),
+    (
+        ["sweep", QUICKSTART, "--config.optimizer.learning_rate=1e-3,1e-2"],
+        "learning_rate takes one value: to sweep over several, write optimizer.learning_rate=1e-3,1e-2",
+    ),
+    (["sweep", QUICKSTART, "--config.optimizer.b1=0.8..0.9"], "to sweep over several, write optimizer.b1=0.8..0.9"),
+    (["sweep", QUICKSTART, "--config.optimizer.name=sgd,adam"], "to sweep over several, write optimizer.name=sgd,adam"),
     (["summary", QUICKSTART, "--images=2"], "summary has no flag --images, only preview"),
 ]
 
@@ -169,6 +178,24 @@ def test_verbs_for_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monke
     assert "unknown field config.model.nam: did you mean 'model.name'?" in err
 
 
+def test_a_folder_of_several_runs_names_one_of_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for run_folder in ("q-seeds/seed0", "q-seeds/seed1", "sweep/trials/b1=0.8", "sweep/trials/b1=0.9", "one/seed3"):
+        (tmp_path / "runs" / run_folder).mkdir(parents=True)
+        (tmp_path / "runs" / run_folder / "config.json").write_text("{}")
+    several = "holds several runs: name one of them, such as"
+    for folder, rest in {
+        "runs/q-seeds": f"{several} runs/q-seeds/seed0",
+        "runs/sweep": f"{several} runs/sweep/trials/b1=0.8",
+        "runs/sweep/trials": f"{several} runs/sweep/trials/b1=0.8",
+        "runs": f"{several} runs/one/seed3",
+        "runs/one": "holds no run: did you mean 'runs/one/seed3'?",
+    }.items():
+        for verb in ("evaluate", "report", "train"):
+            assert run(verb, f"--workdir={folder}") == 1
+            assert capsys.readouterr().err == f"error: {folder} {rest}\n"
+
+
 def test_a_workdir_holds_its_config(tmp_path):
     _, [(config, _)], _ = parse([f"--config={ROOT}/configs/preact.py:sgd", "--config.train.epochs=3"])
     (tmp_path / "config.json").write_text(config_to_json(config))
@@ -176,8 +203,23 @@ def test_a_workdir_holds_its_config(tmp_path):
         assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
     _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])
     assert changed.train.epochs == 4
-    _, [(same, _), other], _ = parse(["evaluate", QUICKSTART, str(tmp_path), f"{tmp_path}/."])
+    _, [(same, _), other], _ = parse(["evaluate", str(tmp_path), f"{tmp_path}/."])
     assert same == other[0] == config
+
+
+def test_a_recipe_that_is_not_that_of_the_run_is_refused(small_runs, capsys):
+    fields = ["blocks=(1,1)", "widths=(8,16)"]
+    same = [f"--config.model.{field}" for field in fields]
+    same += [QUICKSTART, "--config.data.train_examples=512", "--config.train.epochs=4"]
+    for recipe in (same, [*same, "--config.seed=3"]):  # normalize(auto) is numbers in the run
+        assert parse(["export", *recipe, f"--workdir={small_runs[0]}"])[1][0].workdir == small_runs[0]
+    for verb in ("export", "evaluate", "predict", "report"):
+        assert run(verb, QUICKSTART, f"--workdir={small_runs[0]}") == 1
+        error = capsys.readouterr().err
+        assert error.startswith(
+            f"error: {small_runs[0]} is no run of {QUICKSTART[9:]} (config.data.train_examples: 0 -> "
+        )
+        assert error.endswith(": leave out --config\n") and error.count("\n") == 1
 
 
 def test_several_mistakes_are_reported_at_once(capsys):
@@ -246,6 +288,24 @@ def test_the_last_of_several_values_counts():
 def test_a_workdir_may_have_any_name(name, tmp_path):
     for argv in ([f"--workdir={tmp_path}/{name}"], ["--workdir", f"{tmp_path}/{name}"]):
         assert parse([QUICKSTART, *argv])[1][0].workdir == tmp_path / name
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(small_runs, tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    shutil.copytree(small_runs[0], home / "run")
+    shutil.copy(ROOT / "configs" / "quickstart.py", home / "mine.py")
+    np.save(home / "images.npy", np.zeros((1, 32, 32, 3), np.uint8))
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("HOME", str(home))
+    assert parse(["--config=~/mine.py", "--workdir=~/new"])[1][0].workdir == home / "new"
+    assert run("export", "--workdir=~/run", "--output=~/w.safetensors") == 0
+    fields = [f"--config.model.{field}" for field in ("blocks=(1,1)", "widths=(8,16)")]
+    assert run("import-torch", "--config=~/mine.py", *fields, "--file=~/w.safetensors", "--workdir=~/imported") == 0
+    assert run("predict", "~/images.npy", "--workdir=~/w.safetensors", "--output=~/answers.csv") == 0
+    assert find_source("~/w.safetensors").path == find_trained("~/w.safetensors") == home / "w.safetensors"
+    assert {path.name for path in home.iterdir()} >= {"answers.csv", "imported"} and not list(here.iterdir())
 
 
 @pytest.mark.parametrize("verb", ["train", "summary", "preview", "sweep", "import-torch", "evaluate", "report"])

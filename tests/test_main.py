@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 
 from resnet_flax import __version__
 from resnet_flax.main import main, repeat_lost_ctrl_c
@@ -41,6 +42,26 @@ def test_a_mistake_ends_with_one_line_and_exit_code_1():
     assert done.stderr.startswith("error: there is no config file")
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
+
+
+def test_a_crash_keeps_its_traceback_and_has_an_exit_code_of_its_own():
+    code = "from resnet_flax import main; main.run_command = lambda argv: 1 / 0; main.console()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == os.EX_SOFTWARE == 70
+    assert done.stderr.startswith("Traceback") and done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")])
+def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
+    def exhausted(argv):
+        raise error
+
+    monkeypatch.setattr("resnet_flax.main.run_command", exhausted)
+    assert main([]) == 1
+    assert capsys.readouterr().err == (
+        "error: there is not enough memory: end other programs, or compute where there is more, such as on the CPU "
+        "(JAX_PLATFORMS=cpu)\n"
+    )
 
 
 def test_help_imports_nothing_that_takes_time():

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
+from resnet_flax.config.defaults import changed
 from resnet_flax.config.identify import nearest_recipe, training_command
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
@@ -23,9 +24,17 @@ from resnet_flax.models.weight_files import encode_torch
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import TrainState, eval_step
+from resnet_flax.training.teacher import teacher_names
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.results import read_results
-from resnet_flax.workdir.trained import display_name, encode_network, exported_files, output_folder, write_folder
+from resnet_flax.workdir.trained import (
+    display_name,
+    encode_network,
+    exported_files,
+    output_folder,
+    portable_name,
+    write_folder,
+)
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -75,18 +84,29 @@ def choose_format(format: str, output: str) -> str:
 
 
 def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dict[str, bytes]:
-    """Return the files, by name, of a finished run's folder for the Hugging Face Hub, see report.card."""
+    """Return the files, by name, of a finished run's folder for the Hugging Face Hub, see report.card.
+
+    They name no folder of this machine.
+    """
     from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
     from resnet_flax.report.report import predictions_to_report
+    from resnet_flax.studies.seeds import seeds_beside
 
     if workdir.is_file():
         raise UserError(f"{display_name(workdir)} is only weights, and a model card is made of a run: give its workdir")
     results = read_results(workdir)
     if not results:
         raise UserError(f"{workdir} is not a finished run, which a model card needs: train it to the end")
-    recipe, changes = nearest_recipe(config)
-    results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(config)}
-    results |= {"seeds": 1, "weights": "float32"}
+    if init := results.get("init"):
+        results["init"] = init | {"weights": portable_name(init["weights"])}
+    names = {
+        "train.init_from": results["init"]["weights"] if init else "",  # of imported weights, too
+        "train.teacher": ",".join(map(portable_name, teacher_names(config))),
+    }
+    shown = changed(config, names)
+    recipe, changes = nearest_recipe(shown)
+    results |= {"recipe": " ".join([recipe, *changes]), "command": training_command(shown)}
+    results |= {"weights": "float32"} | seeds_beside(workdir, config.seed)
     files = exported_files(config, encode_network(config, to_torch(state.variables)), results)
     card = model_card(config, results, predictions_to_report(config, workdir, finished=True), files)
     return files | {"README.md": card.encode()}

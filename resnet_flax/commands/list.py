@@ -10,7 +10,7 @@ from resnet_flax import models
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.config.recipes import load_recipe, recipe_names, recipe_summary
-from resnet_flax.config.stored import read_config
+from resnet_flax.config.stored import read_config, runs_below
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.report.tables import percent, text_table
@@ -36,7 +36,7 @@ def list() -> None:
     print_line(table(["recipe", "network", "parameters"], map(recipe_line, recipe_names())))
     print_line(table(["network", "parameters"], map(network_line, models.NETWORKS)))
     print_line(table(PRETRAINED_HEADER, map(pretrained_line, pretrained_files())))
-    if workdirs := sorted(path.parent for path in Path("runs").rglob("config.json")):
+    if workdirs := sorted(runs_below(Path("runs"))):
         print_line(table(RUNS_HEADER, map(run_line, workdirs)))
 
 

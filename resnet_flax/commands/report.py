@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from resnet_flax.errors import UserError
 from resnet_flax.report.compare import write_comparison
 from resnet_flax.report.live import serve
 from resnet_flax.report.report import write_report
@@ -11,8 +12,13 @@ from resnet_flax.workdir.folder import Job
 def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
     """Write the report of one run, which may still be training, or compare several in the folder `output`.
 
-    With `watch`, serve a page about them on a `port` instead, until Ctrl-C.
+    With `watch`, serve a page about them on a `port` instead, until Ctrl-C. Raises UserError for an `output` or a
+    `port` that would be ignored.
     """
+    if output and (watch or len(jobs) == 1):
+        raise UserError("--output is the folder of a comparison: name several runs, without --watch")
+    if port and not watch:
+        raise UserError("--port is that of --watch: add that, too")
     if watch:
         serve([job.workdir for job in jobs], port)
     elif len(jobs) == 1:

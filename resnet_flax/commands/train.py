@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ml_collections import FrozenConfigDict
 
+from resnet_flax.errors import UserError
 from resnet_flax.parallel.processes import run_on_first_process
 from resnet_flax.parallel.watch import joined_processes
 from resnet_flax.report.ensure import ensure_report
@@ -15,8 +16,11 @@ from resnet_flax.training.train import train as train_once
 def train(config: FrozenConfigDict, workdir: Path, seeds: str, track: str | Tracker) -> None:
     """Train `config` in `workdir` and report; or, with `seeds` such as "5" or "0,1,2", in workdir/seed0 and so on.
 
-    `track` names services that follow each run, or is a tracker.
+    `track` names services that follow each run, or is a tracker. Raises UserError for `seeds` beside a seed of the
+    config.
     """
+    if seeds and config.seed:
+        raise UserError(f"--seeds={seeds} takes the place of config.seed {config.seed}: leave out one of the two")
     with joined_processes():
         trackers: list[Tracker] = []  # all idle except in the first process
         run_on_first_process(lambda: trackers.extend(find_trackers(track)))

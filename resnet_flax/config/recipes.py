@@ -37,9 +37,9 @@ def find_recipe(text: str) -> str:
     is_path = text.endswith(".py") or os.sep in text
     if not is_path and text in recipe_names():
         return str(RECIPE_FOLDER / f"{text}.py")
-    path = Path(text)
+    path = Path(os.path.expanduser(text))
     if path.is_file():
-        return text
+        return str(path)
     if not is_path:
         raise UserError(f"there is no recipe {short_repr(text)}: {nearest(text, recipe_names())}")
     files = [str(other) for other in path.parent.glob("*.py")] or [str(other) for other in Path("configs").glob("*.py")]

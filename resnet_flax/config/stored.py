@@ -1,6 +1,9 @@
 """Configs in a workdir: read, write and compare."""
 
 import json
+import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from resnet_flax.files import parse_json, read_json
 from resnet_flax.models.weight_files import READERS, read_metadata
 from resnet_flax.text import escape_line, short_repr
 
+WITHOUT_RUNS = ("checkpoints", "report", "wandb", "mlruns")  # folders in which no run is looked for
 CONFIG_KEY = "config"  # in the metadata of a .safetensors
 
 
@@ -23,13 +27,30 @@ def read_config(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        runs = [str(other.parent) for other in workdir.parent.glob("*/config.json")]
-        raise UserError(f"{escape_line(workdir)} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else ""))
+        raise UserError(no_run(workdir))
     try:
         return config_of(read_json(path), path)
     except ValueError as error:
         repair = "the command that started the run recreates it"
         raise Damaged(f"{path} is damaged ({reason(error)}): {repair}") from None
+
+
+def no_run(workdir: Path) -> str:
+    """Return the message that `workdir` holds no run: it names one below, or else the nearest beside it."""
+    below = list(islice(runs_below(workdir), 2))
+    if len(below) > 1:
+        return f"{escape_line(workdir)} holds several runs: name one of them, such as {escape_line(below[0])}"
+    runs = [str(run) for run in below or (path.parent for path in workdir.parent.glob("*/config.json"))]
+    return f"{escape_line(workdir)} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else "")
+
+
+def runs_below(folder: Path) -> Iterator[Path]:
+    """Yield the workdirs in `folder` and below, in the order of their names; `folder` itself if it is one."""
+    for place, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if name not in WITHOUT_RUNS and not name.startswith("."))
+        if "config.json" in files:
+            yield Path(place)
+            below.clear()
 
 
 def read_weights_config(file: Path) -> ConfigDict:

@@ -183,6 +183,11 @@ def check_batch_size(size: int) -> None:
         )
 
 
+def smaller_batch_size(size: int) -> int:
+    """Return half of a batch size, or a little less, that divides among all devices; 0 if there is none."""
+    return size // 2 - size // 2 % jax.device_count()
+
+
 def local_rows(rows, axis: int = 0):
     """Return the rows of a batch that this process feeds to its own devices; NumPy, JAX or TensorFlow arrays."""
     share = rows.shape[axis] // jax.process_count()

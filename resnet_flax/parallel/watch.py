@@ -53,7 +53,7 @@ def end_alone(error: BaseException) -> None:
         code = 130 if isinstance(error, KeyboardInterrupt) else report_error(error)  # type: ignore[arg-type]
     except BaseException:
         traceback.print_exc()
-        code = 1
+        code = os.EX_SOFTWARE
     os._exit(code)
 
 

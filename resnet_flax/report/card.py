@@ -98,7 +98,7 @@ def accuracy(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
     if "test_accuracy" not in results:
         return "The run had no test split.\n"
     chosen = config.data.validation or "no held-out images: it is the last one"
-    seeds = results["seeds"]
+    only_one = ", the only one that was trained" if results.get("seeds") == 1 else ""
     facts = [
         ("test accuracy", percent(results["test_accuracy"])),
         ("95 % interval", interval_text(results)),
@@ -106,12 +106,24 @@ def accuracy(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
         ("test images", f"{results['test_examples']:,}"),
         ("epoch chosen on", chosen),
         ("weights", results["weights"]),
-        ("seeds trained", f"{seeds}"),
+        *seeds_rows(results),
     ]
     return f"""{table(("", ""), facts)}
 The interval is Wilson's, for the choice of the test images. It does not cover the spread between seeds: these are the
-weights of seed {config.seed}{", the only one that was trained" if seeds == 1 else ""}.
+weights of seed {config.seed}{only_one}.
 """
+
+
+def seeds_rows(results: Mapping[str, Any]) -> Rows:
+    """Return how many seeds were trained and the spread of their accuracy, as far as `results` say so."""
+    if "seeds" not in results:
+        return []
+    diverged, spread = results.get("seeds_diverged", 0), results.get("seeds_test_accuracy")
+    rows = [("seeds trained", f"{results['seeds']}" + (f", of which {diverged} diverged" if diverged else ""))]
+    if spread:
+        text = f"{percent(spread['mean'])} ± {percent(spread['std'])}, mean and standard deviation"
+        rows.append(("test accuracy of the seeds", text + " without those that diverged" * bool(diverged)))
+    return rows
 
 
 def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> list[str]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from resnet_flax.config.stored import runs_below
 from resnet_flax.errors import UserError
 from resnet_flax.report import figures, html
 from resnet_flax.report.html import Tile
@@ -28,7 +29,6 @@ from resnet_flax.workdir.live import CLOCK, RUN_STATES, Live, read_live
 HOST = "127.0.0.1"
 REFRESH_SECONDS = 3
 QUANTITIES = ("Loss", "Accuracy")
-WITHOUT_RUNS = ("checkpoints", "report", "wandb", "mlruns")  # folders in which no run is looked for
 LIST_HEADER = ["run", "state", "epochs", "time left", "best val acc", "train acc"]
 ABOUT = {
     "not begun": "There is no run in this folder yet. This page shows it once it begins.",
@@ -178,14 +178,7 @@ class Pages:
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Return the workdirs among `folders` and below them, in the order of their names."""
-    found: dict[Path, None] = {}
-    for folder in folders:
-        for place, below, files in os.walk(folder):
-            below[:] = sorted(name for name in below if name not in WITHOUT_RUNS and not name.startswith("."))
-            if "config.json" in files:
-                found[Path(place)] = None
-                below.clear()
-    return list(found)
+    return list(dict.fromkeys(run for folder in folders for run in runs_below(folder)))
 
 
 def link(workdir: Path) -> str:

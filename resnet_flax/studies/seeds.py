@@ -1,6 +1,7 @@
 """Train a recipe with several seeds, and report the mean of each result and how far chance moves it."""
 
 import json
+import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json
-from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.errors import Damaged, Interrupted, NotFinite, UserError, reason
+from resnet_flax.files import read_json
 from resnet_flax.parallel.processes import reported_by_first_process, run_on_first_process
 from resnet_flax.report import html
 from resnet_flax.report.ensure import ensure_report
@@ -31,7 +33,10 @@ HEADER = ["", "mean", "std", "95 % interval of the mean"]
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of `seeds` values, their sample standard deviation, and Student's 95 % interval of the mean."""
+    """The mean of `seeds` values, their sample standard deviation, and Student's 95 % interval of the mean.
+
+    The interval ends where no value can be: at 0 and, for accuracies, at 1.
+    """
 
     mean: float
     std: float
@@ -40,13 +45,13 @@ class Spread:
     seeds: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Return the spread of at least two values."""
+    def of(cls, values: Sequence[float], largest: float = math.inf) -> "Spread":
+        """Return the spread of at least two values, which are from 0 to `largest`."""
         from scipy.stats import t as student  # takes half a second to import
 
         count, mean, std = len(values), statistics.mean(values), statistics.stdev(values)
         half = float(student.ppf(0.975, count - 1)) * std / count**0.5
-        return cls(mean, std, mean - half, mean + half, count)
+        return cls(mean, std, max(0.0, mean - half), min(mean + half, largest), count)
 
 
 def train_seeds(
@@ -111,7 +116,8 @@ def seed_folder(workdir: Path, seed: int) -> Path:
 def spreads(results: Mapping[int, dict]) -> dict[str, Spread]:
     """Return the spread over the seeds of each quantity that all of them have."""
     names = [name for name in MEASURED if all(name in found for found in results.values())]
-    return {name: Spread.of([found[name] for found in results.values()]) for name in names}
+    largest = {name: 1.0 if name.endswith("accuracy") else math.inf for name in names}
+    return {name: Spread.of([found[name] for found in results.values()], largest[name]) for name in names}
 
 
 def spread_rows(found: Mapping[str, Spread]) -> list[list[str]]:
@@ -161,6 +167,30 @@ def write_seeds_report(
 def seeds_json(found: Mapping[str, Spread], results: Mapping[int, dict], diverged: Sequence[int]) -> str:
     statistics = {name: asdict(one) for name, one in found.items()}
     return json.dumps({"statistics": statistics, "results": results, "diverged": diverged}, indent=2)
+
+
+def seeds_beside(workdir: Path, seed: int) -> dict:
+    """Return what the seeds.json beside the run of `seed` says about all seeds; {} if it does not list this one.
+
+    That is the number of "seeds", how many are "seeds_diverged" and, if it is known, the "mean" and the "std" of the
+    others' test accuracy as "seeds_test_accuracy". Raises Damaged if the file is.
+    """
+    folder = workdir.absolute().parent
+    if workdir.absolute() != seed_folder(folder, seed) or not (folder / "seeds.json").is_file():
+        return {}
+    try:
+        found = read_json(folder / "seeds.json")
+        if str(seed) not in found["results"]:
+            return {}
+        diverged = len(found["diverged"])
+        about = {"seeds": len(found["results"]) + diverged, "seeds_diverged": diverged}
+        accuracy = found["statistics"].get("test_accuracy")
+        spread = {name: float(accuracy[name]) for name in ("mean", "std")} if accuracy else {}
+        return about | ({"seeds_test_accuracy": spread} if spread else {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(
+            f"{folder / 'seeds.json'} is damaged ({reason(error)}): the training command recreates it"
+        ) from None
 
 
 def mean_tiles(found: Mapping[str, Spread]) -> list[html.Tile]:

@@ -147,6 +147,8 @@ def read_range(name: str, match: re.Match, default: object) -> Range:
         raise UserError(f"config.{name} is no number, so it has no range: give values with commas between")
     kind = int if isinstance(default, int) else float
     field = Range(kind(match[1]), kind(match[2]), bool(match[3]))
+    if not (math.isfinite(field.low) and math.isfinite(field.high)):
+        raise UserError(f"a range goes from one finite number to another, not {match[0]}")
     if not field.low < field.high or (field.log and field.low <= 0):
         raise UserError(f"a range is LOW..HIGH, LOW below HIGH and, with :log, above 0: not {match[0]}")
     return field

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from jax.errors import JaxRuntimeError
 
-from resnet_flax.errors import NotFinite, UserError, reason
+from resnet_flax.errors import NotFinite, OutOfMemory, UserError, reason
 from resnet_flax.files import try_lock
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.studies import sweep_report
@@ -57,7 +56,6 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": partial(TPESampler, constant_liar=True),
 }
 LOCK = "sweep.lock"  # beside the .lock of the run itself
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code
 DRAWS = 100  # known draws in a row after which a space counts as exhausted
 OPEN_ATTEMPTS = 5
 SQLITE_TIMEOUT = 60  # seconds to wait until another process has written
@@ -184,7 +182,7 @@ class Study:
         before = [settings(trial) for trial in known]
         draws = self.plan.space.combinations() if self.plan.method == "grid" else self.draws(distributions)
         for drawn in draws:
-            values = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in drawn.items()}
+            values = {name: typed(value, self.plan.space.fields[name]) for name, value in drawn.items()}
             if values not in before:
                 attributes = {"settings": values}
                 self.trials.add_trial(
@@ -222,12 +220,8 @@ class Study:
             try:
                 results = train(config, self.folder(trial), trackers)
                 ensure_report(self.folder(trial))
-            except NotFinite as error:
+            except (NotFinite, OutOfMemory) as error:
                 return self.fail(trial, str(error))
-            except JaxRuntimeError as error:
-                if OUT_OF_MEMORY not in str(error):
-                    raise
-                return self.fail(trial, reason(error))
             self.finish(trial, TrialState.COMPLETE, results=results)
 
     def fail(self, trial: FrozenTrial, why: str) -> None:
@@ -267,6 +261,17 @@ class Study:
 
 def settings(trial: FrozenTrial) -> Settings:
     return trial.user_attrs["settings"]
+
+
+def typed(value: Any, field: Field) -> str:
+    """Return a value of a field as one would type it: a float with 4 significant digits, or as many as its range needs.
+
+    Rounded to 4, 0.99996 from 0.999..0.99999 would be 1.
+    """
+    if not isinstance(value, float) or not isinstance(field, Range):
+        return str(value)
+    texts = (f"{value:.{digits}g}" for digits in range(4, 18))
+    return next((text for text in texts if field.low <= float(text) <= field.high), repr(value))
 
 
 def distribution(field: Field) -> BaseDistribution:

@@ -5,8 +5,8 @@ import platform
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.errors import Damaged, Interrupted, UserError
+from resnet_flax.errors import Damaged, Interrupted, OutOfMemory, UserError, is_out_of_memory
 from resnet_flax.memory import Heap, return_free_memory
-from resnet_flax.parallel.devices import device_name
+from resnet_flax.parallel.devices import device_name, smaller_batch_size
 from resnet_flax.parallel.processes import (
     max_over_processes,
     reported_by_first_process,
@@ -54,15 +54,28 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
 
     The test split, if the config has one, is evaluated once, at the end, with the state that was best on validation
     (the last one if nothing is held out). `trackers` follow the run, but cannot make it fail. Raises Interrupted after
-    a signal, NotFinite for a diverged run.
+    a signal, NotFinite for a diverged run, OutOfMemory with a smaller batch size to try.
     """
-    run = run_in_agreement(lambda: Run.from_config(config), Run.description)
-    with ExitStack() as locks:
+    with ExitStack() as locks, explained_memory(config.train.batch_size):
+        run = run_in_agreement(lambda: Run.from_config(config), Run.description)
         if results := run_on_first_process(lambda: open_workdir(locks, workdir, run)):
             return results
         with Tracking(workdir, run.identity["config"], trackers) as tracking:
             tracking.results = train_to_end(run, workdir, tracking)
         return tracking.results
+
+
+@contextmanager
+def explained_memory(batch_size: int) -> Iterator[None]:
+    """Raise OutOfMemory, which names a smaller batch size, where Python or XLA runs out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = smaller_batch_size(batch_size)
+        advice = f"try {smaller}" if smaller else "it cannot be smaller, so try a smaller network, or another device"
+        raise OutOfMemory(f"there is not enough memory for config.train.batch_size {batch_size}: {advice}") from error
 
 
 def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:

@@ -34,7 +34,7 @@ class Checkpoint:
     `tree` is a pytree of arrays, whose `["state"].step` is the step; `history` has a row for every finished epoch.
     `run` is JSON that describes the run: its "config", its "data" (a fingerprint: {"train": {"examples": ...}, ...}),
     its "teacher" if it has one ({path: checksum}), the "seconds" that it has taken so far, and, if it started from
-    trained weights, "init" (see training.initial). It is {} in checkpoints of older versions and of imported weights.
+    trained weights, "init" (see training.initial). It is {} in checkpoints of older versions.
     """
 
     step: int

@@ -34,6 +34,9 @@ def check_results(results: Any) -> dict:
         value = results.get(name, 0)
         if type(value) not in (int, float) or not (0 <= value <= limit or math.isnan(value)):
             raise ValueError(f"{name} is {value!r}")
+    init = results.get("init", {"weights": "", "sha256": ""})
+    if not (isinstance(init, dict) and all(isinstance(init.get(name), str) for name in ("weights", "sha256"))):
+        raise ValueError(f"init is {init!r}")
     return results
 
 

@@ -66,6 +66,7 @@ def find_trained(name: str | os.PathLike) -> Path:
 def place_of(name: str | os.PathLike) -> Path:
     """Return the file or folder that `name` names, downloaded if need be."""
     refuse_address("a trained network", os.fspath(name))
+    name = os.path.expanduser(name) if isinstance(name, str) else name
     if isinstance(name, str) and name.startswith(hub.PREFIX):
         return hub.download(name.removeprefix(hub.PREFIX), (HUB_WEIGHTS, RESULTS_NAME))
     found = find_pretrained(name) if isinstance(name, str) else None
@@ -131,6 +132,11 @@ def display_name(path: Path) -> str:
         return f"{PRETRAINED}{path.parent.name}"
     repository = hub.repository_of(path)
     return f"{hub.PREFIX}{repository}" if repository else escape_line(path)
+
+
+def portable_name(name: str) -> str:
+    """Return the name of a trained network without the folders of this machine: of a path only the last part."""
+    return name if name.startswith(hub.PREFIX) else Path(name).name or name
 
 
 def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:

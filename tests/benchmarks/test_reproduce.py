@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import recipes, reproduce, runs
+from resnet_flax.workdir.results import read_results
 
 
 @pytest.fixture
@@ -39,6 +40,12 @@ def test_a_run_is_done_once_and_goes_on_after_a_stop(data, monkeypatch, capsys):
     assert not any("data.dir" in word or "data.feed" in word for word in run.changes) and run.config.data.dir == ""
     printed = capsys.readouterr().out
     assert f"- [{run.path.name}]" in printed and "--config.train.epochs=1" in printed
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--again"])
+    assert reproduce.main() == 0
+    first, second = sorted((data / "workdirs").iterdir())
+    assert second.name == f"{first.name}-2" and commands[2] == [*commands[1][:-1], f"--workdir={second}"]
+    [recorded] = runs.read(data)
+    assert read_results(second).items() <= recorded.results.items()
 
 
 def test_recipes_are_named_with_their_words():

@@ -21,9 +21,11 @@ from resnet_flax.main import main
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import from_torch, to_torch
 from resnet_flax.models.weight_files import read_metadata, read_weights
+from resnet_flax.training.initial import digest
 from resnet_flax.training.restore import checkpoint_template
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
+from resnet_flax.training.train import train
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -159,6 +161,21 @@ def test_safetensors_in_and_out_is_the_same_file_with_the_config_in_it(tmp_path)
         import_torch(here, tmp_path / "run", str(file))
 
 
+def test_a_refused_import_leaves_the_finished_run_as_it_was(tmp_path, capsys):
+    safetensors.numpy.save_file(fitting(tiny_config()), tmp_path / "in.safetensors")
+    import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "in.safetensors"))
+    results = tmp_path / "run" / "report" / "results.json"
+    results.parent.mkdir()
+    results.write_text("{}")
+    stored = (tmp_path / "run" / "config.json").read_text()
+    capsys.readouterr()
+    longer = changed(tiny_config(), {"train.epochs": 2})
+    with pytest.raises(UserError, match="holds a run already"):
+        import_torch(longer, tmp_path / "run", str(tmp_path / "in.safetensors"))
+    assert results.exists() and (tmp_path / "run" / "config.json").read_text() == stored
+    assert "extending" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_imported_run_trains_like_one_that_started_with_these_weights(tmp_path, optimizer):
     changes = get_config()
@@ -187,6 +204,20 @@ def test_imported_run_trains_like_one_that_started_with_these_weights(tmp_path, 
     trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
     assert_equal(trained, to_torch({"params": state.params, "batch_stats": state.batch_stats}))
     assert not np.array_equal(trained["conv1.weight"], weights["conv1.weight"])
+
+
+def test_an_imported_run_says_what_it_started_from_and_the_command_of_its_card_trains_the_same(tmp_path):
+    config, file = tiny_config(), tmp_path / "in.safetensors"
+    safetensors.numpy.save_file(fitting(config), file)
+    import_torch(config, tmp_path / "run", str(file))
+    results = train(complete(read_config(tmp_path / "run")), tmp_path / "run")
+    assert results["init"] == {"weights": str(file), "sha256": digest(read_weights(file))}
+    export(complete(read_config(tmp_path / "run")), tmp_path / "run", "hub", "")
+    assert "| started from | " in (tmp_path / "run" / "hub" / "README.md").read_text()
+    exported = json.loads((tmp_path / "run" / "hub" / "results.json").read_text())
+    assert "--config.train.init_from=" in exported["command"]
+    again = train(changed(config, {"train.init_from": str(file)}), tmp_path / "again")
+    assert [again[name] for name in ("train_loss", "test_loss")] == [results["train_loss"], results["test_loss"]]
 
 
 @pytest.mark.parametrize(

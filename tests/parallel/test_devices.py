@@ -16,6 +16,7 @@ from resnet_flax.parallel.devices import (
     described_processor,
     device_name,
     local_rows,
+    smaller_batch_size,
 )
 
 
@@ -50,6 +51,12 @@ def test_batch_that_does_not_divide_is_refused_with_the_nearest(size, nearest, m
     with pytest.raises(UserError, match=f"{size} does not divide among 8 devices: the nearest is {nearest}"):
         check_batch_size(size)
     check_batch_size(nearest)
+
+
+@pytest.mark.parametrize(("size", "smaller"), [(512, 256), (24, 8), (8, 0)])
+def test_a_smaller_batch_is_half_as_large_and_divides_among_all_devices(size, smaller, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert smaller_batch_size(size) == smaller
 
 
 def test_local_rows_are_this_processes_share(monkeypatch):

@@ -344,7 +344,7 @@ def test_bug_in_one_process_ends_all_of_them(tmp_path):
     _, told = first.communicate(timeout=60)
     assert traceback.splitlines()[-1] == "ZeroDivisionError"
     assert told == "error: process 1 of this run died; the same command resumes from the last checkpoint\n"
-    assert (first.returncode, second.returncode) == (processes.PEER_LOST, 1)
+    assert (first.returncode, second.returncode) == (processes.PEER_LOST, os.EX_SOFTWARE)
 
 
 JOIN = """

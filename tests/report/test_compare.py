@@ -60,3 +60,18 @@ def set_fields(path: Path, section: str = "", **fields) -> None:
     stored = json.loads(path.read_text())
     (stored[section] if section else stored).update(fields)
     path.write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output={}/elsewhere"], "--output is the folder of a comparison: name several runs, without --watch"),
+        (["--output={}/elsewhere", "--watch"], "--output is the folder of a comparison: name several runs"),
+        (["--port=99"], "--port is that of --watch: add that, too"),
+    ],
+)
+def test_a_flag_that_would_be_ignored_is_refused(words, message, small_runs, capsys, tmp_path):
+    before = (small_runs[0] / "report" / "report.html").stat().st_mtime_ns
+    assert main(["report", f"--workdir={small_runs[0]}", *(word.format(tmp_path) for word in words)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert (small_runs[0] / "report" / "report.html").stat().st_mtime_ns == before and not list(tmp_path.iterdir())

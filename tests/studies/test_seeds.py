@@ -102,6 +102,13 @@ def test_the_interval_is_students():
     assert spread.mean - spread.low == pytest.approx(spread.high - spread.mean)
 
 
+def test_an_interval_ends_where_no_accuracy_and_no_loss_can_be():
+    results = {seed: {"test_accuracy": 0.7 + 0.1 * seed, "test_loss": 0.1 + seed} for seed in range(2)}
+    found = seeds.spreads(results)
+    assert seeds.interval("test_accuracy", found["test_accuracy"]) == "11.47% - 100.00%"
+    assert (found["test_loss"].low, round(found["test_loss"].high, 2)) == (0, 6.95)
+
+
 def test_more_seeds_go_on_from_those_there_are(copied, trained):
     assert main([*RECIPE, "--seeds=2,5,3,2", f"--workdir={copied}"]) == 0
     assert trained == [2, 5, 3]
@@ -166,6 +173,12 @@ def test_without_seeds_it_is_one_run_of_its_own(tmp_path, trained):
 def test_mistakes(value, message, tmp_path, capsys, trained):
     assert main([*RECIPE, f"--seeds={value}", f"--workdir={tmp_path}"]) == 1
     assert message in capsys.readouterr().err
+    assert trained == [] and not list(tmp_path.iterdir())
+
+
+def test_a_seed_of_the_config_beside_seeds_is_refused(tmp_path, capsys, trained):
+    assert main([*RECIPE, "--config.seed=7", "--seeds=3", f"--workdir={tmp_path}"]) == 1
+    assert capsys.readouterr().err == "error: --seeds=3 takes the place of config.seed 7: leave out one of the two\n"
     assert trained == [] and not list(tmp_path.iterdir())
 
 

@@ -66,6 +66,12 @@ def test_names_of_trials_are_folders_and_differ():
         (["optimizer.name=adam..sgd"], "config.optimizer.name is no number"),
         (["optimizer.nesterov=False..True"], "config.optimizer.nesterov is no number"),
         (["optimizer.momentum=0.9..0.8"], "LOW below HIGH"),
+        (["optimizer.learning_rate=1e-3..inf"], "a range goes from one finite number to another, not 1e-3..inf"),
+        (["optimizer.learning_rate=nan..1"], "a range goes from one finite number to another, not nan..1"),
+        (
+            ["optimizer.learning_rate=1e-3..1e400:log"],
+            "a range goes from one finite number to another, not 1e-3..1e400:log",
+        ),
         (["optimizer.weight_decay=0..1:log"], "above 0: not 0..1:log"),
         (["optimizer.momentum=0.8..0.9,0.95"], "config.optimizer.momentum must be a number, not '0.9,0.95'"),
     ],

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import load
 from resnet_flax.data.datasets.arrays import read_split
-from resnet_flax.errors import Interrupted, NotFinite, UserError
+from resnet_flax.errors import Interrupted, NotFinite, OutOfMemory, UserError
 from resnet_flax.files import try_lock
 from resnet_flax.main import main, parse
 from resnet_flax.studies import figures, trials
@@ -221,6 +221,13 @@ def test_tpe_learns_where_it_is_good(tmp_path, runs):
     assert sum(values[-10:]) > sum(values[:10])
 
 
+def test_a_drawn_value_is_rounded_but_never_out_of_its_range():
+    narrow = Range(0.999, 0.99999, False)
+    assert [trials.typed(value, narrow) for value in (0.99912, 0.99996, 0.99999)] == ["0.9991", "0.99996", "0.99999"]
+    assert trials.typed(0.0012345678, Range(1e-3, 1.0, True)) == "0.001235"
+    assert trials.typed(64, Range(16, 256, False)) == "64"
+
+
 def test_a_space_with_few_values_is_exhausted(tmp_path, runs, capsys):
     assert main([*GRID, "--method=random", "--trials=9", f"--workdir={tmp_path}"]) == 0
     assert len(set(runs.trained)) == len(runs.trained) == 4
@@ -238,7 +245,7 @@ def test_by_loss_the_least_is_best(tmp_path, runs):
     ("error", "reason"),
     [
         (NotFinite("the loss is not finite"), "the loss is not finite"),
-        (JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "RESOURCE_EXHAUSTED: Out of"),
+        (OutOfMemory("there is not enough memory"), "there is not enough memory"),
     ],
 )
 def test_what_fails_is_recorded_and_skipped(error, reason, tmp_path, runs, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax.errors import JaxRuntimeError
 
 from benchmarks.faults.injection import at_step, send
 from resnet_flax.commands import train as command
@@ -53,6 +54,20 @@ def finished(tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("finished")
     assert main([*SMALL, f"--workdir={workdir}"]) == 0
     return workdir
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [(32, "try 16"), (1, "it cannot be smaller, so try a smaller network, or another device")],
+)
+def test_too_little_memory_names_the_next_smaller_batch_size(size, advice, tmp_path, monkeypatch, capsys):
+    def exhausted(loop):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr("resnet_flax.training.train.Loop.fit", exhausted)
+    assert main([*SMALL, f"--config.train.batch_size={size}", f"--workdir={tmp_path}"]) == 1
+    message = f"error: there is not enough memory for config.train.batch_size {size}: {advice}\n"
+    assert capsys.readouterr().err == message
 
 
 def test_run_leaves_what_it_promises(finished):

@@ -155,13 +155,48 @@ def test_the_card_says_what_the_run_measured(exported, small_runs):
     (found,) = fields["model-index"][0]["results"]
     assert found["metrics"] == [{"type": "accuracy", "value": results["test_accuracy"]}] and "license" not in fields
     assert f"| test accuracy | {results['test_accuracy']:.2%} |" in text
-    assert "the only one that was trained" in text and "None is chosen yet for these weights" in text
+    assert "the only one that was trained" not in text and "None is chosen yet for these weights" in text
     assert "| command | python -m resnet\\_flax.main --config=quickstart " in text
     for title in ("Training", "Accuracy", "Most frequent confusions", "Classes", "Calibration", "Limits", "Files"):
         assert f"\n## {title}\n" in text
     for name in ("model.safetensors", "config.json", "results.json"):
         content = (exported / name).read_bytes()
         assert f"{len(content):,} | {hashlib.sha256(content).hexdigest()} |" in text
+
+
+def test_a_card_states_the_seeds_beside_its_run_and_their_spread(small_runs, tmp_path):
+    for seed, run in enumerate(small_runs):
+        shutil.copytree(run, tmp_path / f"seed{seed}")
+    statistics = {"test_accuracy": {"mean": 0.5, "std": 0.01}}
+    for listed, diverged, rows in (
+        ({"0": {}, "1": {}}, [], ["| seeds trained | 2 |", "| 50.00% ± 1.00%, mean and standard deviation |"]),
+        ({"0": {}, "1": {}}, [7], ["| seeds trained | 3, of which 1 diverged |", "without those that diverged |"]),
+        ({"3": {}, "1": {}}, [], []),  # another study
+    ):
+        found = {"statistics": statistics, "results": listed, "diverged": diverged}
+        (tmp_path / "seeds.json").write_text(json.dumps(found))
+        assert main(["export", f"--workdir={tmp_path}/seed0", "--format=hub"]) == 0
+        card = (tmp_path / "seed0" / "hub" / "README.md").read_text()
+        assert all(row in card for row in rows) and ("seeds trained" in card) == bool(rows)
+        assert "the only one that was trained" not in card and "weights of seed 0.\n" in card
+
+
+def test_nothing_exported_names_a_folder_of_this_machine(small_runs, tmp_path):
+    workdir = shutil.copytree(small_runs[0], tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    names = {"init_from": "/home/secret/start.pt", "teacher": "hf:me/net,../secret/taught, preact"}
+    config["train"] |= names
+    (workdir / "config.json").write_text(json.dumps(config))
+    results = json.loads((workdir / "report" / "results.json").read_text())
+    results["init"] = {"weights": names["init_from"], "sha256": "0123abc" * 9}
+    (workdir / "report" / "results.json").write_text(json.dumps(results))
+    assert main(["export", f"--workdir={workdir}", "--format=hub"]) == 0
+    files = files_of(workdir / "hub")
+    assert not [name for name, content in files.items() if b"secret" in content]
+    exported = json.loads(files["results.json"])
+    assert exported["init"] == results["init"] | {"weights": "start.pt"}
+    assert "--config.train.init_from=start.pt --config.train.teacher=hf:me/net,taught,preact" in exported["command"]
+    assert "start.pt, SHA-256 0123abc0123a" in files["README.md"].decode()
 
 
 def test_names_of_classes_stay_text_in_a_card():

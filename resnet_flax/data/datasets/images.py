@@ -121,7 +121,7 @@ def list_image_files(words: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for word in words:
-        path = Path(word)
+        path = Path(os.path.expanduser(word))
         if path.is_dir():
             found += image_files_below(path)
         elif path.exists():
