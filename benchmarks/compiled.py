@@ -311,7 +311,7 @@ def main() -> None:
             keep = arguments.keep / f"{target.name.replace(':', '-')}-{recipe}.hlo" if arguments.keep else None
             refused += filter(None, [log(journal, case, measure(target, config, keep), arguments.accept_regression)])
     if refused:
-        raise UserError(f"not logged, since it has become worse; --accept-regression logs it: {'; '.join(refused)}")
+        raise UserError(f"not logged, because it regressed; --accept-regression logs it anyway: {'; '.join(refused)}")
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def unknown_flag(name: str, value: str) -> str:
     elif guesses:
         hint = f"did you mean {' or '.join(guesses)}?"
     else:
-        hint = f"there are: {', '.join(f'--{flag}' for flag in flags)}"
+        hint = f"the choices are: {', '.join(f'--{flag}' for flag in flags)}"
     return escape_line(f"there is no flag --{name}: {hint}", 300)
 
 

@@ -56,7 +56,9 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     """Return a hint for an unknown `name`: the closest of `choices`, or all of them if none is close."""
     names = sorted(choices)
     close = difflib.get_close_matches(str(name)[:MAX_COMPARED_CHARS], names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(first_few(names, MAX_NAMES_LISTED))}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"the choices are: {', '.join(first_few(names, MAX_NAMES_LISTED))}"
 
 
 def lookup(kind: str, name: object, registry: dict):

@@ -35,7 +35,7 @@ class Verb(NamedTuple):
     standalone: bool = False
 
 
-TRACK = Flag("", "NAME", "also log to W&B (wandb) or MLflow (mlflow), or both, with a comma between")
+TRACK = Flag("", "NAME", "also log to W&B (wandb) or MLflow (mlflow), or both, separated by a comma")
 CHECKPOINT = Flag("best", "WHICH", "the checkpoint: best (by validation), newest, or the number of its step")
 
 VERBS: dict[str, Verb] = {
@@ -56,7 +56,7 @@ VERBS: dict[str, Verb] = {
         "print layers, parameters, memory and data of a config, and a run's checkpoints",
         "summary --config=resnet_353 --picture",
         {
-            "picture": Flag(False, "", "also draw the network, with a block opened up"),
+            "picture": Flag(False, "", "also draw the network, with the layers of one block"),
             "output": Flag("", "PATH", "the file of --picture, .png or .svg; by default network.png in the workdir"),
         },
     ),
@@ -88,7 +88,7 @@ VERBS: dict[str, Verb] = {
         {
             "output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run"),
             "watch": Flag(False, "", "serve a page that follows the runs in these folders (or ./runs) as they train"),
-            "port": Flag(0, "N", "where --watch serves it, on this machine alone; by default a free port"),
+            "port": Flag(0, "N", "where --watch serves it, only on this machine; by default a free port"),
         },
         "A run may still be training. Several runs are sorted by validation accuracy.",
         words="workdirs",
@@ -122,7 +122,7 @@ VERBS: dict[str, Verb] = {
         trained=True,
     ),
     "export": Verb(
-        "write the trained weights, with a model card too, or a program for jax or ONNX",
+        "export the trained weights, optionally with a model card, or a program for JAX or ONNX",
         "export --workdir=runs/preact --format=torch",
         {
             "format": Flag(
@@ -146,7 +146,7 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "completion": Verb(
-        "print a script that makes a shell complete these words",
+        "print a script for shell completion",
         "completion bash",
         details="In ~/.bashrc: source <(resnet-flax completion bash).",
         words="shell",

@@ -91,7 +91,7 @@ MISTAKES = [
     (["train", QUICKSTART, "--workdir=a"], "train takes one --workdir, not 2"),
     ([QUICKSTART, "--wordkir=x"], "there is no flag --wordkir: did you mean --workdir=x?"),
     ([QUICKSTART, "--config.optimizer.momentun=1"], "config.optimizer.momentun: did you mean 'optimizer.momentum'"),
-    ([QUICKSTART, "--config.train.zzzzzzzzzzzzzzzzz=1"], "there are: train.batch_size, "),
+    ([QUICKSTART, "--config.train.zzzzzzzzzzzzzzzzz=1"], "the choices are: train.batch_size, "),
     ([QUICKSTART, "--noconfig.optimizer.nesterov=maybe"], "--noconfig.optimizer.nesterov takes no value"),
     (
         [QUICKSTART, "--config.optimizer.learning_rate=fast"],
@@ -135,7 +135,7 @@ MISTAKES = [
     (["--learning_rat", QUICKSTART], "did you mean --config.optimizer.learning_rate=VALUE?"),
     (["--name=x", QUICKSTART], "did you mean --config.data.name=x or --config.model.name=x or "),
     (["--device=cpu", QUICKSTART], "there is no flag --device: the environment chooses the device"),
-    (["--zzzzzzzzz", QUICKSTART], "there are: --config, --workdir, --seeds, "),
+    (["--zzzzzzzzz", QUICKSTART], "the choices are: --config, --workdir, --seeds, "),
     (["preview", QUICKSTART, "--images=x"], "--images must be a whole number, not 'x'"),
     (["preview", QUICKSTART, "--images"], "--images needs a value: --images=VALUE"),
     (

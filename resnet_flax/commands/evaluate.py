@@ -68,7 +68,7 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     names = [display_name(job.workdir) for job in jobs]
     for name, job, score in zip(names, jobs, scores, strict=True):
         if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
-            raise UserError(f"{name} has other classes or images than {names[0]}: no ensemble of the two")
+            raise UserError(f"{name} has different classes or images from {names[0]}: they cannot form an ensemble")
     rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
     name, chosen = rows[-1]
     if views:

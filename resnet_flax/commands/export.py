@@ -79,7 +79,7 @@ def choose_format(format: str, output: str) -> str:
         return by_ending or "safetensors"
     lookup("format", format, EXPORT_FORMATS)
     if by_ending not in ("", format):
-        raise UserError(f"--output={output} ends as {by_ending} does, and --format is {format}: which of the two?")
+        raise UserError(f"--output={output} has the ending of {by_ending}, but --format is {format}: choose one")
     return format
 
 
@@ -93,7 +93,7 @@ def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dic
     from resnet_flax.studies.seeds import seeds_beside
 
     if workdir.is_file():
-        raise UserError(f"{display_name(workdir)} is only weights, and a model card is made of a run: give its workdir")
+        raise UserError(f"{display_name(workdir)} holds only weights, but a model card needs a run: give its workdir")
     results = read_results(workdir)
     if not results:
         raise UserError(f"{workdir} is not a finished run, which a model card needs: train it to the end")

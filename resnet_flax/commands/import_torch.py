@@ -34,7 +34,7 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = 
     tree = checkpoint_template(config)
     with lock_workdir(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.steps():  # before anything of that run is changed
-            raise UserError(f"{workdir} holds a run already: choose another --workdir")
+            raise UserError(f"{workdir} already holds a run: choose another --workdir")
         config = resolve_normalization(config)
         check_config(workdir, config)
         params = jax.tree.map(jnp.asarray, variables["params"])

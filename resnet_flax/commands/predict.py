@@ -76,12 +76,12 @@ def predict(
     read, nothing is written.
     """
     if not files:
-        raise UserError("which images? Name files, folders, .npy, .npz or a pickle behind 'predict'")
+        raise UserError("which images? Name files, folders, .npy, .npz or a pickle after 'predict'")
     contents = Contents(config.data.classes, top, probabilities, submission)
     default = "submission.csv" if submission else "predictions.json" if json else "predictions.csv"
     path = Path(output) if output else output_folder(workdir) / default
     if json and path.suffix.lower() != ".json":
-        raise UserError(f"--json writes a .json file, not {path.name}: leave one of the two out")
+        raise UserError(f"--json writes a .json file, not {path.name}: leave one of them out")
     write = choose_writer(path, contents)
     images = Images(list_image_files(files), image_shape(config.data)[:2])
     state = restore_checkpoint(config, workdir, checkpoint).tree["state"]
@@ -125,7 +125,7 @@ def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterat
     if contents.probabilities and ending not in (".csv", ".json"):
         raise UserError(f"--probabilities are written to a .csv or .json file, not to {ending}")
     if ending == ".npy" and contents.top > 1:
-        raise UserError("--top has no meaning for features, which an .npy file holds")
+        raise UserError("--top does not apply to features, which an .npy file holds")
     return WRITERS[ending]
 
 

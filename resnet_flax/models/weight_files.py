@@ -14,7 +14,7 @@ from resnet_flax.text import escape_line
 
 MAX_WEIGHTS_BYTES = 2**30  # of a file
 STATE_DICT = "state_dict"  # the key given to one without a key
-NEEDS_TORCH = "{} needs PyTorch: install it (pip install -c constraints.txt -e '.[reference]') or take safetensors"
+NEEDS_TORCH = "{} needs PyTorch: install it (pip install -c constraints.txt -e '.[reference]') or use safetensors"
 
 
 def read_weights(file: Path, key: str = "") -> Tensors:

@@ -97,7 +97,7 @@ def accuracy(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
     """Return the accuracy on the test split, and what its interval covers."""
     if "test_accuracy" not in results:
         return "The run had no test split.\n"
-    chosen = config.data.validation or "no held-out images: it is the last one"
+    chosen = config.data.validation or "nothing held out: the last epoch"
     only_one = ", the only one that was trained" if results.get("seeds") == 1 else ""
     facts = [
         ("test accuracy", percent(results["test_accuracy"])),
@@ -150,15 +150,15 @@ def limits(config: FrozenConfigDict) -> str:
     size = config.data.image_size
     return f"""- It predicts one of these {len(config.data.classes)} classes for any image, even for noise.
 - It sees {size} x {size} pixels: larger images are made that small first, and small objects in them are lost.
-- Its accuracy was measured on images from the source of the training data. On other photographs expect less.
+- Its accuracy was measured on images from the source of the training data. Expect less on other photographs.
 - Nobody has examined it for bias, or for robustness against changed or hostile images. It is for research and teaching.
 """
 
 
 def licence_text(licence: str) -> str:
     if licence:
-        return f"{plain(licence)}, for the weights as for the code. The training data have terms of their own.\n"
-    return "None is chosen yet for these weights: add `license:` above before you publish them.\n"
+        return f"{plain(licence)}, for both the weights and the code. The training data have terms of their own.\n"
+    return "No licence has been chosen for these weights yet: add `license:` above before you publish them.\n"
 
 
 def file_rows(files: Mapping[str, bytes]) -> Rows:

@@ -136,7 +136,7 @@ class Pages:
                 for title in QUANTITIES
             ]
             table = html.table(EPOCH_HEADER, epoch_rows(live.history)[::-1], "long")
-            parts += [html.section("Training", html.pair(*charts)), html.section("Epochs, the newest first", table)]
+            parts += [html.section("Training", html.pair(*charts)), html.section("Epochs, newest first", table)]
         return Page(html.document(self.name(workdir), parts).encode(), False)
 
     def list_page(self, runs: list[Path]) -> Page:

@@ -85,7 +85,7 @@ def train_seeds(
     if diverged:
         which = ", ".join(map(str, diverged))
         raise reported_by_first_process(
-            NotFinite(f"of {len(runs)} seeds these diverged and are left out of every mean: {which}")
+            NotFinite(f"of {len(runs)} seeds these diverged and are left out of all means: {which}")
         )
 
 

@@ -54,7 +54,7 @@ class Space:
         Raises UserError for a field that does not exist or may not vary, and for a value of the wrong type.
         """
         if not words:
-            raise UserError(f"what is to be swept? Name fields and their values, {EXAMPLE}")
+            raise UserError(f"what should be swept? Name fields and their values, {EXAMPLE}")
         base = flatten(complete(recipe_config(recipe)).to_dict())
         fields: dict[str, Field] = {}
         for word in words:
@@ -64,7 +64,7 @@ class Space:
             if name in SAME_FOR_ALL:
                 raise UserError(f"config.{name} must be the same for all trials: they are compared on validation")
             if name in fields:
-                raise UserError(f"{name} is there twice")
+                raise UserError(f"{name} is given twice")
             match = RANGE.fullmatch(text)
             values = match.groups()[:2] if match else split_values(text)
             for value in values:
@@ -77,7 +77,7 @@ class Space:
         choices = []
         for name, field in self.fields.items():
             if isinstance(field, Range):
-                raise UserError(f"a grid takes values and {name} has a range: --method=random or --method=tpe draw")
+                raise UserError(f"a grid takes values, but {name} has a range: use --method=random or --method=tpe")
             choices.append(field)
         if math.prod(map(len, choices)) > MAX_COMBINATIONS:
             raise UserError(
@@ -144,7 +144,7 @@ def split_values(text: str) -> tuple[str, ...]:
 def read_range(name: str, match: re.Match, default: object) -> Range:
     """Return the range, whose numbers have the type of the field's `default`."""
     if isinstance(default, bool) or not isinstance(default, int | float):
-        raise UserError(f"config.{name} is no number, so it has no range: give values with commas between")
+        raise UserError(f"config.{name} is not a number, so it cannot have a range: give values separated by commas")
     kind = int if isinstance(default, int) else float
     field = Range(kind(match[1]), kind(match[2]), bool(match[3]))
     if not (math.isfinite(field.low) and math.isfinite(field.high)):

@@ -47,7 +47,7 @@ def write_sweep_report(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     state = progress(plan, ranked)
     if not ranked or ranked[0].state != "complete":
         files.write(plan.workdir)
-        return f"\n{state}: nothing to choose from in {plan.workdir}"
+        return f"\n{state}: no complete trial in {plan.workdir} yet"
     examples = len(load_split(plan.config.data, "validation")[1])
     header = ["trial", *map(plan.space.label, plan.space.fields), *SCORE_COLUMNS]
     rows = [trial_row(one, examples) for one in ranked]

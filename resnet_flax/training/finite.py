@@ -36,7 +36,7 @@ def not_finite(run: Run, workdir: Path, step: int, what: str) -> NotFinite:
     return reported_by_first_process(
         NotFinite(
             f"{what} is not finite at step {step}, epoch {details['epoch']}, learning rate "
-            f"{details['learning_rate']:.3g}; the epochs before are kept. A lower --config.optimizer.learning_rate or "
+            f"{details['learning_rate']:.3g}; earlier epochs are kept. A lower --config.optimizer.learning_rate or "
             f"a --config.optimizer.clip_norm may help{write_details(details, workdir / 'nonfinite.json')}"
         )
     )

@@ -70,7 +70,7 @@ def check_agreement(config: FrozenConfigDict, teacher: FrozenConfigDict, name: s
         raise UserError(f"{name} has the classes {theirs}, and config.data.classes are {ours}: they must be the same")
     theirs, ours = (f"{shape[0]}x{shape[1]}" for shape in (image_shape(teacher.data), image_shape(config.data)))
     if theirs != ours:
-        raise UserError(f"{name} takes images of {theirs} pixels, and those of config.data have {ours}")
+        raise UserError(f"{name} takes images of {theirs} pixels, but those of config.data have {ours}")
 
 
 def class_list(config: FrozenConfigDict) -> str:

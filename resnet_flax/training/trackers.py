@@ -113,7 +113,7 @@ class Guarded:
         except Exception as error:
             name = getattr(self.tracker, "title", type(self.tracker).__name__)
             why = escape_line(reason(error), 300)
-            print_line(f"warning: {name} does not track this run any more: {why}", sys.stderr)
+            print_line(f"warning: {name} no longer tracks this run: {why}", sys.stderr)
             self.tracker = None
 
 

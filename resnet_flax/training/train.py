@@ -113,7 +113,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
         chosen = best_row(loop.history, run.config.train.monitor) or loop.history[-1]
         if len(loop.history) < run.config.train.epochs:
             print_line(
-                f"stopped early after epoch {len(loop.history)}: no better {run.config.train.monitor} in "
+                f"stopped early after epoch {len(loop.history)}: no improvement in {run.config.train.monitor} for "
                 f"{run.config.train.patience} epochs; epoch {chosen['epoch']} is restored"
             )
         evaluated, scores = evaluate_chosen(loop, chosen, template)
@@ -320,7 +320,7 @@ def chosen_state(checkpoints: Checkpoints, chosen: EpochRow, template: dict) -> 
         name = f"checkpoint {chosen['step']} of the chosen epoch {chosen['epoch']}"
         return restore_step(checkpoints, int(chosen["step"]), template, name).tree["state"]
     except (FileNotFoundError, Damaged) as problem:
-        advice = "copy it again, or train anew in another --workdir; evaluate --checkpoint=newest scores the newest"
+        advice = "copy it again, or start afresh in another --workdir; evaluate --checkpoint=newest scores the newest"
         raise reported_by_first_process(UserError(f"{problem}: {advice}")) from problem
 
 
@@ -350,7 +350,7 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
 def conclusion(evaluated: SplitPredictions | None, epoch: int) -> str:
     """Return the last line about a run, whose weights are those of `epoch`."""
     if evaluated is None:
-        return f"epoch {epoch}: nothing to evaluate on, config.data.validation and config.data.test are empty"
+        return f"epoch {epoch}: nothing to evaluate on: config.data.validation and config.data.test are empty"
     found = evaluated.found
     without_test = "" if evaluated.role == "test" else "; no test, config.data.test is empty"
     accuracy = f"{evaluated.role} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}"

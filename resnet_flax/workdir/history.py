@@ -36,7 +36,7 @@ def check_history(history: Any) -> list[EpochRow]:
             if not (small and counts and rates and all(0 <= share <= 1 for share in shares)):
                 raise ValueError(f"row {epoch} is not a valid epoch")
             if row.keys() != history[0].keys():
-                raise ValueError(f"row {epoch} has other columns than row 1")
+                raise ValueError(f"row {epoch} has different columns from row 1")
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"the history is not valid: {error!r}") from None
     return history

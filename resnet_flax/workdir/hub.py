@@ -81,7 +81,7 @@ def reported(hub: ModuleType, repository: str, what: str) -> Iterator[None]:
         raise
     except hub.errors.RepositoryNotFoundError:
         raise UserError(
-            f"there is no {repository} on the Hub, or it is private: then log in with `hf auth login`"
+            f"there is no {repository} on the Hub, or it is private: if so, log in with `hf auth login`"
         ) from None
     except hub.errors.LocalEntryNotFoundError as error:
         why = reason(error.__cause__ or error)

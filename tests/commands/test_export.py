@@ -108,7 +108,7 @@ def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags
         (
             "safetensors",
             "x.npz",
-            "--output=x.npz ends as stablehlo does, and --format is safetensors: which of the two?",
+            "--output=x.npz has the ending of stablehlo, but --format is safetensors: choose one",
         ),
         ("torch", "x.safetensors", "--output=x.safetensors ends as safetensors does, and --format is torch"),
         (

@@ -157,7 +157,7 @@ def test_safetensors_in_and_out_is_the_same_file_with_the_config_in_it(tmp_path)
     export(here, tmp_path / "run", "safetensors", str(copy))
     assert safetensors.numpy.save(safetensors.numpy.load_file(copy)) == file.read_bytes()
     assert json.loads(read_metadata(copy)["config"]) == json.loads(config_to_json(config))  # without the data's folder
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already holds a run"):
         import_torch(here, tmp_path / "run", str(file))
 
 
@@ -170,7 +170,7 @@ def test_a_refused_import_leaves_the_finished_run_as_it_was(tmp_path, capsys):
     stored = (tmp_path / "run" / "config.json").read_text()
     capsys.readouterr()
     longer = changed(tiny_config(), {"train.epochs": 2})
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already holds a run"):
         import_torch(longer, tmp_path / "run", str(tmp_path / "in.safetensors"))
     assert results.exists() and (tmp_path / "run" / "config.json").read_text() == stored
     assert "extending" not in capsys.readouterr().out
@@ -262,7 +262,7 @@ def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path):
 
 def test_a_key_of_a_safetensors_is_refused(tmp_path):
     safetensors.numpy.save_file(fitting(tiny_config()), tmp_path / "in.safetensors")
-    with pytest.raises(UserError, match=r"unknown key of .*in.safetensors 'ema': there are: state_dict"):
+    with pytest.raises(UserError, match=r"unknown key of .*in.safetensors 'ema': the choices are: state_dict"):
         import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "in.safetensors"), "ema")
 
 

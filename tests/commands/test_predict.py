@@ -303,7 +303,7 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         ([".", "--top=11"], "--top must be from 1 to 10, the number of classes, not 11"),
         ([".", "--top=all"], "--top must be a whole number, not 'all'"),
         ([".", "--output=out.jpg"], "--output=out.jpg must end in one of .csv, .json, .npy, .png"),
-        ([".", "--json", "--output=out.csv"], "--json writes a .json file, not out.csv: leave one of the two out"),
+        ([".", "--json", "--output=out.csv"], "--json writes a .json file, not out.csv: leave one of them out"),
         ([".", "--json", "--submission"], "--json writes a .json file, not submission.csv"),
         ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
         ([".", "--submission", "--output=out.json"], "--submission writes only ID and Labels, as .csv"),

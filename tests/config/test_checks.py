@@ -310,7 +310,7 @@ def test_a_message_is_of_limited_length(tmp_path):
     assert len(lines) == MAX_ERRORS_LISTED
     assert last == "and 11 more"
     assert lines[1].endswith(
-        "unknown field config.x1: there are: data, model, optimizer, parallel, schedule, seed, train"
+        "unknown field config.x1: the choices are: data, model, optimizer, parallel, schedule, seed, train"
     )
 
 

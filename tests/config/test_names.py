@@ -67,6 +67,6 @@ def test_the_device_is_no_field(guess):
 
 
 def test_what_is_near_nothing_lists_its_section_or_all_sections():
-    assert "there are: optimizer.b1, " in unknown_field("optimizer." + "z" * 2000)
+    assert "the choices are: optimizer.b1, " in unknown_field("optimizer." + "z" * 2000)
     assert len(unknown_field("z" * 2000)) < 200
-    assert unknown_field("x1").endswith("there are: data, model, optimizer, parallel, schedule, seed, train")
+    assert unknown_field("x1").endswith("the choices are: data, model, optimizer, parallel, schedule, seed, train")

@@ -38,7 +38,7 @@ def test_an_unknown_name_or_file_is_answered_with_the_nearest_recipe(tmp_path, m
     for text in ("quickstrat", "configs/quickstrat.py", "quickstrat.py"):
         with pytest.raises(UserError, match=r"did you mean 'quickstart'\?"):
             load_recipe(text)
-    with pytest.raises(UserError, match="there is no recipe '': there are: best, folder, "):
+    with pytest.raises(UserError, match="there is no recipe '': the choices are: best, folder, "):
         load_recipe(":full")
 
 

@@ -145,7 +145,7 @@ def test_a_seed_that_diverges_is_named_and_left_out_of_every_mean(tmp_path, trai
     assert main([*RECIPE, "--seeds=4", f"--workdir={tmp_path}"]) == 4
     captured = capsys.readouterr()
     assert "seed 1 diverged: the loss is not finite" in captured.out
-    assert "of 4 seeds these diverged and are left out of every mean: 1" in captured.err
+    assert "of 4 seeds these diverged and are left out of all means: 1" in captured.err
     found = json.loads((tmp_path / "seeds.json").read_text())
     assert (list(found["results"]), found["diverged"]) == (["0", "2", "3"], [1])
     assert found["statistics"]["test_accuracy"]["seeds"] == 3

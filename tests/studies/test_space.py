@@ -56,12 +56,12 @@ def test_names_of_trials_are_folders_and_differ():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "what is to be swept?"),
+        ([], "what should be swept?"),
         (["optimizer.momentum"], "'optimizer.momentum' must be a field and its values, such as"),
         (["optimizer.momentun=0.8,0.9"], "unknown field config.optimizer.momentun: did you mean 'optimizer.momentum'?"),
         (["optimizer.learning_rate=0.1,fast"], "config.optimizer.learning_rate must be a number, not 'fast'"),
         (["train.batch_size=32,1e2"], "1e2"),
-        (["optimizer.momentum=0.8", "optimizer.momentum=0.9"], "optimizer.momentum is there twice"),
+        (["optimizer.momentum=0.8", "optimizer.momentum=0.9"], "optimizer.momentum is given twice"),
         (["data.validation=train[90%:],train[80%:]"], "config.data.validation must be the same for all trials"),
         (["optimizer.name=adam..sgd"], "config.optimizer.name is no number"),
         (["optimizer.nesterov=False..True"], "config.optimizer.nesterov is no number"),

@@ -160,11 +160,11 @@ def test_another_sweep_in_the_workdir_is_refused(finished, runs, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (GRID[:-2], "what is to be swept?"),
+        (GRID[:-2], "what should be swept?"),
         ([*GRID, "--method=rando"], "unknown method 'rando': did you mean 'random'?"),
         ([*GRID, "--trials=3"], "--trials=N is for --method=random and tpe"),
         (RANDOM, "--trials=N is for --method=random and tpe, which need it"),
-        ([*RANDOM[:-1]], "a grid takes values and optimizer.learning_rate has a range"),
+        ([*RANDOM[:-1]], "a grid takes values, but optimizer.learning_rate has a range"),
         ([*GRID, "--config.data.validation="], "a sweep chooses by validation, and config.data.validation is empty"),
         ([*GRID, "--config.data.train=train[:101%]"], "is examples 0 to 1451 of 1437"),
         ([*GRID, "--storage=nothing://x"], "cannot open --storage: "),
@@ -256,7 +256,7 @@ def test_what_fails_is_recorded_and_skipped(error, reason, tmp_path, runs, capsy
     assert main([*GRID, f"--workdir={tmp_path}"]) == 0
     assert [row["state"] for row in table(tmp_path)] == ["fail"] * 4
     assert {row["reason"].startswith(reason) and "\n" not in row["reason"] for row in table(tmp_path)} == {True}
-    assert "0 of 4 trials complete, 4 failed: nothing to choose from" in capsys.readouterr().out
+    assert "0 of 4 trials complete, 4 failed: no complete trial in" in capsys.readouterr().out
 
 
 def test_what_is_no_fault_of_the_settings_stops_the_sweep_and_is_tried_again(tmp_path, runs):

@@ -78,7 +78,7 @@ def test_a_tracker_that_fails_is_one_warning_and_is_not_called_again(method, tmp
         tracking.start([])
         for row in ROWS:
             tracking.epoch(row)
-    assert capsys.readouterr().err == "warning: Calls does not track this run any more: no route\n"
+    assert capsys.readouterr().err == "warning: Calls no longer tracks this run: no route\n"
     assert [name for name, *_ in calls].count(method) == 1 and calls[-1][0] == method
     assert [name for name, *_ in other] == ["start", "epoch", "epoch", "epoch", "end"]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
@@ -104,9 +104,7 @@ def tracked_by(code: str, tmp_path: Path) -> float:
 def test_a_service_that_hangs_is_given_up(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trackers, "END_SECONDS", 0.5)
     assert 0.5 < tracked_by("import time; time.sleep(600)", tmp_path) < 30
-    assert capsys.readouterr().err == (
-        "warning: W&B does not track this run any more: it did not end within 0.5 seconds\n"
-    )
+    assert capsys.readouterr().err == ("warning: W&B no longer tracks this run: it did not end within 0.5 seconds\n")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,7 @@ def test_a_service_that_hangs_is_given_up(tmp_path, monkeypatch, capsys):
 )
 def test_a_service_whose_process_dies_is_one_warning(code, why, tmp_path, capsys):
     tracked_by(code, tmp_path)
-    assert capsys.readouterr().err == f"warning: W&B does not track this run any more: {why}\n"
+    assert capsys.readouterr().err == f"warning: W&B no longer tracks this run: {why}\n"
 
 
 def test_a_service_is_sent_every_call_even_if_a_pipe_cannot_hold_them(tmp_path, capsys):

@@ -314,4 +314,6 @@ def test_early_stop_says_which_epoch_is_restored(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "epoch 2/3" in out and "epoch 3/3" not in out
     chosen = json.loads((tmp_path / "report" / "results.json").read_text())["chosen_epoch"]
-    assert f"stopped early after epoch 2: no better val_accuracy in 1 epochs; epoch {chosen} is restored" in out
+    assert (
+        f"stopped early after epoch 2: no improvement in val_accuracy for 1 epochs; epoch {chosen} is restored" in out
+    )

@@ -155,7 +155,7 @@ def test_the_card_says_what_the_run_measured(exported, small_runs):
     (found,) = fields["model-index"][0]["results"]
     assert found["metrics"] == [{"type": "accuracy", "value": results["test_accuracy"]}] and "license" not in fields
     assert f"| test accuracy | {results['test_accuracy']:.2%} |" in text
-    assert "the only one that was trained" not in text and "None is chosen yet for these weights" in text
+    assert "the only one that was trained" not in text and "No licence has been chosen for these weights yet" in text
     assert "| command | python -m resnet\\_flax.main --config=quickstart " in text
     for title in ("Training", "Accuracy", "Most frequent confusions", "Classes", "Calibration", "Limits", "Files"):
         assert f"\n## {title}\n" in text
@@ -239,7 +239,7 @@ def test_without_a_connection_the_cache_answers(repositories, exported, monkeypa
 
 
 def test_what_is_wrong_with_a_repository_is_one_line(repositories, exported):
-    with pytest.raises(rf.UserError, match=r"^there is no me/nothing on the Hub, or it is private: then log in with"):
+    with pytest.raises(rf.UserError, match=r"^there is no me/nothing on the Hub, or it is private: if so, log in with"):
         rf.load("hf:me/nothing")
     repositories["me/text"] = {"README.md": b"text"}
     with pytest.raises(rf.UserError, match=r"it has no model\.safetensors and no results\.json$"):

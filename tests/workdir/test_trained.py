@@ -134,6 +134,6 @@ def test_predict_needs_no_workdir_and_says_which_network_predicts(tmp_path, monk
     assert main(["report", NAMES[0]]) == 1
     assert capsys.readouterr().err.startswith(f"error: {NAMES[0]} holds no run")
     assert main(["export", f"--workdir={NAMES[0]}", "--format=hub"]) == 1
-    assert "is only weights, and a model card is made of a run: give its workdir" in capsys.readouterr().err
+    assert "holds only weights, but a model card needs a run: give its workdir" in capsys.readouterr().err
     assert main(["export", f"--workdir={NAMES[0]}"]) == 0
     assert rf.load("weights.safetensors").config == net.config

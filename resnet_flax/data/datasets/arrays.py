@@ -58,7 +58,7 @@ def read_split(folder: Path, name: str, part: range, classes: int) -> Split:
     """Return the examples `part` of a saved split; UserError if a label is negative or not below `classes`."""
     images, labels = (array[part.start : part.stop] for array in read_arrays(folder, name))
     if labels.min() < 0 or labels.max() >= classes:
-        raise UserError(f"{folder} has labels from {labels.min()} to {labels.max()}, and there are {classes} classes")
+        raise UserError(f"{folder} has labels from {labels.min()} to {labels.max()}, but there are {classes} classes")
     return Split(images, labels.astype(np.int32))
 
 

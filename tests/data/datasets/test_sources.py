@@ -176,7 +176,7 @@ def test_folder_of_arrays_is_a_dataset(tmp_path):
         ("train_images", np.zeros((19, 32, 32, 3), np.uint8), "an integer for each image"),
         ("train_images", np.array([None]), "cannot be read: contains Python objects"),
         ("train_labels", np.zeros(20), "an integer for each image, not .* float64"),
-        ("train_labels", np.full(20, 10), "labels from 10 to 10, and there are 10 classes"),
+        ("train_labels", np.full(20, 10), "labels from 10 to 10, but there are 10 classes"),
         ("train_labels", np.full(20, -1), "labels from -1 to -1"),
     ],
 )
@@ -322,7 +322,7 @@ def test_a_dataset_that_tfds_cannot_prepare_is_one_line(tmp_path, monkeypatch):
     [
         ("valid", "unknown split 'valid': did you mean 'validation'?"),
         ("tset", "unknown split 'tset': did you mean 'test'?"),
-        ("everything", "unknown split 'everything': there are: test, train, validation"),
+        ("everything", "unknown split 'everything': the choices are: test, train, validation"),
         ("train[", "split 'train[' must look like"),
     ],
 )
