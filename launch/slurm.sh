@@ -39,12 +39,11 @@ trap 'stopped=1 requeue=1; kill -TERM "$!" || true' USR1
 for _ in 1 2 3; do # a crash may be the fault of a device or of the file system
   "${command[@]}" &
   step=$!
+  while kill -0 "$step" 2> /dev/null; do # a signal ends the wait, while the run is saving
+    wait "$step" || true
+  done
   code=0
   wait "$step" || code=$?
-  while kill -0 "$step" 2>/dev/null; do # a signal has ended the wait, and the run is saving
-    code=0
-    wait "$step" || code=$?
-  done
   case $code in
     0 | 1 | 4 | 130 | 143) break ;; # done, a mistake, a loss that is not finite, or stopped
   esac

@@ -18,8 +18,9 @@ for word; do case $word in --output=*) output=${word#*=} ;; --workdir=*) workdir
 echo "$2" >> "$output/log.jsonl"
 case "$WAITING" in
 "$2" | "${XLA_FLAGS:-none}") trap 'sleep 0.3; echo saved >> "$output/log.jsonl"; exit 143' TERM
+    sleep 0.5 # by when `timeout` knows its child: before that it would end alone
     touch "$output/waiting"
-    sleep 60 & wait ;;
+    for _ in $(seq 600); do sleep 0.1; done ;;
 esac
 [ "$2" = benchmarks.reproduce ] || exit 0
 mkdir -p "$output/runs/a" "$workdir/a/checkpoints/90" "$workdir/a/checkpoints/100" "$workdir/b/report"
