@@ -33,6 +33,7 @@ from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
+from resnet_flax.training.seen import seen_notes
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.trackers import Tracker, Tracking
@@ -97,6 +98,8 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {device_name()}{accuracy}"
     )
+    for note in seen_notes(run.config, [role for role in ("validation", "test") if run.config.data[role]]):
+        print_line(f"note: {note}")
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
         start = checkpoints.restore_newest(template) or first_checkpoint(run, template)

@@ -75,6 +75,9 @@ def test_the_learning_rate_is_a_triangle_that_ends_near_zero():
 
 def test_benchmark_measures_each_seed_once(tmp_path, monkeypatch, capsys):
     digits = [SMALL[0], "--config.data.train=train[:750]", "--config.data.test=test"]
+    # Whitened, images without colour have constant channels. The identity would keep them constant from norm to norm,
+    # each of which multiplies their rounding errors.
+    digits += ["--config.model.kernel_init=torch"]
     words = [
         "speed",
         "--small",

@@ -110,7 +110,7 @@ def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags
             "x.npz",
             "--output=x.npz has the ending of stablehlo, but --format is safetensors: choose one",
         ),
-        ("torch", "x.safetensors", "--output=x.safetensors ends as safetensors does, and --format is torch"),
+        ("torch", "x.safetensors", "--output=x.safetensors has the ending of safetensors, but --format is torch"),
         (
             "",
             "x.h5",

@@ -308,7 +308,7 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
         ([".", "--submission", "--output=out.json"], "--submission writes only ID and Labels, as .csv"),
         ([".", "--probabilities", "--output=out.png"], "--probabilities are written to a .csv or .json file"),
-        ([".", "--top=2", "--output=out.npy"], "--top has no meaning for features"),
+        ([".", "--top=2", "--output=out.npy"], "--top does not apply to features"),
     ],
 )
 def test_mistakes(small_runs, tmp_path, monkeypatch, words, message, capsys):

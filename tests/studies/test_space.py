@@ -63,8 +63,8 @@ def test_names_of_trials_are_folders_and_differ():
         (["train.batch_size=32,1e2"], "1e2"),
         (["optimizer.momentum=0.8", "optimizer.momentum=0.9"], "optimizer.momentum is given twice"),
         (["data.validation=train[90%:],train[80%:]"], "config.data.validation must be the same for all trials"),
-        (["optimizer.name=adam..sgd"], "config.optimizer.name is no number"),
-        (["optimizer.nesterov=False..True"], "config.optimizer.nesterov is no number"),
+        (["optimizer.name=adam..sgd"], "config.optimizer.name is not a number"),
+        (["optimizer.nesterov=False..True"], "config.optimizer.nesterov is not a number"),
         (["optimizer.momentum=0.9..0.8"], "LOW below HIGH"),
         (["optimizer.learning_rate=1e-3..inf"], "a range goes from one finite number to another, not 1e-3..inf"),
         (["optimizer.learning_rate=nan..1"], "a range goes from one finite number to another, not nan..1"),
@@ -92,5 +92,5 @@ def test_a_grid_has_an_end():
 
 def test_a_grid_has_no_range():
     space = Space.read(["optimizer.learning_rate=0.1,0.2", "optimizer.momentum=0.1..0.9"], RECIPE)
-    with pytest.raises(UserError, match=r"momentum has a range: --method=random"):
+    with pytest.raises(UserError, match=r"momentum has a range: use --method=random"):
         space.combinations()

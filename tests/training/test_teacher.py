@@ -60,7 +60,7 @@ def test_teachers_that_do_not_fit_are_refused_in_one_line(small_runs, student, t
         (
             small_runs,
             {"data.name": "folder", "data.image_size": 16},
-            "takes images of 32x32 pixels, and those of config",
+            "takes images of 32x32 pixels, but those of config",
         ),
     ]
     for paths, fields, message in refused:

@@ -50,7 +50,7 @@ class Embedded:
     def key(self, config: ConfigDict) -> tuple[str, str]:
         if not Path(config.dir).expanduser().is_dir():  # where a user's own arrays may have been
             raise UserError(
-                f"there is no folder config.data.dir {config.dir!r}, and {config.name} does not need it: set it to ''"
+                f"config.data.dir {config.dir!r} does not exist, and {config.name} does not need it: set it to ''"
             )
         return "embedded", ""
 

@@ -304,7 +304,9 @@ def test_an_emptied_folder_in_the_cache_is_decoded_again(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_does_not_exist_is_not_ignored(tmp_path):
-    with pytest.raises(UserError, match=f"there is no folder config.data.dir '{tmp_path}/gone', and digits needs none"):
+    with pytest.raises(
+        UserError, match=f"config.data.dir '{tmp_path}/gone' does not exist, and digits does not need it"
+    ):
         load_dataset(data_config(dir=f"{tmp_path}/gone"))
 
 

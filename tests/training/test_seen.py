@@ -1,0 +1,44 @@
+"""Warnings of held-out images that another network has been trained on."""
+
+import pytest
+
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import get_config
+from resnet_flax.config.stored import read_config
+from resnet_flax.main import main
+from resnet_flax.training.seen import seen_notes
+
+
+def notes(field: str, name: str, validation: str) -> list[str]:
+    config = get_config()
+    config.data.update(train="train[:5%]", validation=validation)
+    config.train[field] = name
+    return list(seen_notes(complete(config), ["validation", "test"]))
+
+
+@pytest.mark.parametrize("field", ["init_from", "teacher"])
+def test_validation_on_images_that_the_source_was_trained_on_is_noted(field, small_runs):
+    assert notes(field, str(small_runs[0]), "train[90%:]") == []  # it was trained on 512 images
+    (note,) = notes(field, str(small_runs[0]), "train[5%:40%]")
+    trained = read_config(small_runs[0]).data.train
+    assert note == f"{small_runs[0]} was trained on {trained}, so accuracy on validation says little about new images"
+
+
+def test_a_network_of_other_or_unknown_data_is_not_noted(tmp_path):
+    assert notes("init_from", "preact", "train[60%:]") == []  # CIFAR-10
+    assert notes("init_from", str(tmp_path / "absent"), "train[60%:]") == []
+
+
+def test_training_and_evaluation_print_the_note(small_runs, tmp_path, capsys):
+    words = ["--config=quickstart", f"--config.train.teacher={small_runs[0]}", "--config.train.epochs=1"]
+    words += [
+        "--config.data.train=train[:10%]",
+        "--config.data.validation=train[10%:20%]",
+        "--config.model.blocks=(1,)",
+    ]
+    words += ["--config.model.widths=(4,)", f"--workdir={tmp_path}"]
+    assert main(words) == 0
+    note = "so accuracy on validation says little about new images"
+    assert note in capsys.readouterr().out
+    assert main(["evaluate", f"--workdir={tmp_path}", "--split=validation"]) == 0
+    assert note in capsys.readouterr().out
