@@ -101,7 +101,7 @@ def commit_of(files: dict[str, bytes]) -> str:
     return digest("".join(map(digest, files.values())).encode())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def library(tmp_path_factory) -> Iterator[ThreadingHTTPServer]:
     """The library of the Hub, which reads its environment when it is imported, talking to a stand-in."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
