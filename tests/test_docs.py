@@ -134,8 +134,8 @@ def test_documented_recipes_have_the_parameters_that_they_say(tmp_path, monkeypa
 
 def test_the_extensions_are_one_of_each_kind():
     files = [file for file, _ in documented_files(ROOT / "docs" / "extending.md")]
-    rooms = {"models/__init__", "models/blocks", "data/augment/ops", "optim/optimizers", "optim/schedules"}
-    assert {f"resnet_flax/{room}.py" for room in rooms} < set(files) and len(files) == 7
+    parts = {"models/__init__", "models/blocks", "data/augment/ops", "optim/optimizers", "optim/schedules"}
+    assert {f"resnet_flax/{part}.py" for part in parts} < set(files) and len(files) == 7
 
 
 def anchors(path: Path) -> set[str]:

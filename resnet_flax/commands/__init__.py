@@ -1,1 +1,1 @@
-"""Commands: one module for each verb of the command line. May import every room; none imports it."""
+"""Commands: one module for each verb of the command line. May import every package; none imports it."""

@@ -1,1 +1,1 @@
-"""Training: a run, its steps, the loop and its evaluation. Imports all rooms from config to workdir."""
+"""Training: a run, its steps, the loop and its evaluation. Imports all packages from config to workdir."""

@@ -1,4 +1,4 @@
-"""Imports run one way: a room imports only those before it, and its first line says what lives there."""
+"""Imports run one way: a package imports only those of the layers before it, and its first line says what it holds."""
 
 import ast
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "resnet_flax"
 # From what all may use to what uses everything. What stands in one row does not import each other.
-FLOORS = (
+LAYERS = (
     ("text", "files", "hashing", "memory", "verbs"),
     ("errors",),
     ("cache", "models", "optim", "parallel"),
@@ -21,10 +21,10 @@ FLOORS = (
     ("commands",),
     ("api", "main"),
 )
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The folder or module right below the package, "" for the package itself."""
     return [*module.split("."), ""][1]
 
@@ -46,20 +46,20 @@ def files() -> list[tuple[str, Path]]:
     return [(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path) for path in paths]
 
 
-def test_every_room_has_its_floor():
-    assert {room for room, _ in files()} == FLOOR.keys()
+def test_every_package_has_its_layer():
+    assert {package for package, _ in files()} == LAYER.keys()
 
 
-@pytest.mark.parametrize(("room", "path"), [pytest.param(*entry, id=entry[1].stem) for entry in files()])
-def test_imports_run_one_way(room, path):
+@pytest.mark.parametrize(("package", "path"), [pytest.param(*entry, id=entry[1].stem) for entry in files()])
+def test_imports_run_one_way(package, path):
     for module in imports(path):
-        other = room_of(module)
-        assert other == room or FLOOR[other] < FLOOR[room], f"{room} imports {module}"
+        other = package_of(module)
+        assert other == package or LAYER[other] < LAYER[package], f"{package} imports {module}"
 
 
-@pytest.mark.parametrize("room", sorted(room for room in FLOOR if (PACKAGE / room).is_dir()))
-def test_the_first_line_of_a_room_says_what_lives_there(room):
-    documentation = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+@pytest.mark.parametrize("package", sorted(package for package in LAYER if (PACKAGE / package).is_dir()))
+def test_the_first_line_of_a_package_says_what_it_holds(package):
+    documentation = ast.get_docstring(ast.parse((PACKAGE / package / "__init__.py").read_text()))
     assert documentation and documentation.splitlines()[0].endswith(".")
 
 
