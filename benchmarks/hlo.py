@@ -62,7 +62,7 @@ class Array:
 
     @property
     def on_chip(self) -> bool:
-        """Whether it stays in the chip's own memory, as a TPU's compiler decides; S(0) is the large memory."""
+        """Return whether it stays in the chip's own memory, as a TPU's compiler decides; S(0) is the large memory."""
         return bool(re.search(r"S\([1-9]", self.layout))
 
 

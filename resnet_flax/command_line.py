@@ -173,9 +173,8 @@ def check_recipe(recipe: str, argv: Sequence[str], job: Job) -> None:
     if stored.normalization and not policy.normalization:
         theirs["data.policy"] = policy.normalized_by(*stored.normalization)
     if changes := differences(theirs, ours):
-        raise UserError(
-            f"{escape_line(job.workdir)} is no run of {recipe} ({'; '.join(first_few(changes, 3))}): leave out --config"
-        )
+        why = "; ".join(first_few(changes, 3))
+        raise UserError(f"{escape_line(job.workdir)} is not a run of {recipe} ({why}): leave out --config")
 
 
 def check_swept(argv: Sequence[str]) -> None:

@@ -217,7 +217,7 @@ def test_a_recipe_that_is_not_that_of_the_run_is_refused(small_runs, capsys):
         assert run(verb, QUICKSTART, f"--workdir={small_runs[0]}") == 1
         error = capsys.readouterr().err
         assert error.startswith(
-            f"error: {small_runs[0]} is no run of {QUICKSTART[9:]} (config.data.train_examples: 0 -> "
+            f"error: {small_runs[0]} is not a run of {QUICKSTART[9:]} (config.data.train_examples: 0 -> "
         )
         assert error.endswith(": leave out --config\n") and error.count("\n") == 1
 

@@ -15,8 +15,8 @@ from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
+from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.restore import restore_checkpoint
-from resnet_flax.training.seen import seen_notes
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.predictions import Predictions, wilson_interval
@@ -102,7 +102,7 @@ def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> 
     which = "" if workdir.is_file() else f", checkpoint {checkpoint} (step {found.step:,})"
     print_line(f"{display_name(workdir)}: {text} of {data_name(config.data)}{which}")
     recorded = found.run.get("data", {})
-    notes = [training_note(job, split, recorded.get("train")), *seen_notes(config, [split]), *view_notes(job, views)]
+    notes = [training_note(job, split, recorded.get("train")), *leakage_notes(config, [split]), *view_notes(job, views)]
     for note in filter(None, notes):
         print_line(f"note: {note}")
     classifier = Classifier(config, min(EVALUATION_BATCH, len(examples)))

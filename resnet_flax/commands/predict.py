@@ -39,7 +39,7 @@ Answers = Generator[Answer, None, None]
 
 
 class Contents(NamedTuple):
-    """What a file holds: for each image its `top` most probable classes, perhaps with `probabilities` of all `classes`.
+    """The contents of a file: for each image its `top` classes, perhaps with the `probabilities` of all `classes`.
 
     As a `submission` to Kaggle, it holds only an ID and a label.
     """

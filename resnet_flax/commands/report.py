@@ -18,7 +18,7 @@ def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
     if output and (watch or len(jobs) == 1):
         raise UserError("--output is the folder of a comparison: name several runs, without --watch")
     if port and not watch:
-        raise UserError("--port is that of --watch: add that, too")
+        raise UserError("--port needs --watch: add --watch")
     if watch:
         serve([job.workdir for job in jobs], port)
     elif len(jobs) == 1:

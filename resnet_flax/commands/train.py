@@ -20,7 +20,7 @@ def train(config: FrozenConfigDict, workdir: Path, seeds: str, track: str | Trac
     config.
     """
     if seeds and config.seed:
-        raise UserError(f"--seeds={seeds} takes the place of config.seed {config.seed}: leave out one of the two")
+        raise UserError(f"--seeds={seeds} replaces config.seed {config.seed}: leave out one of them")
     with joined_processes():
         trackers: list[Tracker] = []  # all idle except in the first process
         run_on_first_process(lambda: trackers.extend(find_trackers(track)))

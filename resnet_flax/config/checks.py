@@ -285,7 +285,7 @@ def pooling_conflicts(model: ConfigDict, image_size: int) -> Iterator[str]:
     if model.block == "pool" and image_size < smallest:
         yield (
             f"config.data.image_size {image_size} is too small for pool blocks in {poolings} stages: "
-            f"it must be at least {smallest}, or config.model.blocks shorter"
+            f"make it at least {smallest}, or config.model.blocks shorter"
         )
 
 

@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from resnet_flax.errors import UserError
 
 NEEDS_ONNX = "--format=onnx needs the package onnx: install it (pip install -c constraints.txt -e '.[onnx]')"
-OPSET, IR_VERSION = 18, 9  # those of ONNX 1.14 (2023), which today's runtimes read
+OPSET, IR_VERSION = 18, 9  # which ONNX 1.14 (2023) and newer know, and today's runtimes
 Shape = tuple[int, ...]
 BATCH = 99_991  # size of the traced batch: a prime that no other axis has, so the batch axis is recognised anywhere
 CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "checkpoint"}
@@ -204,9 +204,7 @@ class Graph:
         x = inputs[0]
         if name in BINARY:
             return self.binary(name, x, inputs[1], shape)
-        if not isinstance(x, Tensor) or (
-            len(inputs) > 1 and name not in ("conv_general_dilated", "dot_general", "pad")
-        ):
+        if not isinstance(x, Tensor) or (len(inputs) > 1 and name not in WITH_CONSTANT):
             raise refuse(name)
         if name in UNCHANGED:
             return x

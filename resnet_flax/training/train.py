@@ -29,11 +29,11 @@ from resnet_flax.parallel.processes import (
 from resnet_flax.text import print_line
 from resnet_flax.training.finite import check_finite, check_validation
 from resnet_flax.training.initial import first_checkpoint
+from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
-from resnet_flax.training.seen import seen_notes
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.trackers import Tracker, Tracking
@@ -98,7 +98,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {device_name()}{accuracy}"
     )
-    for note in seen_notes(run.config, [role for role in ("validation", "test") if run.config.data[role]]):
+    for note in leakage_notes(run.config, [role for role in ("validation", "test") if run.config.data[role]]):
         print_line(f"note: {note}")
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
@@ -130,7 +130,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
 
 
 class Proposal(NamedTuple):
-    """What a process would do after a dispatch; all processes do the maximum of what any of them proposes."""
+    """A process's proposal for the time after a dispatch; all processes follow the largest value of each field."""
 
     signum: int  # the signal that asks to stop, 0 for none
     steps: int  # of the next dispatch

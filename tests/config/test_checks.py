@@ -151,11 +151,11 @@ CONTRADICTIONS = [
     ({"model.shortcut": "avg_pool", "model.block": "pool"}, "shortcut avg_pool does not apply to pool blocks"),
     (
         {"model.block": "pool", "model.blocks": (1,) * 7, "model.widths": (8,) * 7},
-        "image_size 32 is too small for pool blocks in 6 stages: it must be at least 64",
+        "image_size 32 is too small for pool blocks in 6 stages: make it at least 64",
     ),
     (
         {"model.block": "pool", "model.stem": "whitening", "model.blocks": (1,) * 5, "model.widths": (8,) * 5},
-        "image_size 32 is too small for pool blocks in 5 stages: it must be at least 33",
+        "image_size 32 is too small for pool blocks in 5 stages: make it at least 33",
     ),
     (
         {"model.shortcut": "pad", "model.widths": (16, 8, 8)},

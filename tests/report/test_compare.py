@@ -67,7 +67,7 @@ def set_fields(path: Path, section: str = "", **fields) -> None:
     [
         (["--output={}/elsewhere"], "--output is the folder of a comparison: name several runs, without --watch"),
         (["--output={}/elsewhere", "--watch"], "--output is the folder of a comparison: name several runs"),
-        (["--port=99"], "--port is that of --watch: add that, too"),
+        (["--port=99"], "--port needs --watch: add --watch"),
     ],
 )
 def test_a_flag_that_would_be_ignored_is_refused(words, message, small_runs, capsys, tmp_path):

@@ -178,7 +178,7 @@ def test_mistakes(value, message, tmp_path, capsys, trained):
 
 def test_a_seed_of_the_config_beside_seeds_is_refused(tmp_path, capsys, trained):
     assert main([*RECIPE, "--config.seed=7", "--seeds=3", f"--workdir={tmp_path}"]) == 1
-    assert capsys.readouterr().err == "error: --seeds=3 takes the place of config.seed 7: leave out one of the two\n"
+    assert capsys.readouterr().err == "error: --seeds=3 replaces config.seed 7: leave out one of them\n"
     assert trained == [] and not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Warnings of held-out images that another network has been trained on."""
+"""Leakage is noted: held-out images on which another network of the run was trained."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.config.stored import read_config
 from resnet_flax.main import main
-from resnet_flax.training.seen import seen_notes
+from resnet_flax.training.leakage import leakage_notes
 
 
 def notes(field: str, name: str, validation: str) -> list[str]:
     config = get_config()
     config.data.update(train="train[:5%]", validation=validation)
     config.train[field] = name
-    return list(seen_notes(complete(config), ["validation", "test"]))
+    return list(leakage_notes(complete(config), ["validation", "test"]))
 
 
 @pytest.mark.parametrize("field", ["init_from", "teacher"])

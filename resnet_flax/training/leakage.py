@@ -1,4 +1,4 @@
-"""Held-out images on which the networks that a run starts from, or learns from, were trained."""
+"""Leakage: held-out images on which the networks that a run starts from, or learns from, were trained."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from resnet_flax.training.teacher import teacher_names
 from resnet_flax.workdir.trained import find_trained, read_trained_config
 
 
-def seen_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[str]:
+def leakage_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[str]:
     """Yield a warning for each split of a complete `config` and each network of its init_from and teacher that saw it.
 
     Networks whose data are unknown, or of another dataset, folder or image size, are taken not to have seen it.
