@@ -76,18 +76,20 @@ def device_steps(
 
     def steps(state, totals, arrays, order, rates, epoch, position, count, constants):
         pack, unpack = packing((state, totals))
-        table = jnp.stack(list(rates.values()), axis=1)  # a row per step, read at once
+        # A row per step, read at once; its last value is 1, and 0 in the rows after the end of the epoch.
+        table = jnp.stack([*rates.values(), jnp.ones(stream.steps_per_epoch)], axis=1)
+        table = jnp.pad(table, ((0, length), (0, 0)))
 
         def one(index, carry):
             packed, kernels = carry
             batch = feed.batch(arrays, order, epoch, position + index)
-            now = dict(zip(rates, table[position + index], strict=True))
+            *values, inside = table[position + index]
+            now = dict(zip(rates, values, strict=True))
             state, totals = step(*unpack(packed), batch, now, constants, kernels)
             after = pack((state, totals)), rounded(state)
             if length < 2:
                 return after
-            inside = position + index < stream.steps_per_epoch
-            return jax.tree.map(lambda new, old: jnp.where(inside, new, old), after, carry)
+            return jax.tree.map(lambda new, old: jnp.where(inside > 0, new, old), after, carry)
 
         carry = pack((state, totals)), rounded(state)
         packed, _ = jax.lax.fori_loop(0, length or count, one, carry)

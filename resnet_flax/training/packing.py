@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TOGETHER = 48  # arrays at most: for many more, XLA no longer makes a single kernel of all that changes a vector
+# Arrays in a vector: for many more, XLA no longer makes a single kernel of all that changes it. Up to twice as many are
+# one vector if they are all there are.
+TOGETHER = 48
 WORD = jnp.dtype("uint32")
 
 
@@ -35,7 +37,8 @@ def packing(
     example, structure = jax.tree.flatten(tree)
     small = [place for place, leaf in enumerate(example) if leaf.ndim < 2 and leaf.dtype.itemsize == WORD.itemsize]
     large = sorted(set(range(len(example))) - set(small))
-    groups = [small[start : start + TOGETHER] for start in range(0, len(small), TOGETHER)]
+    most = TOGETHER if len(small) > 2 * TOGETHER else 2 * TOGETHER
+    groups = [small[start : start + most] for start in range(0, len(small), most)]
 
     def pack(tree: chex.ArrayTree) -> Packed:
         leaves = jax.tree.leaves(tree)

@@ -215,11 +215,12 @@ def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -
 def sum_of_squares(tree: chex.ArrayTree) -> jax.Array:
     """Return the sum of the squares of all elements, () float32.
 
-    Sums over each output channel first, which a GPU does in passing where the gradient is used, then over all at once.
-    Without the barrier XLA would split the latter into a sum, and a kernel, for each leaf.
+    Sums over each output channel of a convolution first, which a GPU does in passing where the gradient is used, then
+    over all at once. Without the barrier XLA would split the latter into a sum, and a kernel, for each leaf.
     """
-    channels = [jnp.sum(leaf * leaf, axis=range(leaf.ndim - 1)) for leaf in jax.tree.leaves(tree)]
-    return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate([jnp.atleast_1d(sums) for sums in channels])))
+    squares = [leaf * leaf for leaf in jax.tree.leaves(tree)]
+    parts = [square.sum((0, 1, 2)) if square.ndim == 4 else square.ravel() for square in squares]
+    return jnp.sum(jax.lax.optimization_barrier(jnp.concatenate(parts)))
 
 
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:

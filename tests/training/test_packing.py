@@ -23,7 +23,7 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
 
-@pytest.mark.parametrize(("most", "sizes"), [(48, [6]), (2, [5, 1])])
+@pytest.mark.parametrize(("most", "sizes"), [(48, [6]), (2, [6]), (1, [1, 4, 1])])
 def test_small_arrays_are_a_few_vectors(most, sizes, monkeypatch):
     monkeypatch.setattr(packing_module, "TOGETHER", most)
     pack, unpack = packing(TREE)

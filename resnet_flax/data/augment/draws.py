@@ -98,13 +98,14 @@ class Draws:
         """Draw bool (B,), true with probability `p` (to within 2**-24)."""
         return self._bits(24) < round(p * 2**24)
 
-    def permutation(self, n: int) -> Array:
-        """Draw int32 (B, n): each row an equally likely order of range(n)."""
-        xp = self.xp
-        drawn = xp.stack([self._bits(24) for _ in range(n)], axis=1)
-        # The rank of each draw in its row; equal draws rank by position. For a few items this is faster than sorting.
-        place = np.arange(n, dtype=np.int32)
-        before = (drawn[:, None, :] < drawn[:, :, None]) | (
-            (drawn[:, None, :] == drawn[:, :, None]) & (place[None, None, :] < place[None, :, None])
-        )
-        return xp.asarray(xp.sum(xp.asarray(before, xp.int32), axis=2), xp.int32)
+    def permutation(self, n: int) -> list[Array]:
+        """Draw n arrays int32 (B,): for each example an equally likely order of range(n)."""
+        drawn = [self._bits(24) for _ in range(n)]
+
+        # The rank of each draw among those of its example; equal draws rank by position. For a few items this is faster
+        # than sorting.
+        def rank(place: int) -> Array:
+            before = [one <= drawn[place] for one in drawn[:place]] + [one < drawn[place] for one in drawn[place + 1 :]]
+            return sum(self.xp.asarray(earlier, self.xp.int32) for earlier in before)
+
+        return [rank(place) for place in range(n)]

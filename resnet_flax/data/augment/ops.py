@@ -78,9 +78,7 @@ def color_jitter(
     turn, in an order drawn for each image (ColorJitter)."""
     factors = [draws.uniform(max(0, 1 - strength), 1 + strength) for strength in (brightness, contrast, saturation)]
     steps = xp.asarray(draws.uniform(-hue, hue) * 255.0, xp.int32)
-    order = draws.permutation(4 if hue else 3)
-    for position in range(order.shape[1]):
-        kind = order[:, position]
+    for kind in draws.permutation(4 if hue else 3):
         factor = xp.where(kind == 0, factors[0], xp.where(kind == 1, factors[1], factors[2]))
         adjusted = pixels.adjust(xp, images, kind, factor)
         if hue:

@@ -57,7 +57,7 @@ def test_chance_has_its_probability(p):
 
 
 def test_permutations_are_equally_likely():
-    drawn = fresh(seed=3).permutation(4)
+    drawn = np.stack(fresh(seed=3).permutation(4), axis=1)
     assert drawn.dtype == np.int32 and np.all(np.sort(drawn, axis=1) == np.arange(4))
     _, order = np.unique(drawn, axis=0, return_inverse=True)
     assert p_of_counts(order.ravel(), 24) > SIGNIFICANCE
@@ -130,7 +130,7 @@ def everything(namespace, seed, epoch, index):
         stream.uniform(0.02, 0.1),
         stream.integers(25),
         stream.chance(0.3),
-        stream.permutation(4),
+        *stream.permutation(4),
         draws.epoch_order(namespace, seed, epoch, 1000),
     )
 
