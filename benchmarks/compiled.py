@@ -27,7 +27,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import FrozenConfigDict
 
-from benchmarks import hlo, profile, recipes, record
+from benchmarks import command_line, hlo, profile, recipes, record
 from benchmarks.tables import table
 from benchmarks.targets import Target
 from resnet_flax.errors import UserError
@@ -279,13 +279,13 @@ def row(first: dict, line: dict) -> list[str]:
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ALL)
+    parser = command_line.journal_parser(__doc__, ALL)
     parser.add_argument("--target", default="h200", help="h200, h200:GPUS, v5e:AxB, v6e:AxB")
     parser.add_argument("--batch", type=int, help="instead of the recipe's")
     parser.add_argument("--parallel", choices=("jit", "pmap"), default="jit")
     parser.add_argument("--accept-regression", action="store_true", help="log it although it is worse than before")
     parser.add_argument("--keep", type=Path, help="a folder for the optimised HLO of each program")
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     target = Target.find(arguments.target)
     words = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch else []
     words += [f"--config.parallel={arguments.parallel}", *changes]
@@ -315,4 +315,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

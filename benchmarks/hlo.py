@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks import command_line
+
 # Operations that cost nothing: names for parts of other results, and known values.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 FREE |= {"opt-barrier", "iota"}
@@ -255,7 +257,9 @@ def parts_read(inside: list[Instruction], place: int) -> list[Array] | None:
 
 
 def main() -> None:
-    program = Program.parse(Path(sys.argv[1]).read_text())
+    parser = command_line.parser(__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    program = Program.parse(parser.parse_args().file.read_text())
     for kernel in program.kernels(program.body()):
         megabytes = sum(array.bytes for array in program.traffic(kernel)) / 1e6
         first = ARRAY.search(kernel.type)
@@ -264,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from benchmarks.hlo import COLLECTIVES, Instruction, Program
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import compiler_options
@@ -179,12 +179,12 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ["resnet_353"])
+    parser = command_line.journal_parser(__doc__, ["resnet_353"])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--top", type=int, default=15)
     parser.add_argument("--examples", type=int, default=5_000, help="size of the training split")
     parser.add_argument("--trace", type=Path, help="keep the traces in this folder")
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     journal = record.Journal("profile", arguments.output, arguments.again)
     for recipe in arguments.recipes:
         with tempfile.TemporaryDirectory() as folder:
@@ -199,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

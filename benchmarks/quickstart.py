@@ -3,7 +3,6 @@
 Trains configs/quickstart.py with each seed in a process of its own, and logs test accuracy and seconds.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -12,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import record
+from benchmarks import command_line, record
 
 
 def run(seed: int) -> dict:
@@ -27,9 +26,8 @@ def run(seed: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.journal_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    record.add_arguments(parser)
     arguments = parser.parse_args()
     journal = record.Journal("quickstart", arguments.output, arguments.again)
     for seed in range(arguments.seeds):
@@ -42,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

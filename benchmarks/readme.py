@@ -7,13 +7,25 @@ project:". Nothing else is touched.
 import json
 import re
 import statistics
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import ablation, accuracy, compiled, recipes, runs, scaling, speed, speed_ablation, startup
+from benchmarks import (
+    ablation,
+    accuracy,
+    command_line,
+    compiled,
+    recipes,
+    runs,
+    scaling,
+    speed,
+    speed_ablation,
+    startup,
+)
 from benchmarks.pictures import PICTURE
 from benchmarks.record import RESULTS, is_cpu
 from benchmarks.runs import Recorded
@@ -341,4 +353,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

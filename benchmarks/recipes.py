@@ -1,16 +1,13 @@
-"""Recipes in benchmarks: name and change them on a command line, and make random images to train on."""
+"""The recipes that benchmarks train, their configs and FLOPs, and random images to train on."""
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from benchmarks import record
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
-from resnet_flax.errors import UserError, report_error
 from resnet_flax.main import parse
 from resnet_flax.models.layers import layers
 
@@ -41,39 +38,6 @@ REPORTED = {
     "resnet_large:full": "92.73",
     "resnet_353:full": "91.8, 93.93 in its log",
 }
-
-
-def parser(description: str, recipes: Sequence[str] = RECIPES) -> argparse.ArgumentParser:
-    """Return a parser for the command line of a benchmark that takes recipes; `read` reads it."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", type=words, default=tuple(recipes), help="names, separated by commas")
-    record.add_arguments(parser)
-    return parser
-
-
-def run(main: Callable[[], int | None]) -> int:
-    """Return the exit code of main(); a mistake of the user is printed in one line."""
-    try:
-        return main() or 0
-    except UserError as error:
-        return report_error(error)
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
-def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """Return (arguments, changes), where changes are the words --config.FIELD=VALUE."""
-    arguments, changes = parser.parse_known_args()
-    strange = [word for word in changes if not word.startswith("--config.")]
-    if strange:
-        parser.error(f"unknown arguments: {' '.join(strange)}")
-    return arguments, changes
 
 
 def variants() -> list[str]:

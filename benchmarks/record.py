@@ -1,6 +1,5 @@
 """Logs of measurements, each with its date, device, versions and commit."""
 
-import argparse
 import datetime
 import importlib.metadata
 import json
@@ -49,12 +48,6 @@ class Journal:
 
     def _same(self, line: dict, case: dict) -> bool:
         return line["case"] == json.loads(json.dumps(case)) and line["made"]["device"] == self.made["device"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that every benchmark with a journal has."""
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the folder of the log")
-    parser.add_argument("--again", action="store_true", help="measure again what the log already has")
 
 
 def circumstances() -> dict:

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import accuracy, recipes, runs
+from benchmarks import accuracy, command_line, recipes, runs
 from resnet_flax.errors import UserError
 from resnet_flax.main import main as train
 from resnet_flax.parallel.devices import device_name
@@ -95,12 +95,12 @@ def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bo
 
 
 def main() -> int:
-    parser = recipes.parser(__doc__, DEFAULT)
+    parser = command_line.journal_parser(__doc__, DEFAULT)
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 0, 1, ...")
     parser.add_argument("--epochs", type=int, default=0, help="train for fewer epochs")
     parser.add_argument("--train-examples", type=int, default=0, help="train on fewer images")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
-    arguments, given = recipes.read(parser)
+    arguments, given = command_line.read(parser)
     failed = 0
     for seed in range(arguments.seeds):
         for recipe in map(chosen, arguments.recipes):
@@ -118,4 +118,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -25,7 +25,7 @@ import math
 import sys
 from typing import NamedTuple
 
-from benchmarks import recipes
+from benchmarks import command_line
 from benchmarks.compiled import LAUNCH, SPEEDS
 from benchmarks.record import Journal
 from benchmarks.tables import table
@@ -187,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

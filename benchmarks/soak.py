@@ -6,7 +6,6 @@ untrusted files get malformed inputs. Each seed has a line in benchmarks/results
 run, so that the soak may be killed. Exits with 1 if a fault was not survived, and keeps the runs for inspection.
 """
 
-import argparse
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks import command_line, record
 from benchmarks.faults.kinds import OTHERS, PAIRS, STOPS, WAYS, Run, check, draw_photos
 
 MOST = 8  # faults in one run
@@ -107,7 +106,7 @@ def attempt(act: Callable[[], Any], what: str, failures: list[str]) -> Any:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--faults", type=int, default=300)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

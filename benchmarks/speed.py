@@ -15,13 +15,14 @@ the recipes.
 
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 
 import jax
 from ml_collections import FrozenConfigDict
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from benchmarks.tables import spread
 from resnet_flax.commands.evaluate import ensemble, flip
 from resnet_flax.data.datasets.arrays import Split
@@ -89,11 +90,13 @@ def table(lines: Sequence[dict]) -> str:
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ())
-    parser.add_argument("--targets", type=recipes.words, default=tuple(TARGETS), help="percent, separated by commas")
+    parser = command_line.journal_parser(__doc__)
+    parser.add_argument(
+        "--targets", type=command_line.words, default=tuple(TARGETS), help="percent, separated by commas"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--small", action="store_true")
-    arguments, given = recipes.read(parser)
+    arguments, given = command_line.read(parser)
     journal = record.Journal("speed_small" if arguments.small else "speed", arguments.output, arguments.again)
     for seed, target in itertools.product(range(arguments.seeds), arguments.targets):
         recipe = TARGETS[target]
@@ -112,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -6,9 +6,9 @@ used. Each run is compared with the unchanged recipe of the same seed. It needs 
 seconds of one core. Writes a line for each run to speed_ablation.jsonl and prints a table at the end.
 """
 
-import argparse
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from resnet_flax.models import whitening
 from resnet_flax.models.whitening import Whitening
 from resnet_flax.training.run import Run
@@ -100,9 +100,8 @@ def table(lines: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.journal_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    record.add_arguments(parser)
     arguments = parser.parse_args()
     journal = record.Journal("speed_ablation", arguments.output, arguments.again)
     for seed, idea in itertools.product(range(arguments.seeds), IDEAS):
@@ -113,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

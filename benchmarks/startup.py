@@ -28,7 +28,7 @@ os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave a GPU's memory to
 
 import jax
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 
 PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three overlap the others
 RECIPE = recipes.ROOT / "configs" / "preact.py"
@@ -83,12 +83,11 @@ def table(lines: Sequence[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--feeds", type=recipes.words, default=("device", "tfdata"))
+    parser = command_line.journal_parser(__doc__)
+    parser.add_argument("--feeds", type=command_line.words, default=("device", "tfdata"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
-    record.add_arguments(parser)
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     journal = record.Journal("startup", arguments.output, arguments.again)
 
     def case(program: str, feed: str = "", cache: str = "") -> dict:
@@ -116,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    recipes.run(main)
+    sys.exit(command_line.run(main))

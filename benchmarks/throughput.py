@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import local_rows
@@ -187,16 +187,18 @@ def usable(ways: Sequence[str]) -> list[str]:
 
 def main() -> None:
     cpu = jax.default_backend() == "cpu"
-    parser = recipes.parser(__doc__)
-    parser.add_argument("--batches", type=recipes.words, default=("recipe",) if cpu else ("recipe", "512"))
-    parser.add_argument("--dtypes", type=recipes.words, default=("float32",) if cpu else ("bfloat16", "float32"))
-    parser.add_argument("--parts", type=recipes.words, default=tuple(PARTS))
-    parser.add_argument("--ways", type=recipes.words, default=("single", "looped", *["host"] * cpu))
-    parser.add_argument("--steps", type=recipes.numbers, default=(4,) if cpu else (1, 10, 100), help="per dispatch")
+    parser = command_line.journal_parser(__doc__, recipes.RECIPES)
+    parser.add_argument("--batches", type=command_line.words, default=("recipe",) if cpu else ("recipe", "512"))
+    parser.add_argument("--dtypes", type=command_line.words, default=("float32",) if cpu else ("bfloat16", "float32"))
+    parser.add_argument("--parts", type=command_line.words, default=tuple(PARTS))
+    parser.add_argument("--ways", type=command_line.words, default=("single", "looped", *["host"] * cpu))
+    parser.add_argument(
+        "--steps", type=command_line.numbers, default=(4,) if cpu else (1, 10, 100), help="per dispatch"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement and round")
     parser.add_argument("--examples", type=int, default=50_000, help="size of the training split")
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     journal = record.Journal("throughput", arguments.output, arguments.again)
     ways = usable(arguments.ways)
     flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
@@ -220,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -7,7 +7,6 @@ return a value or raise an error that becomes one line for the user. Prints coun
 with 1 if a reader did anything else, and leaves that input in a file. Input N of a reader is always the same.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from benchmarks import command_line
 from benchmarks.faults.readers import SIZES, Figures, Reader, all_readers
 from resnet_flax.text import escape_lines
 
@@ -143,16 +143,21 @@ def virtual_memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = command_line.parser(__doc__)
     parser.add_argument("--inputs", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers, separated by semicolons; all by default")
     arguments = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="resnet_flax-fuzz-"))
-    os.environ["XDG_CACHE_HOME"] = str(place)
-    figures = fuzz(arguments.inputs, arguments.seed, [name for name in arguments.only.split(";") if name], place)
+    folder = Path(tempfile.mkdtemp(prefix="resnet_flax-fuzz-"))
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    figures = fuzz(arguments.inputs, arguments.seed, [name for name in arguments.only.split(";") if name], folder)
     print(json.dumps(figures, indent=2))
     if figures["failures"]:
-        sys.exit(1)
-    shutil.rmtree(place)
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))
