@@ -143,8 +143,7 @@ def main() -> int:
                 if code:
                     return code
                 journal.add(case, found)
-    lines = [line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]
-    print(compared(lines, arguments.base, shared, arguments.change))
+    print(compared(journal.lines_here(), arguments.base, shared, arguments.change))
     return 0
 
 

@@ -15,7 +15,6 @@ logged unless --accept-regression says that this is intended. --keep=FOLDER keep
 `python -m benchmarks.hlo FILE` lists.
 """
 
-import os
 import re
 import sys
 import tempfile
@@ -291,7 +290,6 @@ def main() -> None:
     words += [f"--config.parallel={arguments.parallel}", *changes]
     with target.pretend():
         journal = record.Journal("compiled", arguments.output, arguments.again)
-    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
     refused = []
     with tempfile.TemporaryDirectory() as folder:
         words += recipes.random_images(Path(folder), EXAMPLES)
@@ -303,7 +301,7 @@ def main() -> None:
                 "recipe": recipe,
                 "batch": config.train.batch_size,
                 "parallel": arguments.parallel,
-                "changes": [*changes, *flags],
+                "changes": record.changes_to_log(changes),
                 "commit": journal.made["commit"],
             }
             if journal.has(case):

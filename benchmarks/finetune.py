@@ -80,7 +80,7 @@ def main() -> None:
         case = {"way": way, "seed": seed}
         if not journal.has(case):
             journal.add(case, measure(way, seed, arguments.weights))
-    print(summary(journal.lines()))
+    print(summary(journal.lines_here()))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = recipes.random_images(Path(folder), arguments.examples)
             run = Run.from_config(recipes.config(recipe, [*data, *changes]))
-            case = {"recipe": recipe, "batch": run.stream.batch_size, "dtype": str(run.model.dtype), "changes": changes}
+            case = {
+                "recipe": recipe,
+                "batch": run.stream.batch_size,
+                "dtype": str(run.model.dtype),
+                "changes": record.changes_to_log(changes),
+            }
             if journal.has(case):
                 continue
             found = profile(run, arguments.steps, (arguments.trace or Path(folder)) / f"trace-{recipe}", arguments.top)

@@ -33,7 +33,7 @@ def main() -> None:
     for seed in range(arguments.seeds):
         if not journal.has({"seed": seed}):
             journal.add({"seed": seed}, run(seed))
-    accuracies = [line["found"]["test_accuracy"] for line in journal.lines()]
+    accuracies = [line["found"]["test_accuracy"] for line in journal.lines_here()]
     print(
         f"test accuracy {statistics.mean(accuracies):.2%} +- {statistics.stdev(accuracies):.2%}, n = {len(accuracies)}"
     )

@@ -4,7 +4,6 @@ In the documents they are between two comments, which name the part; in the docs
 project:". Nothing else is touched.
 """
 
-import json
 import re
 import statistics
 import sys
@@ -27,7 +26,7 @@ from benchmarks import (
     startup,
 )
 from benchmarks.pictures import PICTURE
-from benchmarks.record import RESULTS, is_cpu
+from benchmarks.record import RESULTS, is_cpu, read_lines
 from benchmarks.runs import Recorded
 from benchmarks.tables import span, spread, table
 from resnet_flax import models
@@ -57,8 +56,7 @@ BLOCKS = {
 
 def lines(name: str, folder: Path = RESULTS) -> list[dict]:
     """Return the lines of a journal that are about unchanged recipes."""
-    path = folder / f"{name}.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = read_lines(folder / f"{name}.jsonl")
     return [line for line in found if not line["case"].get("changes")]
 
 

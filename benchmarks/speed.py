@@ -107,11 +107,11 @@ def main() -> None:
             "recipe": recipe,
             "epochs": config.train.epochs,
             "seed": seed,
-            "changes": [word for word in given if not word.startswith("--config.data.dir=")],
+            "changes": record.changes_to_log(given),
         }
         if not journal.has(case):
             journal.add(case, measure(config))
-    print(table([line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]))
+    print(table(journal.lines_here()))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def main() -> None:
         case = {"idea": idea, "seed": seed}
         if not journal.has(case):
             journal.add(case, measure(idea, seed))
-    print(table(journal.lines()))
+    print(table(journal.lines_here()))
 
 
 if __name__ == "__main__":

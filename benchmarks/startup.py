@@ -91,8 +91,8 @@ def main() -> None:
     journal = record.Journal("startup", arguments.output, arguments.again)
 
     def case(program: str, feed: str = "", cache: str = "") -> dict:
-        words = [word for word in changes if not word.startswith("--config.data.dir=")]
-        return {"program": program, "feed": feed, "cache": cache, "jax": jax.__version__, "changes": words}
+        logged = record.changes_to_log(changes)
+        return {"program": program, "feed": feed, "cache": cache, "jax": jax.__version__, "changes": logged}
 
     with tempfile.TemporaryDirectory() as temporary:
         variants = [
@@ -111,7 +111,7 @@ def main() -> None:
                 found.append(measure())
     for (named, _), found in zip(variants, starts, strict=True):
         journal.add(named, medians(found))
-    print(table([line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]))
+    print(table(journal.lines_here()))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ changed fields or with XLA_FLAGS are logged as such, and left out of the documen
 
 import importlib.util
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -201,7 +200,6 @@ def main() -> None:
     arguments, changes = command_line.read(parser)
     journal = record.Journal("throughput", arguments.output, arguments.again)
     ways = usable(arguments.ways)
-    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
     with tempfile.TemporaryDirectory() as folder:
         data = recipes.random_images(Path(folder), arguments.examples)
         for dtype, batch, recipe in itertools.product(arguments.dtypes, arguments.batches, arguments.recipes):
@@ -209,7 +207,7 @@ def main() -> None:
             run = Run.from_config(
                 recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes])
             )
-            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": [*changes, *flags]}
+            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": record.changes_to_log(changes)}
             wanted = [
                 named | ({} if part == "feed" else {"dtype": dtype}) | case
                 for part in arguments.parts
