@@ -22,8 +22,7 @@ from collections.abc import Sequence
 import jax
 from ml_collections import FrozenConfigDict
 
-from benchmarks import command_line, recipes, record
-from benchmarks.tables import spread
+from benchmarks import command_line, recipes, record, tables
 from resnet_flax.commands.evaluate import ensemble, flip
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.training.run import Run
@@ -81,12 +80,11 @@ def table(lines: Sequence[dict]) -> str:
     rows = []
     for (target, recipe, epochs, *changes), found in sorted(groups.items()):
         name = " ".join([recipe, *changes]).replace("--config.", "")
-        percents = [spread([100 * run[field] for run in found]) for field in ("accuracy", "tta_accuracy")]
-        seconds = [spread([run[field] for run in found]) for field in ("seconds", "with_compiling")]
+        percents = [tables.spread([100 * run[field] for run in found]) for field in ("accuracy", "tta_accuracy")]
+        seconds = [tables.spread([run[field] for run in found]) for field in ("seconds", "with_compiling")]
         met = statistics.mean(run["accuracy"] for run in found) >= float(target) / 100
         rows.append([f"{target} %", name, f"{epochs}", *percents, *seconds, f"{len(found)}", "yes" if met else "no"])
-    body = [HEADER, (":--", ":--", *["--:"] * (len(HEADER) - 2)), *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in body)
+    return tables.table(HEADER, rows)
 
 
 def main() -> None:

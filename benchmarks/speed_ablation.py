@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import command_line, recipes, record
+from benchmarks import command_line, recipes, record, tables
 from resnet_flax.models import whitening
 from resnet_flax.models.whitening import Whitening
 from resnet_flax.training.run import Run
@@ -35,6 +35,7 @@ SMALL = (
     "--config.train.ema_decay=0.98",  # does not change training, so each run also shows what averaging is worth
 )
 
+HEADER = ("change", "accuracy, %", "difference", "core seconds", "seeds")
 BASE, RANDOM = "none (the recipe)", "random filters instead of whitening"
 # Change -> how it is made in the config.
 IDEAS: dict[str, tuple[str, ...]] = {
@@ -82,7 +83,7 @@ def measure(idea: str, seed: int) -> dict:
 def table(lines: list[dict]) -> str:
     """Return a row for each idea, in percent: accuracy, and its difference from the recipe with the same seed."""
     found = {(line["case"]["idea"], line["case"]["seed"]): line["found"] for line in lines}
-    rows = ["| change | accuracy, % | difference | core seconds | seeds |", "|:--|--:|--:|--:|--:|"]
+    rows = []
     for idea in IDEAS:
         seeds = [seed for name, seed in found if name == idea and (BASE, seed) in found]
         here, base = ([100 * found[name, seed]["accuracy"] for seed in seeds] for name in (idea, BASE))
@@ -91,12 +92,13 @@ def table(lines: list[dict]) -> str:
             difference = "" if idea == BASE else f"{statistics.mean(gaps):+.1f} ± {statistics.stdev(gaps):.1f}"
             cost = statistics.mean(found[idea, seed]["core_seconds"] for seed in seeds)
             accuracy = f"{statistics.mean(here):.1f} ± {statistics.stdev(here):.1f}"
-            rows.append(f"| {idea} | {accuracy} | {difference} | {cost:.0f} | {len(seeds)} |")
+            rows.append([idea, accuracy, difference, f"{cost:.0f}", str(len(seeds))])
+    text = tables.table(HEADER, rows)
     averaged = [100 * (one["averaged_accuracy"] - one["accuracy"]) for one in found.values()]
     if len(averaged) > 1:
         gain = f"{statistics.mean(averaged):+.2f} ± {statistics.stdev(averaged):.2f}"
-        rows.append(f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain}")
-    return "\n".join([*rows, ""])
+        text += f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain}\n"
+    return text
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave a GPU's memory to
 
 import jax
 
-from benchmarks import command_line, recipes, record
+from benchmarks import command_line, recipes, record, tables
 
 PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three overlap the others
 RECIPE = recipes.ROOT / "configs" / "preact.py"
@@ -78,8 +78,7 @@ def table(lines: Sequence[dict]) -> str:
         name = f"{case['program']}, {case['feed']}, {case['cache']}" if case["feed"] else case["program"]
         seconds = [f"{found['parts'][part]:.2f}" if part in found["parts"] else "" for part in PARTS]
         rows.append([name, case["jax"], f"{found['seconds']:.2f}", *seconds])
-    body = [["start", "jax", "seconds", *PARTS], [":--", *["--:"] * (2 + len(PARTS))], *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in body)
+    return tables.table(["start", "jax", "seconds", *PARTS], rows)
 
 
 def main() -> None:
