@@ -26,6 +26,7 @@ from benchmarks import (
     startup,
 )
 from benchmarks.pictures import PICTURE
+from benchmarks.recipes import ROOT
 from benchmarks.record import RESULTS, is_cpu, read_lines
 from benchmarks.runs import Recorded
 from benchmarks.tables import span, spread, table
@@ -33,7 +34,6 @@ from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.workdir.predictions import wilson_interval
 
-ROOT = RESULTS.parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("recipes", "results", "compiled", "many_devices")),
@@ -61,12 +61,17 @@ def lines(name: str, folder: Path = RESULTS) -> list[dict]:
 
 
 def by_device(found: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """Yield (device, versions and date; its lines) for each device, accelerators first."""
+    """Yield (device, versions and newest date; its lines) for each device, accelerators first."""
     for device in sorted({line["made"]["device"] for line in found}, key=lambda name: (is_cpu(name), name)):
         here = [line for line in found if line["made"]["device"] == device]
-        versions = here[-1]["made"]["versions"]
-        made = ", ".join(f"{package} {versions[package]}" for package in ("jax", "torch") if package in versions)
-        yield f"{device}, {made}, {max(line['made']['date'] for line in here)}", here
+        made = [f"{package} {versions}" for package in ("jax", "torch") if (versions := versions_of(package, here))]
+        yield ", ".join([device, *made, max(line["made"]["date"] for line in here)]), here
+
+
+def versions_of(package: str, found: list[dict]) -> str:
+    """Return the versions of a package with which lines were made, such as "0.10.2 and 0.12.0"."""
+    versions = [line["made"]["versions"] for line in found]
+    return " and ".join(sorted({one[package] for one in versions if package in one}))
 
 
 def fastest(found: list[dict]) -> dict | None:
@@ -282,8 +287,8 @@ def chips(folder: Path) -> str:
 
 
 def caption(folder: Path) -> str:
-    """Return a sentence about the run that README's picture names."""
-    run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
+    """Return two sentences about the run of README's picture."""
+    run = pictured(folder)
     results, config = run.results, run.config
     low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
     device = "a CPU" if is_cpu(results["device"]) else results["device"]
@@ -298,8 +303,13 @@ def caption(folder: Path) -> str:
 
 def picture(folder: Path) -> str:
     """Return the run of README's picture, and the command that trained it."""
-    run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
+    run = pictured(folder)
     return f"It shows the run {accuracy.link(run)}:\n`{run.command()}`\n"
+
+
+def pictured(folder: Path) -> Recorded:
+    """Return the run that README's picture names."""
+    return runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
 
 
 def network(recipe: str) -> tuple[str, str]:
