@@ -199,8 +199,7 @@ class Program:
     def written(self, kernel: Instruction) -> list[Array]:
         """Return the arrays that a kernel writes."""
         if kernel.opcode.endswith("-start"):  # its own result names its operands again
-            done = next((one for one in self._done.get(kernel.name, [])), kernel)
-            return done.results
+            return self._done.get(kernel.name, kernel).results
         if kernel.opcode == "dynamic-update-slice":
             return self.instructions[kernel.operands[1]].results
         if kernel.opcode == "fusion" and kernel.inside and kernel.inside[-1].opcode == "dynamic-update-slice":
@@ -209,12 +208,9 @@ class Program:
         return kernel.results
 
     @cached_property
-    def _done(self) -> dict[str, list[Instruction]]:
-        found: dict[str, list[Instruction]] = {}
-        for one in self.instructions.values():
-            if one.opcode.endswith("-done"):
-                found.setdefault(one.operands[0], []).append(one)
-        return found
+    def _done(self) -> dict[str, Instruction]:
+        """The second part of each instruction in two parts, by the name of the first."""
+        return {one.operands[0]: one for one in self.instructions.values() if one.opcode.endswith("-done")}
 
 
 def instruction(name: str, text: str) -> Instruction:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -61,6 +62,12 @@ def kind(operation: Instruction, kernels: dict[str, int]) -> str:
     if codes - {"fusion"} <= MOVES:
         return "copies, transposes, casts"
     return "BatchNorm and elementwise"
+
+
+def kernel_sizes(params: Any) -> dict[str, int]:
+    """Return the size of the kernel of each convolution in a network's parameters, by its module: see `kind`."""
+    leaves = jax.tree.leaves_with_path(params)
+    return {"/".join(key.key for key in path[:-1]): leaf.size for path, leaf in leaves if len(leaf.shape) == 4}
 
 
 @dataclass
@@ -160,10 +167,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
         for position in range(steps):
             state, totals = compiled(state, totals, *arrays, position % run.stream.steps_per_epoch)
         jax.block_until_ready(totals)
-    leaves = jax.tree.leaves_with_path(state.params)
-    paths = {"/".join(key.key for key in path[:-1]): leaf for path, leaf in leaves if leaf.ndim == 4}
-    kernels = {path: leaf.size for path, leaf in paths.items()}
-    return summarise(folder, compiled.as_text(), kernels, steps, top)
+    return summarise(folder, compiled.as_text(), kernel_sizes(state.params), steps, top)
 
 
 def table(found: dict) -> str:

@@ -75,10 +75,9 @@ class Soak:
         command = [sys.executable, "-m", "benchmarks.faults.fuzz", f"--inputs={inputs}", f"--seed={self.seed}"]
         figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
         failures = [str(failure) for failure in figures["failures"]]
-        self.add([], failures)
         self.injected["malformed input"] += figures["inputs"]
         self.survived["malformed input"] += figures["inputs"] - len(failures)
-        self.add([], [])
+        self.add([], failures)
 
 
 def disturb(run: Run, rng: random.Random) -> tuple[list[str], list[str]]:

@@ -290,12 +290,12 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
 
     def read(path: Path) -> list:
         found = images.Images([path], (32, 32))
-        read = list(found)
+        loaded = list(found)
         for why in found.unreadable.values():
             if "Error" in why and "MemoryError" in why:
                 raise MemoryError
             raise UserError(why)
-        return read
+        return loaded
 
     def saved_as(kind: str, mode: str, **named: Any) -> bytes:
         return saved(IMAGE.convert(mode).save, kind, **named)
