@@ -13,8 +13,7 @@ from resnet_flax.models.layers import layers
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_large", "resnet_353")
-SPEED = ("speed94", "speed95", "speed96")
-OWN = (*SPEED, "best")  # of no report
+OWN = ("speed94", "speed95", "speed96", "best")  # of no report
 NAMES = (*RECIPES, *OWN)
 PREACT = ("", "relu", "sgd", "sgd,relu", "adagrad", "adagrad,relu")  # the runs of its report
 # Recipe -> the words after the colon with which it is trained.
