@@ -315,7 +315,8 @@ def main() -> None:
             if journal.has(case):
                 continue
             keep = arguments.keep / f"{target.name.replace(':', '-')}-{recipe}.hlo" if arguments.keep else None
-            refused += filter(None, [log(journal, case, measure(target, config, keep), arguments.accept_regression)])
+            if worse := log(journal, case, measure(target, config, keep), arguments.accept_regression):
+                refused.append(worse)
     if refused:
         raise UserError(f"not logged, because it regressed; --accept-regression logs it anyway: {'; '.join(refused)}")
 

@@ -87,34 +87,42 @@ def rate(found: list[dict]) -> str:
 def throughput(found: list[dict]) -> str:
     """Return a row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
     rows = []
-    keys = {(line["case"]["recipe"], line["case"]["batch"], line["case"].get("dtype")) for line in found}
-    in_order = sorted((k for k in keys if k[2]), key=lambda k: (k[2], recipes.NAMES.index(k[0]), k[1]))
-    for recipe, batch, dtype in in_order:
+    settings = {(case["recipe"], case["batch"], case["dtype"]) for line in found if "dtype" in (case := line["case"])}
+    for recipe, batch, dtype in sorted(settings, key=in_order):
         parts: dict[str, list[dict]] = {"loop": [], "step": [], "feed": []}
         for line in found:
             case = line["case"]
             if (case["recipe"], case["batch"], case.get("dtype", dtype)) == (recipe, batch, dtype):
                 parts[case["part"]].append(line)
-        of_limits = [line["found"].get("percent_of_limits") for line in parts["loop"] if fastest(parts["loop"]) is line]
-        percent = " / ".join(f"{share:.0f}" for share in of_limits[0].values()) if any(of_limits) else ""
-        rows.append([recipe, str(batch), dtype, *map(rate, parts.values()), percent])
-    return table(["recipe", "batch", "dtype", "training", "step alone", "feed alone", "% of limits A / C / D"], rows)
+        best = fastest(parts["loop"])
+        percents = best["found"].get("percent_of_limits", {}) if best else {}
+        shares = " / ".join(f"{percent:.0f}" for percent in percents.values())
+        rows.append([recipe, str(batch), dtype, *map(rate, parts.values()), shares])
+    limits = "% of peak / roofline / attainable"
+    return table(["recipe", "batch", "dtype", "training", "step alone", "feed alone", limits], rows)
+
+
+def in_order(setting: tuple[str, int, str]) -> tuple[str, int, int]:
+    """Return the key by which rows of (recipe, batch, dtype) are sorted."""
+    recipe, batch, dtype = setting
+    return dtype, recipes.NAMES.index(recipe), batch
 
 
 def ways(found: list[dict]) -> str:
     """Return a row for each recipe, batch and dtype: its training speed for each way of sending steps to the device."""
-    rows: dict[tuple, dict[tuple, str]] = {}
+    rates: dict[tuple[str, int, str], dict[tuple[int, str], str]] = {}
     for line in found:
         case = line["case"]
         if case["part"] == "loop":
-            row = rows.setdefault((case["dtype"], recipes.NAMES.index(case["recipe"]), case["batch"]), {})
-            row[case["way"], case["steps"]] = rate([line])
-    columns = sorted({column for row in rows.values() for column in row}, key=lambda way: (way[1], way[0]))
-    header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for way, steps in columns)]
-    named = {
-        (recipes.NAMES[index], str(batch), dtype): rows[dtype, index, batch] for dtype, index, batch in sorted(rows)
-    }
-    return table(header, [[*name, *(row.get(column, "") for column in columns)] for name, row in named.items()])
+            row = rates.setdefault((case["recipe"], case["batch"], case["dtype"]), {})
+            row[case["steps"], case["way"]] = rate([line])
+    columns = sorted({column for row in rates.values() for column in row})
+    header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for steps, way in columns)]
+    rows = [
+        [*map(str, setting), *(rates[setting].get(column, "") for column in columns)]
+        for setting in sorted(rates, key=in_order)
+    ]
+    return table(header, rows)
 
 
 def step(found: list[dict]) -> str:

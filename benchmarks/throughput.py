@@ -42,16 +42,16 @@ from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
 
 # Upper limits for one H200 in thousands of training images per second, from the arithmetic and the memory traffic of
-# all layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s measured on one. A: arithmetic only; C: perfect convolutions
-# plus the traffic of what XLA fuses around them; D: like C, with convolutions at 60 % of the peak, as reached by the
-# best public code.
+# all layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s measured on one. Peak: arithmetic only; roofline: perfect
+# convolutions plus the traffic of what XLA fuses around them; attainable: the same with convolutions at 60 % of the
+# peak, as reached by the best public code.
 LIMITS = {
-    "resnet_443": {"A": 164, "C": 92, "D": 65},
-    "resnet_353": {"A": 164, "C": 92, "D": 65},
-    "resnet_2322": {"A": 275, "C": 148, "D": 105},
-    "resnet18_w42": {"A": 550, "C": 261, "D": 190},
-    "resnet_large": {"A": 520, "C": 260, "D": 190},
-    "preact": {"A": 947, "C": 373, "D": 290},
+    "resnet_443": {"peak": 164, "roofline": 92, "attainable": 65},
+    "resnet_353": {"peak": 164, "roofline": 92, "attainable": 65},
+    "resnet_2322": {"peak": 275, "roofline": 148, "attainable": 105},
+    "resnet18_w42": {"peak": 550, "roofline": 261, "attainable": 190},
+    "resnet_large": {"peak": 520, "roofline": 260, "attainable": 190},
+    "preact": {"peak": 947, "roofline": 373, "attainable": 290},
 }
 
 # Sends up to the given number of steps; returns how many it sent, and a result that is ready when they are done.
