@@ -33,7 +33,6 @@ from resnet_flax.workdir.results import read_results
 
 NAME = "ablation"
 HELD_OUT = ("--config.data.train=train[:90%]", "--config.data.validation=train[90%:]")
-CHECKPOINTS = "--config.train.checkpoint_every=10"
 HEADER = ("change", "accuracy, %", "difference", "standard error", "seeds", "training time", "cost")
 
 
@@ -59,7 +58,7 @@ def run(case: dict, workdirs: Path) -> tuple[int, dict]:
     words = changes_of(case["base"], case["change"], shlex.split(case["shared"]))
     digest = hashlib.sha256(repr(case).encode()).hexdigest()[:8]
     workdir = workdirs / f"{case['base'].replace(':', '-').replace(',', '-')}-{digest}"
-    flags = [f"--config={recipes.file(case['base'])}", CHECKPOINTS, *words, f"--config.seed={case['seed']}"]
+    flags = [f"--config={recipes.file(case['base'])}", recipes.CHECKPOINTS, *words, f"--config.seed={case['seed']}"]
     code = train([*flags, f"--workdir={workdir}"])
     return code, {} if code else outcome(workdir)
 

@@ -46,7 +46,6 @@ DEFAULT = (
     "resnet_443",
     "resnet_large",
 )
-CHECKPOINTS = "--config.train.checkpoint_every=10"
 
 
 def squeeze(recipe: str, epochs: int) -> list[str]:
@@ -88,7 +87,7 @@ def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bo
     if (output / runs.RUNS / runs.name_of(config, device) / "results.json").exists() and not again:
         return 0
     workdir = next(one for one in folders(workdirs / runs.name_of(config)) if not (again and read_results(one)))
-    code = train([f"--config={recipes.file(recipe)}", CHECKPOINTS, *changes, f"--workdir={workdir}"])
+    code = train([f"--config={recipes.file(recipe)}", recipes.CHECKPOINTS, *changes, f"--workdir={workdir}"])
     with contextlib.suppress(UserError) if code else contextlib.nullcontext():  # perhaps no epoch is finished
         print(runs.record(workdir, output), flush=True)
     return code
