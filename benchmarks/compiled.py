@@ -33,7 +33,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
-ALL = (*recipes.RECIPES, "speed94", "speed96")
+ALL = (*recipes.RECIPES, "speed94", "speed96")  # speed95 has the program of speed96
 SMALL = 0.3e6  # bytes below which a kernel takes less time than its launch
 LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside a graph
 MORE_BYTES = 1.02  # times the bytes before; more than that is a regression

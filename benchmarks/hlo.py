@@ -25,7 +25,7 @@ FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after
 FREE |= {"opt-barrier", "iota"}
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast"}
 CALLERS = ("fusion", "call", "async-start")  # run the computation that they call, once
-WHOLE = ("gather", "dynamic-slice")  # read only a part of their first operand
+INDEXING = ("gather", "dynamic-slice")  # read only a part of their first operand
 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 NAMED = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
@@ -188,7 +188,7 @@ class Program:
         return [*read, *self.written(kernel)]
 
     def _read(self, kernel: Instruction, place: int, name: str) -> list[Array]:
-        if kernel.opcode in WHOLE and place == 0:
+        if kernel.opcode in INDEXING and place == 0:
             return kernel.results
         if kernel.opcode == "dynamic-update-slice" and place == 0:
             return []
@@ -245,7 +245,7 @@ def parts_read(inside: list[Instruction], place: int) -> list[Array] | None:
     for user in users:
         if user.operands[0] not in names or names & set(user.operands[1:]):
             return None
-        if user.opcode in WHOLE:
+        if user.opcode in INDEXING:
             read += user.results
         elif user.opcode != "dynamic-update-slice":
             return None

@@ -4,7 +4,6 @@ Trains configs/quickstart.py with each seed in a process of its own, and logs te
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 from benchmarks import command_line, record
+from benchmarks.tables import spread
 
 
 def run(seed: int) -> dict:
@@ -33,10 +33,8 @@ def main() -> None:
     for seed in range(arguments.seeds):
         if not journal.has({"seed": seed}):
             journal.add({"seed": seed}, run(seed))
-    accuracies = [line["found"]["test_accuracy"] for line in journal.lines_here()]
-    print(
-        f"test accuracy {statistics.mean(accuracies):.2%} +- {statistics.stdev(accuracies):.2%}, n = {len(accuracies)}"
-    )
+    percents = [100 * line["found"]["test_accuracy"] for line in journal.lines_here()]
+    print(f"test accuracy {spread(percents)} %, n = {len(percents)}")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def main() -> None:
         ]
         if arguments.plain:
             variants.append((case("plain"), lambda: start("benchmarks.plain", [], Path(temporary))))
-        if all(journal.has(case) for case, _ in variants):
+        if all(journal.has(named) for named, _ in variants):
             return
         start_ours(arguments.feeds[0], False, changes, Path(temporary))  # decodes the dataset
         starts: list[list[dict]] = [[] for _ in variants]
