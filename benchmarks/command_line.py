@@ -1,7 +1,7 @@
 """The command lines of benchmarks: parsers, lists of words, changes of a recipe, and exit codes."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from benchmarks.record import RESULTS
@@ -25,6 +25,17 @@ def journal_parser(description: str | None, recipes: Sequence[str] = ()) -> argp
 
 def words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
+
+
+def some_of(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Return a function like `words` that refuses a word which is none of the `choices`."""
+
+    def chosen(text: str) -> tuple[str, ...]:
+        if strange := [word for word in words(text) if word not in choices]:
+            raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(choices)}")
+        return words(text)
+
+    return chosen
 
 
 def numbers(text: str) -> tuple[int, ...]:

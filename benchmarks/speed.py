@@ -89,9 +89,7 @@ def table(lines: Sequence[dict]) -> str:
 
 def main() -> None:
     parser = command_line.journal_parser(__doc__)
-    parser.add_argument(
-        "--targets", type=command_line.words, default=tuple(TARGETS), help="percent, separated by commas"
-    )
+    parser.add_argument("--targets", type=command_line.some_of(TARGETS), default=tuple(TARGETS), help="percent")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--small", action="store_true")
     arguments, given = command_line.read(parser)

@@ -31,6 +31,7 @@ import jax
 from benchmarks import command_line, recipes, record, tables
 
 PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three overlap the others
+FEEDS = ("device", "tfdata")
 RECIPE = recipes.ROOT / "configs" / "preact.py"
 
 
@@ -83,7 +84,7 @@ def table(lines: Sequence[dict]) -> str:
 
 def main() -> None:
     parser = command_line.journal_parser(__doc__)
-    parser.add_argument("--feeds", type=command_line.words, default=("device", "tfdata"))
+    parser.add_argument("--feeds", type=command_line.some_of(FEEDS), default=FEEDS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
     arguments, changes = command_line.read(parser)

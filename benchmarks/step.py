@@ -123,9 +123,9 @@ def speeds(programs: dict[str, Program], batch: int, rounds: int, seconds: float
 
 def main() -> None:
     parser = command_line.journal_parser(__doc__)
-    parser.add_argument("--networks", type=command_line.words, default=NETWORKS)
+    parser.add_argument("--networks", type=command_line.some_of(models.NETWORKS), default=NETWORKS)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--variants", type=command_line.words, default=tuple(VARIANTS))
+    parser.add_argument("--variants", type=command_line.some_of(VARIANTS), default=tuple(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="per variant and round")
     arguments = parser.parse_args()

@@ -122,6 +122,7 @@ PARTS: dict[str, tuple[Callable[..., Dispatch], tuple[str, ...]]] = {
     "feed": (feed_alone, ("single", "looped", "host")),
     "loop": (as_trained, ("single", "looped", "grouped", "host")),
 }
+WAYS = sorted({way for _, ways in PARTS.values() for way in ways})
 
 
 def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
@@ -189,8 +190,8 @@ def main() -> None:
     parser = command_line.journal_parser(__doc__, recipes.RECIPES)
     parser.add_argument("--batches", type=command_line.words, default=("recipe",) if cpu else ("recipe", "512"))
     parser.add_argument("--dtypes", type=command_line.words, default=("float32",) if cpu else ("bfloat16", "float32"))
-    parser.add_argument("--parts", type=command_line.words, default=tuple(PARTS))
-    parser.add_argument("--ways", type=command_line.words, default=("single", "looped", *["host"] * cpu))
+    parser.add_argument("--parts", type=command_line.some_of(PARTS), default=tuple(PARTS))
+    parser.add_argument("--ways", type=command_line.some_of(WAYS), default=("single", "looped", *["host"] * cpu))
     parser.add_argument(
         "--steps", type=command_line.numbers, default=(4,) if cpu else (1, 10, 100), help="per dispatch"
     )

@@ -19,6 +19,15 @@ def test_changes_of_a_recipe_are_told_from_the_words_of_a_benchmark(monkeypatch,
     assert "unknown arguments: --rounds=1" in capsys.readouterr().err
 
 
+def test_a_word_that_is_no_choice_is_refused_with_those_that_are(capsys):
+    parser = command_line.parser("about")
+    parser.add_argument("--parts", type=command_line.some_of(("step", "feed")))
+    assert parser.parse_args(["--parts=feed,step"]).parts == ("feed", "step")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--parts=feed,steps"])
+    assert "'steps' is none of step, feed" in capsys.readouterr().err
+
+
 def test_a_mistake_is_one_line_and_exit_code_1(capsys):
     def mistaken() -> None:
         raise UserError("there is no such recipe")
