@@ -87,8 +87,8 @@ def rate(found: list[dict]) -> str:
 def throughput(found: list[dict]) -> str:
     """Return a row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
     rows = []
-    settings = {(case["recipe"], case["batch"], case["dtype"]) for line in found if "dtype" in (case := line["case"])}
-    for recipe, batch, dtype in sorted(settings, key=in_order):
+    keys = {(case["recipe"], case["batch"], case["dtype"]) for line in found if "dtype" in (case := line["case"])}
+    for recipe, batch, dtype in sorted(keys, key=in_order):
         parts: dict[str, list[dict]] = {"loop": [], "step": [], "feed": []}
         for line in found:
             case = line["case"]
