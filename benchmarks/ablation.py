@@ -15,7 +15,6 @@ change the mean difference from the recipe with the same seed, its standard erro
 run, unless the machine had more processes to run than cores when a run began.
 """
 
-import argparse
 import hashlib
 import shlex
 import statistics
@@ -23,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from benchmarks.tables import minutes, spread, table
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
@@ -34,7 +33,6 @@ from resnet_flax.workdir.results import read_results
 
 NAME = "ablation"
 HELD_OUT = ("--config.data.train=train[:90%]", "--config.data.validation=train[90%:]")
-CHECKPOINTS = "--config.train.checkpoint_every=10"
 HEADER = ("change", "accuracy, %", "difference", "standard error", "seeds", "training time", "cost")
 
 
@@ -60,7 +58,7 @@ def run(case: dict, workdirs: Path) -> tuple[int, dict]:
     words = changes_of(case["base"], case["change"], shlex.split(case["shared"]))
     digest = hashlib.sha256(repr(case).encode()).hexdigest()[:8]
     workdir = workdirs / f"{case['base'].replace(':', '-').replace(',', '-')}-{digest}"
-    flags = [f"--config={recipes.file(case['base'])}", CHECKPOINTS, *words, f"--config.seed={case['seed']}"]
+    flags = [f"--config={recipes.file(case['base'])}", recipes.CHECKPOINTS, *words, f"--config.seed={case['seed']}"]
     code = train([*flags, f"--workdir={workdir}"])
     return code, {} if code else outcome(workdir)
 
@@ -126,13 +124,13 @@ def standard_error(values: Sequence[float]) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--base", required=True, help="the recipe, such as preact:fast")
     parser.add_argument("--change", action="append", default=[], help="one row: --config.FIELD=VALUE, or several")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 0, 1, ...")
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="the folder of the log")
     parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))
-    arguments, shared = recipes.read(parser)
+    arguments, shared = command_line.read(parser)
     journal = record.Journal(NAME, arguments.output)
     for change in ("", *arguments.change):
         changes_of(arguments.base, change, shared)  # a mistake is reported before anything is trained
@@ -144,10 +142,9 @@ def main() -> int:
                 if code:
                     return code
                 journal.add(case, found)
-    lines = [line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]
-    print(compared(lines, arguments.base, shared, arguments.change))
+    print(compared(journal.lines_here(), arguments.base, shared, arguments.change))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -25,7 +25,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import recipes, record, step, throughput
+from benchmarks import command_line, recipes, record, step, throughput
 from resnet_flax.memory import Heap
 from resnet_flax.training.run import Run
 from resnet_flax.training.train import CPU_DISPATCH_SECONDS
@@ -133,12 +133,12 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, float | list[float]]:
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ["preact"])
-    parser.add_argument("--batches", type=recipes.numbers, default=(32, 256))
+    parser = command_line.journal_parser(__doc__, ["preact"])
+    parser.add_argument("--batches", type=command_line.numbers, default=(32, 256))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="per process and round")
-    parser.add_argument("--serve", type=recipes.words, help=argparse.SUPPRESS)
-    arguments, _ = recipes.read(parser)
+    parser.add_argument("--serve", type=command_line.words, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     if arguments.serve:
         framework, recipe, batch = arguments.serve
         return serve(framework, recipe, int(batch))
@@ -158,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

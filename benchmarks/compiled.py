@@ -15,7 +15,6 @@ logged unless --accept-regression says that this is intended. --keep=FOLDER keep
 `python -m benchmarks.hlo FILE` lists.
 """
 
-import os
 import re
 import sys
 import tempfile
@@ -27,21 +26,23 @@ from typing import NamedTuple
 import jax
 from ml_collections import FrozenConfigDict
 
-from benchmarks import hlo, profile, recipes, record
+from benchmarks import command_line, hlo, profile, recipes, record
 from benchmarks.tables import table
 from benchmarks.targets import Target
 from resnet_flax.errors import UserError
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
-ALL = (*recipes.RECIPES, "speed94", "speed96")
+ALL = (*recipes.RECIPES, "speed94", "speed96")  # speed95 has the program of speed96
 SMALL = 0.3e6  # bytes below which a kernel takes less time than its launch
 LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside a graph
 MORE_BYTES = 1.02  # times the bytes before; more than that is a regression
 EXAMPLES = 50_000  # of CIFAR-10; the images are on the device
-COLUMNS = ("recipe", "batch", "kernels", "at first", "under 0.3 MB", "MB", "MB at first", "padded MB", "HBM MB")
-COLUMNS += ("CUDA graphs", "launched alone", "collectives", "transposes", "temporary MiB")
-COLUMNS += ("by launches", "by bytes", "by FLOPs")  # thousand images per second
+COLUMNS = (
+    "recipe", "batch", "kernels", "at first", "under 0.3 MB", "MB", "MB at first", "padded MB", "HBM MB", "CUDA graphs",
+    "launched alone", "collectives", "transposes", "temporary MiB",
+    "by launches", "by bytes", "by FLOPs",  # thousand images per second
+)  # fmt: skip
 
 
 class Chip(NamedTuple):
@@ -56,14 +57,12 @@ SPEEDS = {"h200": Chip(790e12, 4.3e12), "v5e": Chip(197e12, 0.819e12), "v6e": Ch
 
 
 def lower(target: Target, config: FrozenConfigDict) -> tuple[jax.stages.Lowered, Run, dict[str, int]]:
-    """Return the training loop of a complete config for a target, its run, and the size of each kernel of weights."""
+    """Return the training loop of a complete config for a target, its run, and its kernel_sizes."""
     with target.pretend():
         run = Run.from_config(config)
         state = run.fresh_state()
         run.advance(0)(state, run.parallel.replicate(Totals.zero()), run.stream.steps_per_epoch)
-    leaves = jax.tree.leaves_with_path(state.params)
-    sizes = {"/".join(key.key for key in path[:-1]): leaf.size for path, leaf in leaves if len(leaf.shape) == 4}
-    return target.programs[-1], run, sizes
+    return target.programs[-1], run, profile.kernel_sizes(state.params)
 
 
 def compile_for(target: Target, lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str, float]:
@@ -226,30 +225,30 @@ def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
 
 
 def tables(lines: list[dict]) -> str:
-    """Return the tables of each target: the numbers of a step, what its kernels are for, and its convolutions."""
-    found = newest(lines)
-    parts = []
-    for target in dict.fromkeys(line["case"]["target"] for _, line in found):
-        pairs = [(first, line) for first, line in found if line["case"]["target"] == target]
-        made = [line["made"] for _, line in pairs]
-        commits = ", ".join(dict.fromkeys(one["commit"] for one in made))
-        heading = f"### {target}: {made[0]['device']}, jax {made[0]['versions']['jax']}, commit {commits}"
-        kinds = sorted({kind for _, line in pairs for kind in line["found"]["groups"]})
-        groups = [
-            [
-                named(line),
-                *(" / ".join(f"{value:,}" for value in line["found"]["groups"].get(kind, ())) for kind in kinds),
-            ]
-            for _, line in pairs
-        ]
-        convolutions = [f"- {named(line)}: {listed(line['found']['convolutions'])}\n" for _, line in pairs]
-        parts += [
-            heading,
-            table(COLUMNS, [row(*pair) for pair in pairs]),
-            f"Kernels / MB by what they are for:\n\n{table(['recipe', *kinds], groups)}",
-            f"Convolutions:\n\n{''.join(convolutions)}",
-        ]
-    return "\n\n".join(part.strip() for part in parts) + "\n" * bool(parts)
+    """Return the tables of all targets."""
+    targets: dict[str, list[tuple[dict, dict]]] = {}
+    for first, line in newest(lines):
+        targets.setdefault(line["case"]["target"], []).append((first, line))
+    return "\n".join(target_tables(target, pairs) for target, pairs in targets.items())
+
+
+def target_tables(target: str, pairs: list[tuple[dict, dict]]) -> str:
+    """Return the tables of a target: the numbers of a step, what its kernels are for, and its convolutions."""
+    lines = [line for _, line in pairs]
+    made = lines[0]["made"]
+    commits = ", ".join(dict.fromkeys(line["made"]["commit"] for line in lines))
+    kinds = sorted({kind for line in lines for kind in line["found"]["groups"]})
+    shares = [[named(line), *(share(line["found"]["groups"].get(kind)) for kind in kinds)] for line in lines]
+    convolutions = [f"- {named(line)}: {listed(line['found']['convolutions'])}" for line in lines]
+    parts = [
+        f"### {target}: {made['device']}, jax {made['versions']['jax']}, commit {commits}",
+        table(COLUMNS, [row(*pair) for pair in pairs]).strip(),
+        "Kernels / MB by what they are for:",
+        table(["recipe", *kinds], shares).strip(),
+        "Convolutions:",
+        "\n".join(convolutions),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def named(line: dict) -> str:
@@ -267,31 +266,38 @@ def listed(counts: dict[str, int]) -> str:
 def row(first: dict, line: dict) -> list[str]:
     """Return the cells of a line under COLUMNS; "at first" is empty if it is itself the first line of its case."""
     found, before = line["found"], first["found"] if first is not line else {}
-    numbers = [found.get(name) for name in ("kernels", "small", "MB", "padded_MB", "HBM_MB")]
-    numbers[1:1] = [before.get("kernels")]
-    numbers[4:4] = [before.get("MB")]
-    numbers += [found.get("graphs"), sum(found["outside"].values()) if "outside" in found else None]
-    numbers += [sum(number for number, _ in found["collectives"].values()) or None]
-    numbers += [found["transposes"][0], found["temporary_MiB"]]
-    numbers += [found["predicted"].get(name) for name in ("launches", "bytes", "FLOPs")]
-    cells = ["" if number is None else f"{number:,}" for number in numbers]
-    return [named(line), f"{line['case']['batch']:,}", *cells]
+    numbers = [
+        line["case"]["batch"],
+        found["kernels"],
+        before.get("kernels"),
+        found["small"],
+        found["MB"],
+        before.get("MB"),
+        found.get("padded_MB"),
+        found.get("HBM_MB"),
+        found.get("graphs"),
+        sum(found["outside"].values()) if "outside" in found else None,
+        sum(number for number, _ in found["collectives"].values()) or None,
+        found["transposes"][0],
+        found["temporary_MiB"],
+        *(found["predicted"].get(cost) for cost in ("launches", "bytes", "FLOPs")),
+    ]
+    return [named(line), *("" if number is None else f"{number:,}" for number in numbers)]
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ALL)
+    parser = command_line.journal_parser(__doc__, ALL)
     parser.add_argument("--target", default="h200", help="h200, h200:GPUS, v5e:AxB, v6e:AxB")
     parser.add_argument("--batch", type=int, help="instead of the recipe's")
     parser.add_argument("--parallel", choices=("jit", "pmap"), default="jit")
     parser.add_argument("--accept-regression", action="store_true", help="log it although it is worse than before")
     parser.add_argument("--keep", type=Path, help="a folder for the optimised HLO of each program")
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     target = Target.find(arguments.target)
     words = [f"--config.train.batch_size={arguments.batch}"] if arguments.batch else []
     words += [f"--config.parallel={arguments.parallel}", *changes]
     with target.pretend():
         journal = record.Journal("compiled", arguments.output, arguments.again)
-    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
     refused = []
     with tempfile.TemporaryDirectory() as folder:
         words += recipes.random_images(Path(folder), EXAMPLES)
@@ -303,16 +309,17 @@ def main() -> None:
                 "recipe": recipe,
                 "batch": config.train.batch_size,
                 "parallel": arguments.parallel,
-                "changes": [*changes, *flags],
+                "changes": record.changes_to_log(changes),
                 "commit": journal.made["commit"],
             }
             if journal.has(case):
                 continue
             keep = arguments.keep / f"{target.name.replace(':', '-')}-{recipe}.hlo" if arguments.keep else None
-            refused += filter(None, [log(journal, case, measure(target, config, keep), arguments.accept_regression)])
+            if worse := log(journal, case, measure(target, config, keep), arguments.accept_regression):
+                refused.append(worse)
     if refused:
         raise UserError(f"not logged, because it regressed; --accept-regression logs it anyway: {'; '.join(refused)}")
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -7,14 +7,14 @@ batches of 20, and no flips; one way from scratch instead has SGD at 0.05 with a
 and no download. Writes a line for each run to finetune.jsonl and prints a table.
 """
 
-import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from benchmarks.tables import spread, table
 from resnet_flax.cache import keep_compiled_programs
 from resnet_flax.training.train import train
@@ -70,10 +70,9 @@ def summary(lines: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.journal_parser(__doc__)
     parser.add_argument("--weights", required=True, help="a trained preact: the workdir of a run, or a file of weights")
     parser.add_argument("--seeds", type=int, default=3)
-    record.add_arguments(parser)
     arguments = parser.parse_args()
     keep_compiled_programs()
     journal = record.Journal("finetune", arguments.output, arguments.again)
@@ -81,8 +80,8 @@ def main() -> None:
         case = {"way": way, "seed": seed}
         if not journal.has(case):
             journal.add(case, measure(way, seed, arguments.weights))
-    print(summary(journal.lines()))
+    print(summary(journal.lines_here()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

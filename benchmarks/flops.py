@@ -6,7 +6,6 @@ trainings from scratch. Writes docs/images/accuracy.png.
 The FLOPs of training are recipes.training_flops times the images trained on, each counted in every epoch.
 """
 
-import argparse
 import itertools
 import statistics
 import sys
@@ -19,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from benchmarks import accuracy, recipes, record, runs
+from benchmarks import accuracy, command_line, recipes, record, runs
 from benchmarks.pictures import write_palette
 
 PICTURE = recipes.ROOT / "docs" / "images" / "accuracy.png"
@@ -146,7 +145,7 @@ def free_place(x: float, y: float, size: Bbox, taken: list[Bbox], within: Bbox) 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--output", type=Path, default=PICTURE, help="the picture")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of all results")
     arguments = parser.parse_args()
@@ -157,4 +156,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -1,13 +1,14 @@
 #!/bin/sh
-# Run every benchmark that belongs on an accelerator, the most important first: benchmarks/gpu.sh DATA [OUTPUT [SECONDS]]
+# Run every benchmark that belongs on an accelerator, most important first: benchmarks/gpu.sh DATA [OUTPUT [SECONDS]]
 #
-# DATA is a folder with CIFAR-10 as train_images.npy, train_labels.npy, test_images.npy and test_labels.npy; TensorFlow is
-# not needed. Logs go to OUTPUT (benchmarks/results by default), and everything ends after SECONDS (570 by default). The
-# same command resumes what was cut off, and does not repeat what OUTPUT already has. Outside a git checkout set COMMIT.
+# DATA is a folder with CIFAR-10 as train_images.npy, train_labels.npy, test_images.npy and test_labels.npy; TensorFlow
+# is not needed. Logs go to OUTPUT (benchmarks/results by default), and everything ends after SECONDS (570 by default).
+# The same command resumes what was cut off, and does not repeat what OUTPUT already has. Outside a git checkout set
+# COMMIT.
 #
-# OUTPUT/parts then has what the next start needs, the logs and the checkpoints of each unfinished run, in files of at most
-# 15 MB, as some machines give back only small files. A start unpacks it if OUTPUT has no runs. After SIGTERM or Ctrl-C the
-# benchmark saves first.
+# OUTPUT/parts then has what the next start needs, the logs and the checkpoints of each unfinished run, in files of at
+# most 15 MB, as some machines give back only small files. A start unpacks it if OUTPUT has no unfinished runs. After
+# SIGTERM or Ctrl-C the benchmark saves first.
 set -u
 cd "$(dirname "$0")/.." || exit
 data=$1 output=${2:-benchmarks/results}

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks import command_line
+
 # Operations that cost nothing: names for parts of other results, and known values.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"}
 FREE |= {"opt-barrier", "iota"}
 COLLECTIVES = {"all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast"}
 CALLERS = ("fusion", "call", "async-start")  # run the computation that they call, once
-WHOLE = ("gather", "dynamic-slice")  # read only a part of their first operand
+INDEXING = ("gather", "dynamic-slice")  # read only a part of their first operand
 
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 NAMED = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
@@ -186,7 +188,7 @@ class Program:
         return [*read, *self.written(kernel)]
 
     def _read(self, kernel: Instruction, place: int, name: str) -> list[Array]:
-        if kernel.opcode in WHOLE and place == 0:
+        if kernel.opcode in INDEXING and place == 0:
             return kernel.results
         if kernel.opcode == "dynamic-update-slice" and place == 0:
             return []
@@ -197,8 +199,7 @@ class Program:
     def written(self, kernel: Instruction) -> list[Array]:
         """Return the arrays that a kernel writes."""
         if kernel.opcode.endswith("-start"):  # its own result names its operands again
-            done = next((one for one in self._done.get(kernel.name, [])), kernel)
-            return done.results
+            return self._done.get(kernel.name, kernel).results
         if kernel.opcode == "dynamic-update-slice":
             return self.instructions[kernel.operands[1]].results
         if kernel.opcode == "fusion" and kernel.inside and kernel.inside[-1].opcode == "dynamic-update-slice":
@@ -207,12 +208,9 @@ class Program:
         return kernel.results
 
     @cached_property
-    def _done(self) -> dict[str, list[Instruction]]:
-        found: dict[str, list[Instruction]] = {}
-        for one in self.instructions.values():
-            if one.opcode.endswith("-done"):
-                found.setdefault(one.operands[0], []).append(one)
-        return found
+    def _done(self) -> dict[str, Instruction]:
+        """The second part of each instruction in two parts, by the name of the first."""
+        return {one.operands[0]: one for one in self.instructions.values() if one.opcode.endswith("-done")}
 
 
 def instruction(name: str, text: str) -> Instruction:
@@ -247,7 +245,7 @@ def parts_read(inside: list[Instruction], place: int) -> list[Array] | None:
     for user in users:
         if user.operands[0] not in names or names & set(user.operands[1:]):
             return None
-        if user.opcode in WHOLE:
+        if user.opcode in INDEXING:
             read += user.results
         elif user.opcode != "dynamic-update-slice":
             return None
@@ -255,7 +253,9 @@ def parts_read(inside: list[Instruction], place: int) -> list[Array] | None:
 
 
 def main() -> None:
-    program = Program.parse(Path(sys.argv[1]).read_text())
+    parser = command_line.parser(__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE")
+    program = Program.parse(parser.parse_args().file.read_text())
     for kernel in program.kernels(program.body()):
         megabytes = sum(array.bytes for array in program.traffic(kernel)) / 1e6
         first = ARRAY.search(kernel.type)
@@ -264,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -5,6 +5,7 @@ in JAX. Writes the largest difference of a probability and the size of the file 
 Needs the packages onnx and onnxruntime.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnxruntime
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from benchmarks.tables import table
 from resnet_flax import models
 from resnet_flax.commands.export import onnx_model
@@ -69,7 +70,7 @@ def summary(lines: list[dict]) -> str:
 
 
 def main() -> None:
-    arguments = recipes.parser(__doc__ or "").parse_args()
+    arguments = command_line.journal_parser(__doc__, recipes.RECIPES).parse_args()
     journal = record.Journal("onnx_export", arguments.output, arguments.again)
     for recipe in arguments.recipes:
         case = {"recipe": recipe, "onnxruntime": onnxruntime.__version__}
@@ -79,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(recipes.run(main))
+    sys.exit(command_line.run(main))

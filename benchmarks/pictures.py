@@ -5,7 +5,6 @@ images, all drawn by the functions that draw a run's report. Needs the run's dat
 does, and writes docs/images/run.png, which names it, so that benchmarks.readme can write the caption.
 """
 
-import argparse
 import contextlib
 import io
 import sys
@@ -19,7 +18,7 @@ from ml_collections import FrozenConfigDict
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from benchmarks import recipes, record, runs
+from benchmarks import command_line, recipes, record, runs
 from resnet_flax.commands.preview import preview
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
@@ -95,7 +94,7 @@ def write_palette(figure: Figure, path: Path, **about: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
     parser.add_argument("--output", type=Path, default=PICTURE, help="the picture")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of all results")
@@ -107,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

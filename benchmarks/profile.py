@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from benchmarks.hlo import COLLECTIVES, Instruction, Program
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import compiler_options
@@ -61,6 +62,12 @@ def kind(operation: Instruction, kernels: dict[str, int]) -> str:
     if codes - {"fusion"} <= MOVES:
         return "copies, transposes, casts"
     return "BatchNorm and elementwise"
+
+
+def kernel_sizes(params: Any) -> dict[str, int]:
+    """Return the size of the kernel of each convolution in a network's parameters, by its module: see `kind`."""
+    leaves = jax.tree.leaves_with_path(params)
+    return {"/".join(key.key for key in path[:-1]): leaf.size for path, leaf in leaves if len(leaf.shape) == 4}
 
 
 @dataclass
@@ -160,10 +167,7 @@ def profile(run: Run, steps: int, folder: Path, top: int) -> dict:
         for position in range(steps):
             state, totals = compiled(state, totals, *arrays, position % run.stream.steps_per_epoch)
         jax.block_until_ready(totals)
-    leaves = jax.tree.leaves_with_path(state.params)
-    paths = {"/".join(key.key for key in path[:-1]): leaf for path, leaf in leaves if leaf.ndim == 4}
-    kernels = {path: leaf.size for path, leaf in paths.items()}
-    return summarise(folder, compiled.as_text(), kernels, steps, top)
+    return summarise(folder, compiled.as_text(), kernel_sizes(state.params), steps, top)
 
 
 def table(found: dict) -> str:
@@ -179,18 +183,23 @@ def table(found: dict) -> str:
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ["resnet_353"])
+    parser = command_line.journal_parser(__doc__, ["resnet_353"])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--top", type=int, default=15)
     parser.add_argument("--examples", type=int, default=5_000, help="size of the training split")
     parser.add_argument("--trace", type=Path, help="keep the traces in this folder")
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     journal = record.Journal("profile", arguments.output, arguments.again)
     for recipe in arguments.recipes:
         with tempfile.TemporaryDirectory() as folder:
             data = recipes.random_images(Path(folder), arguments.examples)
             run = Run.from_config(recipes.config(recipe, [*data, *changes]))
-            case = {"recipe": recipe, "batch": run.stream.batch_size, "dtype": str(run.model.dtype), "changes": changes}
+            case = {
+                "recipe": recipe,
+                "batch": run.stream.batch_size,
+                "dtype": str(run.model.dtype),
+                "changes": record.changes_to_log(changes),
+            }
             if journal.has(case):
                 continue
             found = profile(run, arguments.steps, (arguments.trace or Path(folder)) / f"trace-{recipe}", arguments.top)
@@ -199,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -3,16 +3,15 @@
 Trains configs/quickstart.py with each seed in a process of its own, and logs test accuracy and seconds.
 """
 
-import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import record
+from benchmarks import command_line, record
+from benchmarks.tables import spread
 
 
 def run(seed: int) -> dict:
@@ -27,19 +26,16 @@ def run(seed: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.journal_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    record.add_arguments(parser)
     arguments = parser.parse_args()
     journal = record.Journal("quickstart", arguments.output, arguments.again)
     for seed in range(arguments.seeds):
         if not journal.has({"seed": seed}):
             journal.add({"seed": seed}, run(seed))
-    accuracies = [line["found"]["test_accuracy"] for line in journal.lines()]
-    print(
-        f"test accuracy {statistics.mean(accuracies):.2%} +- {statistics.stdev(accuracies):.2%}, n = {len(accuracies)}"
-    )
+    percents = [100 * line["found"]["test_accuracy"] for line in journal.lines_here()]
+    print(f"test accuracy {spread(percents)} %, n = {len(percents)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

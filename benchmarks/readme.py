@@ -4,25 +4,36 @@ In the documents they are between two comments, which name the part; in the docs
 project:". Nothing else is touched.
 """
 
-import json
 import re
 import statistics
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import ablation, accuracy, compiled, recipes, runs, scaling, speed, speed_ablation, startup
+from benchmarks import (
+    ablation,
+    accuracy,
+    command_line,
+    compiled,
+    recipes,
+    runs,
+    scaling,
+    speed,
+    speed_ablation,
+    startup,
+)
 from benchmarks.pictures import PICTURE
-from benchmarks.record import RESULTS, is_cpu
+from benchmarks.recipes import ROOT
+from benchmarks.record import RESULTS, is_cpu, read_lines
 from benchmarks.runs import Recorded
 from benchmarks.tables import span, spread, table
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.workdir.predictions import wilson_interval
 
-ROOT = RESULTS.parents[1]
 DOCUMENTS = (
     ROOT / "README.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("recipes", "results", "compiled", "many_devices")),
@@ -45,18 +56,22 @@ BLOCKS = {
 
 def lines(name: str, folder: Path = RESULTS) -> list[dict]:
     """Return the lines of a journal that are about unchanged recipes."""
-    path = folder / f"{name}.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    found = read_lines(folder / f"{name}.jsonl")
     return [line for line in found if not line["case"].get("changes")]
 
 
 def by_device(found: list[dict]) -> Iterator[tuple[str, list[dict]]]:
-    """Yield (device, versions and date; its lines) for each device, accelerators first."""
+    """Yield (device, versions and newest date; its lines) for each device, accelerators first."""
     for device in sorted({line["made"]["device"] for line in found}, key=lambda name: (is_cpu(name), name)):
         here = [line for line in found if line["made"]["device"] == device]
-        versions = here[-1]["made"]["versions"]
-        made = ", ".join(f"{package} {versions[package]}" for package in ("jax", "torch") if package in versions)
-        yield f"{device}, {made}, {max(line['made']['date'] for line in here)}", here
+        made = [f"{package} {versions}" for package in ("jax", "torch") if (versions := versions_of(package, here))]
+        yield ", ".join([device, *made, max(line["made"]["date"] for line in here)]), here
+
+
+def versions_of(package: str, found: list[dict]) -> str:
+    """Return the versions of a package with which lines were made, such as "0.10.2 and 0.12.0"."""
+    versions = [line["made"]["versions"] for line in found]
+    return " and ".join(sorted({one[package] for one in versions if package in one}))
 
 
 def fastest(found: list[dict]) -> dict | None:
@@ -72,34 +87,42 @@ def rate(found: list[dict]) -> str:
 def throughput(found: list[dict]) -> str:
     """Return a row for each recipe, batch and dtype: the fastest way of each part, and its share of known limits."""
     rows = []
-    keys = {(line["case"]["recipe"], line["case"]["batch"], line["case"].get("dtype")) for line in found}
-    in_order = sorted((k for k in keys if k[2]), key=lambda k: (k[2], recipes.NAMES.index(k[0]), k[1]))
-    for recipe, batch, dtype in in_order:
+    keys = {(case["recipe"], case["batch"], case["dtype"]) for line in found if "dtype" in (case := line["case"])}
+    for recipe, batch, dtype in sorted(keys, key=in_order):
         parts: dict[str, list[dict]] = {"loop": [], "step": [], "feed": []}
         for line in found:
             case = line["case"]
             if (case["recipe"], case["batch"], case.get("dtype", dtype)) == (recipe, batch, dtype):
                 parts[case["part"]].append(line)
-        of_limits = [line["found"].get("percent_of_limits") for line in parts["loop"] if fastest(parts["loop"]) is line]
-        percent = " / ".join(f"{share:.0f}" for share in of_limits[0].values()) if any(of_limits) else ""
-        rows.append([recipe, str(batch), dtype, *map(rate, parts.values()), percent])
-    return table(["recipe", "batch", "dtype", "training", "step alone", "feed alone", "% of limits A / C / D"], rows)
+        best = fastest(parts["loop"])
+        percents = best["found"].get("percent_of_limits", {}) if best else {}
+        shares = " / ".join(f"{percent:.0f}" for percent in percents.values())
+        rows.append([recipe, str(batch), dtype, *map(rate, parts.values()), shares])
+    limits = "% of peak / roofline / attainable"
+    return table(["recipe", "batch", "dtype", "training", "step alone", "feed alone", limits], rows)
+
+
+def in_order(setting: tuple[str, int, str]) -> tuple[str, int, int]:
+    """Return the key by which rows of (recipe, batch, dtype) are sorted."""
+    recipe, batch, dtype = setting
+    return dtype, recipes.NAMES.index(recipe), batch
 
 
 def ways(found: list[dict]) -> str:
     """Return a row for each recipe, batch and dtype: its training speed for each way of sending steps to the device."""
-    rows: dict[tuple, dict[tuple, str]] = {}
+    rates: dict[tuple[str, int, str], dict[tuple[int, str], str]] = {}
     for line in found:
         case = line["case"]
         if case["part"] == "loop":
-            row = rows.setdefault((case["dtype"], recipes.NAMES.index(case["recipe"]), case["batch"]), {})
-            row[case["way"], case["steps"]] = rate([line])
-    columns = sorted({column for row in rows.values() for column in row}, key=lambda way: (way[1], way[0]))
-    header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for way, steps in columns)]
-    named = {
-        (recipes.NAMES[index], str(batch), dtype): rows[dtype, index, batch] for dtype, index, batch in sorted(rows)
-    }
-    return table(header, [[*name, *(row.get(column, "") for column in columns)] for name, row in named.items()])
+            row = rates.setdefault((case["recipe"], case["batch"], case["dtype"]), {})
+            row[case["steps"], case["way"]] = rate([line])
+    columns = sorted({column for row in rates.values() for column in row})
+    header = ["recipe", "batch", "dtype", *(f"{way}, {steps} per dispatch" for steps, way in columns)]
+    rows = [
+        [*map(str, setting), *(rates[setting].get(column, "") for column in columns)]
+        for setting in sorted(rates, key=in_order)
+    ]
+    return table(header, rows)
 
 
 def step(found: list[dict]) -> str:
@@ -272,8 +295,8 @@ def chips(folder: Path) -> str:
 
 
 def caption(folder: Path) -> str:
-    """Return a sentence about the run that README's picture names."""
-    run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
+    """Return two sentences about the run of README's picture."""
+    run = pictured(folder)
     results, config = run.results, run.config
     low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
     device = "a CPU" if is_cpu(results["device"]) else results["device"]
@@ -288,8 +311,13 @@ def caption(folder: Path) -> str:
 
 def picture(folder: Path) -> str:
     """Return the run of README's picture, and the command that trained it."""
-    run = runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
+    run = pictured(folder)
     return f"It shows the run {accuracy.link(run)}:\n`{run.command()}`\n"
+
+
+def pictured(folder: Path) -> Recorded:
+    """Return the run that README's picture names."""
+    return runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
 
 
 def network(recipe: str) -> tuple[str, str]:
@@ -341,4 +369,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -1,23 +1,19 @@
-"""Recipes in benchmarks: name and change them on a command line, and make random images to train on."""
+"""The recipes that benchmarks train, their configs and FLOPs, and random images to train on."""
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from benchmarks import record
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
-from resnet_flax.errors import UserError, report_error
 from resnet_flax.main import parse
 from resnet_flax.models.layers import layers
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_large", "resnet_353")
-SPEED = ("speed94", "speed95", "speed96")
-OWN = (*SPEED, "best")  # of no report
+OWN = ("speed94", "speed95", "speed96", "best")  # of no report
 NAMES = (*RECIPES, *OWN)
 PREACT = ("", "relu", "sgd", "sgd,relu", "adagrad", "adagrad,relu")  # the runs of its report
 # Recipe -> the words after the colon with which it is trained.
@@ -27,6 +23,8 @@ VARIANTS = {
     **dict.fromkeys(OWN, ("full", "")),
     "quickstart": ("",),
 }
+
+CHECKPOINTS = "--config.train.checkpoint_every=10"  # epochs, so that they take little time; a stopped run saves anyway
 
 # The test accuracy in percent that a report states, and the recipe with the words that train as the report did:
 # `preact` chose the epoch on held-out images, the others trained on all 50,000 and took the last epoch.
@@ -41,39 +39,6 @@ REPORTED = {
     "resnet_large:full": "92.73",
     "resnet_353:full": "91.8, 93.93 in its log",
 }
-
-
-def parser(description: str, recipes: Sequence[str] = RECIPES) -> argparse.ArgumentParser:
-    """Return a parser for the command line of a benchmark that takes recipes; `read` reads it."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", type=words, default=tuple(recipes), help="names, separated by commas")
-    record.add_arguments(parser)
-    return parser
-
-
-def run(main: Callable[[], int | None]) -> int:
-    """Return the exit code of main(); a mistake of the user is printed in one line."""
-    try:
-        return main() or 0
-    except UserError as error:
-        return report_error(error)
-
-
-def words(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split(",")))
-
-
-def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]]:
-    """Return (arguments, changes), where changes are the words --config.FIELD=VALUE."""
-    arguments, changes = parser.parse_known_args()
-    strange = [word for word in changes if not word.startswith("--config.")]
-    if strange:
-        parser.error(f"unknown arguments: {' '.join(strange)}")
-    return arguments, changes
 
 
 def variants() -> list[str]:

@@ -1,12 +1,12 @@
 """Logs of measurements, each with its date, device, versions and commit."""
 
-import argparse
 import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_flax.parallel.devices import device_name
@@ -30,11 +30,15 @@ class Journal:
 
     def lines(self) -> list[dict]:
         """Return all lines, including those of other devices."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        return read_lines(self.path)
+
+    def lines_here(self) -> list[dict]:
+        """Return the lines of this device."""
+        return [line for line in self.lines() if line["made"]["device"] == self.made["device"]]
 
     def has(self, case: dict) -> bool:
         """Return whether `case` has been measured and need not be again."""
-        return not self.again and any(self._same(line, case) for line in self.lines())
+        return not self.again and any(self._same(line, case) for line in self.lines_here())
 
     def add(self, case: dict, found: dict) -> None:
         """Write a line, replacing an older one of the same case, and print its numbers."""
@@ -51,10 +55,15 @@ class Journal:
         return line["case"] == json.loads(json.dumps(case)) and line["made"]["device"] == self.made["device"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that every benchmark with a journal has."""
-    parser.add_argument("--output", type=Path, default=RESULTS, help="the folder of the log")
-    parser.add_argument("--again", action="store_true", help="measure again what the log already has")
+def read_lines(path: Path) -> list[dict]:
+    """Return the lines of the journal in a file, [] if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def changes_to_log(changes: Sequence[str]) -> list[str]:
+    """Return the changes of a recipe as a case has them: with XLA_FLAGS, and without the folder of the data."""
+    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
+    return [*(word for word in changes if not word.startswith("--config.data.dir=")), *flags]
 
 
 def circumstances() -> dict:

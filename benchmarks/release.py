@@ -8,12 +8,11 @@ package, named after the run's network, in place of the previous one. Its kernel
 split is then evaluated again, which needs the dataset.
 """
 
-import argparse
 import hashlib
 import sys
 from pathlib import Path
 
-from benchmarks import recipes, runs
+from benchmarks import command_line, runs
 from benchmarks.record import RESULTS
 from benchmarks.tables import table
 from resnet_flax.api import Network
@@ -98,7 +97,7 @@ def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Pa
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--output", type=Path, help="the folder of the release")
@@ -119,4 +118,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

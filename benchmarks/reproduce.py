@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import accuracy, recipes, runs
+from benchmarks import accuracy, command_line, recipes, runs
 from resnet_flax.errors import UserError
 from resnet_flax.main import main as train
 from resnet_flax.parallel.devices import device_name
@@ -46,7 +46,6 @@ DEFAULT = (
     "resnet_443",
     "resnet_large",
 )
-CHECKPOINTS = "--config.train.checkpoint_every=10"
 
 
 def squeeze(recipe: str, epochs: int) -> list[str]:
@@ -88,19 +87,19 @@ def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bo
     if (output / runs.RUNS / runs.name_of(config, device) / "results.json").exists() and not again:
         return 0
     workdir = next(one for one in folders(workdirs / runs.name_of(config)) if not (again and read_results(one)))
-    code = train([f"--config={recipes.file(recipe)}", CHECKPOINTS, *changes, f"--workdir={workdir}"])
+    code = train([f"--config={recipes.file(recipe)}", recipes.CHECKPOINTS, *changes, f"--workdir={workdir}"])
     with contextlib.suppress(UserError) if code else contextlib.nullcontext():  # perhaps no epoch is finished
         print(runs.record(workdir, output), flush=True)
     return code
 
 
 def main() -> int:
-    parser = recipes.parser(__doc__, DEFAULT)
+    parser = command_line.journal_parser(__doc__, DEFAULT)
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 0, 1, ...")
     parser.add_argument("--epochs", type=int, default=0, help="train for fewer epochs")
     parser.add_argument("--train-examples", type=int, default=0, help="train on fewer images")
     parser.add_argument("--workdir", type=Path, default=Path("runs/reproduce"))
-    arguments, given = recipes.read(parser)
+    arguments, given = command_line.read(parser)
     failed = 0
     for seed in range(arguments.seeds):
         for recipe in map(chosen, arguments.recipes):
@@ -118,4 +117,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

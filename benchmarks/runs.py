@@ -8,7 +8,6 @@ named after the nearest one, with "changed" and a digest of what differs.
 Runs of older versions do not say from which commit they are: the environment variable COMMIT names it.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from typing import NamedTuple
 
 from ml_collections import FrozenConfigDict
 
-from benchmarks import recipes
+from benchmarks import command_line, recipes
 from benchmarks.record import RESULTS, is_cpu
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
@@ -136,7 +135,7 @@ def read_one(path: Path) -> Recorded:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder of all results")
     arguments = parser.parse_args()
@@ -146,4 +145,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

@@ -25,7 +25,7 @@ import math
 import sys
 from typing import NamedTuple
 
-from benchmarks import recipes
+from benchmarks import command_line
 from benchmarks.compiled import LAUNCH, SPEEDS
 from benchmarks.record import Journal
 from benchmarks.tables import table
@@ -149,7 +149,7 @@ def rows(program: Program) -> list[list[str]]:
     """Return a row for each number of chips: step and efficiency with a batch that grows with them, and without."""
     found = []
     alone = program.seconds(1, program.batch)
-    for chips in GPUS if program.chip == "h200" else SLICES:
+    for chips in chip_counts(program):
         weak = program.seconds(chips, program.batch)
         cells = [f"{chips}", f"{program.communicate(chips) * 1e3:.3f}", f"{weak * 1e3:.3f}", f"{alone / weak:.0%}"]
         if chips in usable(program):
@@ -159,9 +159,14 @@ def rows(program: Program) -> list[list[str]]:
     return found
 
 
+def chip_counts(program: Program) -> tuple[int, ...]:
+    """Return the numbers of chips for which a step is predicted."""
+    return GPUS if program.chip == "h200" else tuple(SLICES)
+
+
 def usable(program: Program) -> list[int]:
     """Return the numbers of chips that divide the recipe's batch."""
-    return [chips for chips in (GPUS if program.chip == "h200" else SLICES) if program.batch % chips == 0]
+    return [chips for chips in chip_counts(program) if program.batch % chips == 0]
 
 
 def fastest(program: Program) -> int:
@@ -187,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

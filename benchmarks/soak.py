@@ -6,7 +6,6 @@ untrusted files get malformed inputs. Each seed has a line in benchmarks/results
 run, so that the soak may be killed. Exits with 1 if a fault was not survived, and keeps the runs for inspection.
 """
 
-import argparse
 import json
 import os
 import random
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks import command_line, record
 from benchmarks.faults.kinds import OTHERS, PAIRS, STOPS, WAYS, Run, check, draw_photos
 
 MOST = 8  # faults in one run
@@ -76,10 +75,9 @@ class Soak:
         command = [sys.executable, "-m", "benchmarks.faults.fuzz", f"--inputs={inputs}", f"--seed={self.seed}"]
         figures = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
         failures = [str(failure) for failure in figures["failures"]]
-        self.add([], failures)
         self.injected["malformed input"] += figures["inputs"]
         self.survived["malformed input"] += figures["inputs"] - len(failures)
-        self.add([], [])
+        self.add([], failures)
 
 
 def disturb(run: Run, rng: random.Random) -> tuple[list[str], list[str]]:
@@ -107,7 +105,7 @@ def attempt(act: Callable[[], Any], what: str, failures: list[str]) -> Any:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--faults", type=int, default=300)
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -15,14 +15,14 @@ the recipes.
 
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 
 import jax
 from ml_collections import FrozenConfigDict
 
-from benchmarks import recipes, record
-from benchmarks.tables import spread
+from benchmarks import command_line, recipes, record, tables
 from resnet_flax.commands.evaluate import ensemble, flip
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.training.run import Run
@@ -80,20 +80,19 @@ def table(lines: Sequence[dict]) -> str:
     rows = []
     for (target, recipe, epochs, *changes), found in sorted(groups.items()):
         name = " ".join([recipe, *changes]).replace("--config.", "")
-        percents = [spread([100 * run[field] for run in found]) for field in ("accuracy", "tta_accuracy")]
-        seconds = [spread([run[field] for run in found]) for field in ("seconds", "with_compiling")]
+        percents = [tables.spread([100 * run[field] for run in found]) for field in ("accuracy", "tta_accuracy")]
+        seconds = [tables.spread([run[field] for run in found]) for field in ("seconds", "with_compiling")]
         met = statistics.mean(run["accuracy"] for run in found) >= float(target) / 100
         rows.append([f"{target} %", name, f"{epochs}", *percents, *seconds, f"{len(found)}", "yes" if met else "no"])
-    body = [HEADER, (":--", ":--", *["--:"] * (len(HEADER) - 2)), *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in body)
+    return tables.table(HEADER, rows)
 
 
 def main() -> None:
-    parser = recipes.parser(__doc__, ())
-    parser.add_argument("--targets", type=recipes.words, default=tuple(TARGETS), help="percent, separated by commas")
+    parser = command_line.journal_parser(__doc__)
+    parser.add_argument("--targets", type=command_line.some_of(TARGETS), default=tuple(TARGETS), help="percent")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--small", action="store_true")
-    arguments, given = recipes.read(parser)
+    arguments, given = command_line.read(parser)
     journal = record.Journal("speed_small" if arguments.small else "speed", arguments.output, arguments.again)
     for seed, target in itertools.product(range(arguments.seeds), arguments.targets):
         recipe = TARGETS[target]
@@ -104,12 +103,12 @@ def main() -> None:
             "recipe": recipe,
             "epochs": config.train.epochs,
             "seed": seed,
-            "changes": [word for word in given if not word.startswith("--config.data.dir=")],
+            "changes": record.changes_to_log(given),
         }
         if not journal.has(case):
             journal.add(case, measure(config))
-    print(table([line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]))
+    print(table(journal.lines_here()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -6,9 +6,9 @@ used. Each run is compared with the unchanged recipe of the same seed. It needs 
 seconds of one core. Writes a line for each run to speed_ablation.jsonl and prints a table at the end.
 """
 
-import argparse
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record, tables
 from resnet_flax.models import whitening
 from resnet_flax.models.whitening import Whitening
 from resnet_flax.training.run import Run
@@ -35,6 +35,7 @@ SMALL = (
     "--config.train.ema_decay=0.98",  # does not change training, so each run also shows what averaging is worth
 )
 
+HEADER = ("change", "accuracy, %", "difference", "core seconds", "seeds")
 BASE, RANDOM = "none (the recipe)", "random filters instead of whitening"
 # Change -> how it is made in the config.
 IDEAS: dict[str, tuple[str, ...]] = {
@@ -82,7 +83,7 @@ def measure(idea: str, seed: int) -> dict:
 def table(lines: list[dict]) -> str:
     """Return a row for each idea, in percent: accuracy, and its difference from the recipe with the same seed."""
     found = {(line["case"]["idea"], line["case"]["seed"]): line["found"] for line in lines}
-    rows = ["| change | accuracy, % | difference | core seconds | seeds |", "|:--|--:|--:|--:|--:|"]
+    rows = []
     for idea in IDEAS:
         seeds = [seed for name, seed in found if name == idea and (BASE, seed) in found]
         here, base = ([100 * found[name, seed]["accuracy"] for seed in seeds] for name in (idea, BASE))
@@ -91,26 +92,26 @@ def table(lines: list[dict]) -> str:
             difference = "" if idea == BASE else f"{statistics.mean(gaps):+.1f} ± {statistics.stdev(gaps):.1f}"
             cost = statistics.mean(found[idea, seed]["core_seconds"] for seed in seeds)
             accuracy = f"{statistics.mean(here):.1f} ± {statistics.stdev(here):.1f}"
-            rows.append(f"| {idea} | {accuracy} | {difference} | {cost:.0f} | {len(seeds)} |")
+            rows.append([idea, accuracy, difference, f"{cost:.0f}", str(len(seeds))])
+    text = tables.table(HEADER, rows)
     averaged = [100 * (one["averaged_accuracy"] - one["accuracy"]) for one in found.values()]
     if len(averaged) > 1:
         gain = f"{statistics.mean(averaged):+.2f} ± {statistics.stdev(averaged):.2f}"
-        rows.append(f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain}")
-    return "\n".join([*rows, ""])
+        text += f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain}\n"
+    return text
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.journal_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    record.add_arguments(parser)
     arguments = parser.parse_args()
     journal = record.Journal("speed_ablation", arguments.output, arguments.again)
     for seed, idea in itertools.product(range(arguments.seeds), IDEAS):
         case = {"idea": idea, "seed": seed}
         if not journal.has(case):
             journal.add(case, measure(idea, seed))
-    print(table(journal.lines()))
+    print(table(journal.lines_here()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -28,9 +28,10 @@ os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # leave a GPU's memory to
 
 import jax
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record, tables
 
 PARTS = ("imports", "data", "init", "feed", "step", "trace", "lower", "compile")  # the last three overlap the others
+FEEDS = ("device", "tfdata")
 RECIPE = recipes.ROOT / "configs" / "preact.py"
 
 
@@ -78,22 +79,20 @@ def table(lines: Sequence[dict]) -> str:
         name = f"{case['program']}, {case['feed']}, {case['cache']}" if case["feed"] else case["program"]
         seconds = [f"{found['parts'][part]:.2f}" if part in found["parts"] else "" for part in PARTS]
         rows.append([name, case["jax"], f"{found['seconds']:.2f}", *seconds])
-    body = [["start", "jax", "seconds", *PARTS], [":--", *["--:"] * (2 + len(PARTS))], *rows]
-    return "".join(f"| {' | '.join(row)} |\n" for row in body)
+    return tables.table(["start", "jax", "seconds", *PARTS], rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--feeds", type=recipes.words, default=("device", "tfdata"))
+    parser = command_line.journal_parser(__doc__)
+    parser.add_argument("--feeds", type=command_line.some_of(FEEDS), default=FEEDS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True)
-    record.add_arguments(parser)
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     journal = record.Journal("startup", arguments.output, arguments.again)
 
     def case(program: str, feed: str = "", cache: str = "") -> dict:
-        words = [word for word in changes if not word.startswith("--config.data.dir=")]
-        return {"program": program, "feed": feed, "cache": cache, "jax": jax.__version__, "changes": words}
+        logged = record.changes_to_log(changes)
+        return {"program": program, "feed": feed, "cache": cache, "jax": jax.__version__, "changes": logged}
 
     with tempfile.TemporaryDirectory() as temporary:
         variants = [
@@ -103,7 +102,7 @@ def main() -> None:
         ]
         if arguments.plain:
             variants.append((case("plain"), lambda: start("benchmarks.plain", [], Path(temporary))))
-        if all(journal.has(case) for case, _ in variants):
+        if all(journal.has(named) for named, _ in variants):
             return
         start_ours(arguments.feeds[0], False, changes, Path(temporary))  # decodes the dataset
         starts: list[list[dict]] = [[] for _ in variants]
@@ -112,8 +111,8 @@ def main() -> None:
                 found.append(measure())
     for (named, _), found in zip(variants, starts, strict=True):
         journal.add(named, medians(found))
-    print(table([line for line in journal.lines() if line["made"]["device"] == journal.made["device"]]))
+    print(table(journal.lines_here()))
 
 
 if __name__ == "__main__":
-    recipes.run(main)
+    sys.exit(command_line.run(main))

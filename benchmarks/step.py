@@ -5,9 +5,9 @@ process, so noise affects all alike. Ours run in a loop of the compiled program,
 device. Float32 means each framework's default, which is TF32 in convolutions on an NVIDIA GPU.
 """
 
-import argparse
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import record
+from benchmarks import command_line, record
 from resnet_flax import models
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.parallel.devices import Jit
@@ -122,20 +122,19 @@ def speeds(programs: dict[str, Program], batch: int, rounds: int, seconds: float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser = command_line.journal_parser(__doc__)
+    parser.add_argument("--networks", type=command_line.some_of(models.NETWORKS), default=NETWORKS)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--variants", type=command_line.some_of(VARIANTS), default=tuple(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="per variant and round")
-    record.add_arguments(parser)
     arguments = parser.parse_args()
     journal = record.Journal("step", arguments.output, arguments.again)
     rng = np.random.default_rng(0)
     images = rng.normal(size=(arguments.batch, 32, 32, 3)).astype(np.float32)
     labels = rng.integers(0, 10, arguments.batch, np.int32)
-    for name in arguments.networks.split(","):
-        cases = {v: {"network": name, "batch": arguments.batch, "variant": v} for v in arguments.variants.split(",")}
+    for name in arguments.networks:
+        cases = {v: {"network": name, "batch": arguments.batch, "variant": v} for v in arguments.variants}
         programs = warm([v for v, case in cases.items() if not journal.has(case)], name, images, labels)
         for variant, rates in speeds(programs, arguments.batch, arguments.rounds, arguments.seconds).items():
             median = round(statistics.median(rates), 1)
@@ -143,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command_line.run(main))

@@ -18,7 +18,6 @@ changed fields or with XLA_FLAGS are logged as such, and left out of the documen
 
 import importlib.util
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -33,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import recipes, record
+from benchmarks import command_line, recipes, record
 from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import local_rows
@@ -43,16 +42,16 @@ from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
 
 # Upper limits for one H200 in thousands of training images per second, from the arithmetic and the memory traffic of
-# all layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s measured on one. A: arithmetic only; C: perfect convolutions
-# plus the traffic of what XLA fuses around them; D: like C, with convolutions at 60 % of the peak, as reached by the
-# best public code.
+# all layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s measured on one. Peak: arithmetic only; roofline: perfect
+# convolutions plus the traffic of what XLA fuses around them; attainable: the same with convolutions at 60 % of the
+# peak, as reached by the best public code.
 LIMITS = {
-    "resnet_443": {"A": 164, "C": 92, "D": 65},
-    "resnet_353": {"A": 164, "C": 92, "D": 65},
-    "resnet_2322": {"A": 275, "C": 148, "D": 105},
-    "resnet18_w42": {"A": 550, "C": 261, "D": 190},
-    "resnet_large": {"A": 520, "C": 260, "D": 190},
-    "preact": {"A": 947, "C": 373, "D": 290},
+    "resnet_443": {"peak": 164, "roofline": 92, "attainable": 65},
+    "resnet_353": {"peak": 164, "roofline": 92, "attainable": 65},
+    "resnet_2322": {"peak": 275, "roofline": 148, "attainable": 105},
+    "resnet18_w42": {"peak": 550, "roofline": 261, "attainable": 190},
+    "resnet_large": {"peak": 520, "roofline": 260, "attainable": 190},
+    "preact": {"peak": 947, "roofline": 373, "attainable": 290},
 }
 
 # Sends up to the given number of steps; returns how many it sent, and a result that is ready when they are done.
@@ -123,6 +122,7 @@ PARTS: dict[str, tuple[Callable[..., Dispatch], tuple[str, ...]]] = {
     "feed": (feed_alone, ("single", "looped", "host")),
     "loop": (as_trained, ("single", "looped", "grouped", "host")),
 }
+WAYS = sorted({way for _, ways in PARTS.values() for way in ways})
 
 
 def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
@@ -187,19 +187,20 @@ def usable(ways: Sequence[str]) -> list[str]:
 
 def main() -> None:
     cpu = jax.default_backend() == "cpu"
-    parser = recipes.parser(__doc__)
-    parser.add_argument("--batches", type=recipes.words, default=("recipe",) if cpu else ("recipe", "512"))
-    parser.add_argument("--dtypes", type=recipes.words, default=("float32",) if cpu else ("bfloat16", "float32"))
-    parser.add_argument("--parts", type=recipes.words, default=tuple(PARTS))
-    parser.add_argument("--ways", type=recipes.words, default=("single", "looped", *["host"] * cpu))
-    parser.add_argument("--steps", type=recipes.numbers, default=(4,) if cpu else (1, 10, 100), help="per dispatch")
+    parser = command_line.journal_parser(__doc__, recipes.RECIPES)
+    parser.add_argument("--batches", type=command_line.words, default=("recipe",) if cpu else ("recipe", "512"))
+    parser.add_argument("--dtypes", type=command_line.words, default=("float32",) if cpu else ("bfloat16", "float32"))
+    parser.add_argument("--parts", type=command_line.some_of(PARTS), default=tuple(PARTS))
+    parser.add_argument("--ways", type=command_line.some_of(WAYS), default=("single", "looped", *["host"] * cpu))
+    parser.add_argument(
+        "--steps", type=command_line.numbers, default=(4,) if cpu else (1, 10, 100), help="per dispatch"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement and round")
     parser.add_argument("--examples", type=int, default=50_000, help="size of the training split")
-    arguments, changes = recipes.read(parser)
+    arguments, changes = command_line.read(parser)
     journal = record.Journal("throughput", arguments.output, arguments.again)
     ways = usable(arguments.ways)
-    flags = [f"XLA_FLAGS={os.environ['XLA_FLAGS']}"] if os.environ.get("XLA_FLAGS") else []
     with tempfile.TemporaryDirectory() as folder:
         data = recipes.random_images(Path(folder), arguments.examples)
         for dtype, batch, recipe in itertools.product(arguments.dtypes, arguments.batches, arguments.recipes):
@@ -207,7 +208,7 @@ def main() -> None:
             run = Run.from_config(
                 recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes])
             )
-            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": [*changes, *flags]}
+            named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": record.changes_to_log(changes)}
             wanted = [
                 named | ({} if part == "feed" else {"dtype": dtype}) | case
                 for part in arguments.parts
@@ -220,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(recipes.run(main))
+    sys.exit(command_line.run(main))

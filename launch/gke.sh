@@ -9,9 +9,9 @@
 # GPUS    on each host; or                      TPU, TOPOLOGY, CHIPS   its type, its shape and the chips of each host
 # SPOT=1  on spot nodes
 #
-# With several hosts, all of them must be able to mount the claim (ReadWriteMany). Datasets and compiled programs are kept
-# there, too, in .cache. When a host goes away or is needed elsewhere, the run saves and stops; the job starts it again, and
-# it resumes from there. The same command resumes a job that has ended, deleting the old job first.
+# With several hosts, all of them must be able to mount the claim (ReadWriteMany). Datasets and compiled programs are
+# kept there, too, in .cache. When a host goes away or is needed elsewhere, the run saves and stops; the job starts it
+# again, and it resumes from there. The same command resumes a job that has ended, deleting the old job first.
 set -euo pipefail
 
 missing=
@@ -121,7 +121,8 @@ case $found in
   "") ;;
   *Complete* | *Failed*) kubectl delete job "$NAME" --cascade=foreground ;;
   *)
-    echo "error: job $NAME is running: kubectl logs --follow job/$NAME follows it, kubectl delete job $NAME stops it" >&2
+    echo "error: job $NAME is running: kubectl logs --follow job/$NAME follows it," \
+      "kubectl delete job $NAME stops it" >&2
     exit 1
     ;;
 esac

@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Train, and return the exit code of the first process that failed, or 0."""
+    """Train, and return the exit code of the process with the lowest number among those that failed, or 0."""
     if not argv or not argv[0].isdecimal() or argv[0] == "0":
         print(__doc__, end="", file=sys.stderr)
         return 2

@@ -4,8 +4,8 @@
 #   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 launch/slurm.sh --config=configs/preact.py
 #
 # Submit it from the project's folder, which all nodes must see. Two minutes before its time is up, the run saves and
-# stops, and the job is queued again to resume it; SLURM itself requeues a job that must make room or loses a node. A run
-# that crashes is started again, at most twice. scancel saves and ends it. PYTHON=PATH names a Python other than
+# stops, and the job is queued again to resume it; SLURM itself requeues a job that must make room or loses a node. A
+# run that crashes is started again, at most twice. scancel saves and ends it. PYTHON=PATH names a Python other than
 # .venv/bin/python; DRY_RUN=1 prints the command instead of running it.
 #SBATCH --job-name=resnet_flax
 #SBATCH --nodes=1

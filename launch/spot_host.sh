@@ -34,8 +34,8 @@ fetch() {
   mv fetched runs
 }
 
-# Only the first host reads and writes the workdir. One that could not be fetched must not be begun again from nothing, as
-# its copy would replace that in the bucket.
+# Only the first host reads and writes the workdir. One that could not be fetched must not be begun again from nothing,
+# as its copy would replace that in the bucket.
 [[ $worker != 0 || -e runs ]] || again fetch
 
 copy() { # Without a part of it, if the TPU is taken away meanwhile: nothing is deleted before everything new is there.

@@ -97,7 +97,7 @@ def check_main(words: list[str]) -> None:
 
 
 def check_benchmark(name: str, words: list[str]) -> None:
-    shared = [(ROOT / "benchmarks" / f"{other}.py").read_text() for other in ("recipes", "record")]
+    shared = [(ROOT / "benchmarks" / f"{other}.py").read_text() for other in ("command_line", "recipes")]
     path = ROOT / "benchmarks" / name
     program = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     source = "".join([program.read_text(), *shared])

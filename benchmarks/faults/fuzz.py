@@ -7,7 +7,6 @@ return a value or raise an error that becomes one line for the user. Prints coun
 with 1 if a reader did anything else, and leaves that input in a file. Input N of a reader is always the same.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -26,12 +25,14 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from benchmarks import command_line
 from benchmarks.faults.readers import SIZES, Figures, Reader, all_readers
 from resnet_flax.text import escape_lines
 
 SECONDS = 30  # of CPU time for one input: none is near it (see slowest_seconds), so more means an endless loop
 MEMORY = 2**30  # bytes beyond those that the process has when it starts
 LONGEST = 5000  # characters of a message
+DRAWN = 15  # values of each reader of which figures are drawn, as drawing takes longer than reading
 MAY_REFUSE = ("command",)  # the valid inputs of these name runs that do not exist
 
 
@@ -73,8 +74,8 @@ class Endless(BaseException):
     """An input took more than `SECONDS`."""
 
 
-def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
-    """Return ("value" or "refused", seconds), or raise whatever else happened."""
+def answer(reader: Reader, content: bytes, folder: Path, draw: bool = True) -> tuple[str, float]:
+    """Return ("value" or "refused", seconds), or raise whatever else happened; `draw` figures of the value."""
 
     def stop(signum: int, frame: object) -> None:
         raise Endless(f"more than {SECONDS} seconds")
@@ -96,7 +97,7 @@ def answer(reader: Reader, content: bytes, folder: Path) -> tuple[str, float]:
         signal.setitimer(signal.ITIMER_PROF, 0)
     if (taken := time.process_time() - started) > SECONDS:  # in C code, which no signal interrupts
         raise Endless(f"{taken:.1f} seconds")
-    if outcome == "value" and isinstance(value, Figures):
+    if draw and outcome == "value" and isinstance(value, Figures):
         value.draw(folder / "figure.png")
     if not escape_lines(printed.getvalue()) == printed.getvalue():
         raise AssertionError(f"prints {printed.getvalue()[:200]!r}")
@@ -119,7 +120,8 @@ def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
         for index, content in enumerate(inputs(name, reader, -(-count // len(readers)), seed)):
             (folder / "input").write_bytes(content)
             try:
-                outcome, seconds = answer(reader, content, folder)
+                draw = outcomes[name]["value"] < DRAWN
+                outcome, seconds = answer(reader, content, folder, draw)
                 outcomes[name][outcome] += 1
                 slowest = max(slowest, (round(seconds, 2), f"{name} {index}"))
             except (Exception, Endless) as error:
@@ -143,16 +145,21 @@ def virtual_memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = command_line.parser(__doc__)
     parser.add_argument("--inputs", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="readers, separated by semicolons; all by default")
     arguments = parser.parse_args()
-    place = Path(tempfile.mkdtemp(prefix="resnet_flax-fuzz-"))
-    os.environ["XDG_CACHE_HOME"] = str(place)
-    figures = fuzz(arguments.inputs, arguments.seed, [name for name in arguments.only.split(";") if name], place)
+    folder = Path(tempfile.mkdtemp(prefix="resnet_flax-fuzz-"))
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    figures = fuzz(arguments.inputs, arguments.seed, [name for name in arguments.only.split(";") if name], folder)
     print(json.dumps(figures, indent=2))
     if figures["failures"]:
-        sys.exit(1)
-    shutil.rmtree(place)
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.run(main))

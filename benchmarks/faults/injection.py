@@ -59,9 +59,14 @@ WITHOUT_PICTURES = ("-m", "benchmarks.faults.injection")  # `run` in a process o
 
 def start(workdir: Path, *words: str, python: tuple[str, ...] = PROGRAM, **environment: str) -> subprocess.Popen:
     """Start training SMALL, changed by `words`, in a process of its own."""
-    command = [sys.executable, *python, *SMALL, *words, f"--workdir={workdir}"]
+    return popen([sys.executable, *python, *SMALL, *words, f"--workdir={workdir}"], **environment)
+
+
+def popen(command: list[str], cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
+    """Start a command that finds the package from any folder and whose output can be read."""
+    everything = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, cwd=cwd, env=everything, stdout=pipe, stderr=pipe, text=True)
 
 
 def newest(workdir: Path, *words: str) -> tuple[int, list, int]:

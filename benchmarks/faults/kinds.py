@@ -4,7 +4,6 @@ A fault is a function (run, rng) of an unfinished run that returns whether it ha
 run may be faster than its fault. It raises AssertionError if the run did not react as it should.
 """
 
-import os
 import random
 import re
 import shutil
@@ -20,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.faults import injection
+from benchmarks.faults.injection import popen
 from launch.local import free_port
 from resnet_flax.files import read_json
 from resnet_flax.workdir.history import read_csv
@@ -74,7 +74,7 @@ class Run:
         return [sys.executable, *injection.PROGRAM, *injection.SMALL, *self.words, *words, f"--workdir={self.workdir}"]
 
     def start(self, *words: str) -> subprocess.Popen:
-        return start(self.command(*words))
+        return popen(self.command(*words))
 
     def is_finished(self) -> bool:
         return (self.workdir / "report" / "results.json").exists()
@@ -98,12 +98,6 @@ class Run:
         """Return every file of the workdir except its lock."""
         files = [path for path in self.workdir.rglob("*") if path.is_file() and path.name != ".lock"]
         return {path: path.read_bytes() for path in files}
-
-
-def start(command: list[str], cwd: Path = injection.ROOT, **environment: str) -> subprocess.Popen:
-    everything = os.environ | {"PYTHONPATH": str(injection.ROOT)} | environment
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env=everything, stdout=pipe, stderr=pipe, text=True)
 
 
 def ended(process: subprocess.Popen, seconds: float = PATIENCE) -> tuple[int, str, str]:
@@ -246,7 +240,7 @@ def differ(what: str, run: Run, rng: random.Random) -> bool:
     if what == "images":
         replace_an_image(other / "photos", rng)
     here, there = (run.command("--config.data.dir=photos", *more) for more in ([], words))
-    processes = [start(here, run.folder, JAX_PROCESS_ID="0", **both), start(there, other, JAX_PROCESS_ID="1", **both)]
+    processes = [popen(here, run.folder, JAX_PROCESS_ID="0", **both), popen(there, other, JAX_PROCESS_ID="1", **both)]
     refuse(run, processes, f"all processes of a run must have the same {why}")
     shutil.rmtree(other)
     return True
@@ -254,7 +248,7 @@ def differ(what: str, run: Run, rng: random.Random) -> bool:
 
 def close_stdout(run: Run, rng: random.Random) -> bool:
     """Start the run without a stdout, and stop it at any moment."""
-    with start(["sh", "-c", 'exec "$@" >&-', "sh", *run.command()]) as process:
+    with popen(["sh", "-c", 'exec "$@" >&-', "sh", *run.command()]) as process:
         injection.sleep(process, rng.uniform(0, ANY_MOMENT))
         check_stop(process, 0)
     return True
@@ -290,7 +284,7 @@ def read_while_it_ends(run: Run, rng: random.Random) -> bool:
                     continue
                 if verb in readers:
                     check_reader(readers[verb], (0, 1))
-                readers[verb] = start([sys.executable, *injection.PROGRAM, verb, f"--workdir={run.workdir}"])
+                readers[verb] = popen([sys.executable, *injection.PROGRAM, verb, f"--workdir={run.workdir}"])
             read_files(run.workdir)
             time.sleep(rng.uniform(0, 0.02))
         code, _, told = ended(process)
@@ -331,16 +325,16 @@ def sweep_twice(run: Run, rng: random.Random) -> bool:
     short = [*injection.SMALL, *run.words, f"--config.train.epochs={TRIAL_EPOCHS}", "--config.data.test="]
     program = [sys.executable, *injection.PROGRAM]
     command = [*program, "sweep", *short, f"optimizer.learning_rate={','.join(rates)}", f"--workdir={folder}"]
-    first = start(command)
+    first = popen(command)
     time.sleep(rng.uniform(0, ANY_MOMENT))
-    codes, out, told = zip(*map(ended, (first, start(command))), strict=True)
+    codes, out, told = zip(*map(ended, (first, popen(command))), strict=True)
     check((codes, told) == ((0, 0), ("", "")), (codes, told))
     trained = re.findall(rf"^trial (\d+) of {TRIALS}: ", "\n".join(out), re.MULTILINE)
     check(sorted(map(int, trained)) == [*range(1, TRIALS + 1)], f"trials trained: {trained}")
     check((folder / "sweep.csv").read_text().count(",complete,") == TRIALS, (folder / "sweep.csv").read_text())
     rate = rng.choice(rates)
     code, _, alone = ended(
-        start([*program, *short, f"--config.optimizer.learning_rate={rate}", f"--workdir={folder / 'alone'}"])
+        popen([*program, *short, f"--config.optimizer.learning_rate={rate}", f"--workdir={folder / 'alone'}"])
     )
     check((code, alone) == (0, ""), (code, alone))
     [trial] = [path for path in (folder / "trials").iterdir() if float(path.name.partition("=")[2]) == float(rate)]

@@ -8,7 +8,6 @@ import pickle
 import struct
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from resnet_flax import main, models
@@ -64,7 +62,7 @@ TEXT = NUMBERS + WORDS + SIGNS
 
 
 class Figures(list):
-    """The figures to draw from a value; drawing takes longer than reading."""
+    """The figures to draw from a value, as functions that return one."""
 
     def draw(self, path: Path) -> None:
         for figure in self:
@@ -244,8 +242,6 @@ COMMAND_BOMBS = [
     b"--config=configs/quickstart.py --config.seed=" + b"9" * 100_000,
     b"x" * 100_000,
 ]
-
-
 CONFIGS = [config_to_json(complete(get_config())).encode(), b'{"model": {"blocks": [1, 1, 1]}}']
 
 
@@ -290,12 +286,12 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
 
     def read(path: Path) -> list:
         found = images.Images([path], (32, 32))
-        read = list(found)
+        loaded = list(found)
         for why in found.unreadable.values():
             if "Error" in why and "MemoryError" in why:
                 raise MemoryError
             raise UserError(why)
-        return read
+        return loaded
 
     def saved_as(kind: str, mode: str, **named: Any) -> bytes:
         return saved(IMAGE.convert(mode).save, kind, **named)
@@ -340,62 +336,80 @@ def image_readers(of_file: Callable) -> dict[str, Reader]:
     }
 
 
+# What a run holds: its config, the rows of its epochs, its results.
+CONFIG = complete(get_config())
+ROWS: list[dict] = [
+    {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "train_loss": 2 / epoch,
+        "train_accuracy": 0.25 * epoch,
+        "val_loss": 1.5,
+        "val_accuracy": 0.5,
+    }
+    for epoch in (1, 2, 3)
+]
+RESULTS = {"test_accuracy": 0.5, "test_loss": 1.5, "test_examples": 20, "chosen_epoch": 3, "epochs": 3}
+
+
+def report_history(path: Path) -> Figures:
+    """Read metrics.csv and do what a report does with it."""
+    rows = read_history(CONFIG, path.parent)
+    epoch_rows(rows)
+    chosen_row(CONFIG, rows)
+    return Figures(
+        [
+            lambda: figures.training_curves(rows, "loss", {}),
+            lambda: figures.training_curves(rows, "accuracy", {}),
+            lambda: figures.learning_rate(rows, CONFIG),
+            lambda: figures.compared_curves({"a": rows, "b": rows}, "loss"),
+        ]
+    )
+
+
+def report_results(path: Path) -> Figures:
+    """Read results.json and do what a report does with it."""
+    results = read_results(path.parents[1])
+    if not results:
+        raise UserError("damaged, which has been reported")
+    comparison_row(CONFIG, path.parents[1], ROWS, results)
+    headline(CONFIG, ROWS, results)
+    return Figures(
+        [
+            lambda: figures.training_curves(ROWS, "loss", results),
+            lambda: figures.training_curves(ROWS, "accuracy", results),
+        ]
+    )
+
+
+def report_predictions(path: Path) -> Figures:
+    """Read predictions.npz and do what a report does with it."""
+    reported = predictions_to_report(CONFIG, path.parents[1], finished=True)
+    assert reported
+    found = reported.found
+    class_rows(found, CONFIG.data.classes)
+    pixels = np.zeros((len(found), 32, 32, 3), np.uint8)
+    calibration = found.calibration()
+    return Figures(
+        [
+            lambda: figures.confusion_matrix(found, CONFIG.data.classes),
+            lambda: figures.mistakes(found, pixels, CONFIG.data.classes),
+            lambda: figures.reliability(calibration),
+        ]
+    )
+
+
 def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
     """Return the readers of what a workdir holds besides its checkpoints."""
-    config = complete(get_config())
-    rows = [{"epoch": n, "step": 10 * n, "learning_rate": 0.1, "momentum": 0.9, "train_loss": 2 / n} for n in (1, 2, 3)]
-    rows = [row | {"train_accuracy": 0.25 * row["epoch"], "val_loss": 1.5, "val_accuracy": 0.5} for row in rows]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, rows[0])
+    metrics = io.StringIO()
+    writer = csv.DictWriter(metrics, ROWS[0])
     writer.writeheader()
-    writer.writerows(rows)
-    results = {"test_accuracy": 0.5, "test_loss": 1.5, "test_examples": 20, "chosen_epoch": 3, "epochs": 3}
+    writer.writerows(ROWS)
     found = Predictions(np.log(np.full((20, 10), 0.1, np.float32)), np.arange(20, dtype=np.int32) % 10)
     predictions.write_predictions(found, folder / "seed.npz", role="validation", split="train[90%:]", step=30)
     kept = (folder / "seed.npz").read_bytes()
-    drawn = Counter[str]()
-
-    def to_draw(name: str, *figures: Callable[[], Figure]) -> Figures:
-        """Return the figures of the first inputs that could be read, and none for later ones."""
-        drawn[name] += 1
-        return Figures(figures if drawn[name] <= 20 else ())
-
-    def history(path: Path) -> Figures:
-        rows = read_history(config, path.parent)
-        epoch_rows(rows)
-        chosen_row(config, rows)
-        return to_draw(
-            "history",
-            lambda: figures.training_curves(rows, "loss", {}),
-            lambda: figures.training_curves(rows, "accuracy", {}),
-            lambda: figures.learning_rate(rows, config),
-            lambda: figures.compared_curves({"a": rows, "b": rows}, "loss"),
-        )
-
-    def finished(path: Path) -> Figures:
-        results = read_results(path.parents[1])
-        if not results:
-            raise UserError("damaged, which has been reported")
-        comparison_row(config, path.parents[1], rows, results)
-        headline(config, rows, results)
-        return to_draw(
-            "results",
-            lambda: figures.training_curves(rows, "loss", results),
-            lambda: figures.training_curves(rows, "accuracy", results),
-        )
-
-    def answers(path: Path) -> Figures:
-        found = predictions_to_report(config, path.parents[1], finished=True)
-        assert found
-        class_rows(found.found, config.data.classes)
-        pixels = np.zeros((len(found.found), 32, 32, 3), np.uint8)
-        calibration = found.found.calibration()
-        return to_draw(
-            "answers",
-            lambda: figures.confusion_matrix(found.found, config.data.classes),
-            lambda: figures.mistakes(found.found, pixels, config.data.classes),
-            lambda: figures.reliability(calibration),
-        )
 
     def repacked(content: bytes) -> bytes:
         """Return the file of predictions with other log-probabilities."""
@@ -403,19 +417,15 @@ def run_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
             members = {name: archive.read(name) for name in archive.namelist()}
         return zipped(members | {"log_probabilities.npy": content})
 
+    read_predictions = of_file("run/report/predictions.npz", report_predictions)
     return {
-        "metrics.csv": Reader(of_file("run/metrics.csv", history), [table.getvalue().encode()], TEXT),
+        "metrics.csv": Reader(of_file("run/metrics.csv", report_history), [metrics.getvalue().encode()], TEXT),
         "results.json": Reader(
-            of_file("run/report/results.json", finished), [json.dumps(results).encode()], TEXT, bombs=[DEEP_JSON]
+            of_file("run/report/results.json", report_results), [json.dumps(RESULTS).encode()], TEXT, bombs=[DEEP_JSON]
         ),
-        "predictions.npz": Reader(
-            of_file("run/report/predictions.npz", answers), [kept], SIZES, bombs=[lying_zip(2**31)]
-        ),
+        "predictions.npz": Reader(read_predictions, [kept], SIZES, bombs=[lying_zip(2**31)]),
         "predictions.npz, inside": Reader(
-            of_file("run/report/predictions.npz", answers),
-            [npy(found.log_probabilities)],
-            SIZES + TEXT,
-            pack=repacked,
+            read_predictions, [npy(found.log_probabilities)], SIZES + TEXT, pack=repacked
         ),
     }
 

@@ -1,19 +1,19 @@
-"""python -m benchmarks.fidelity [--write | --networks=PATTERN]
+"""Compare everything with PyTorch and Pillow: python -m benchmarks.fidelity [--write | --networks=PATTERN]
 
-Compares everything with PyTorch and Pillow and prints one table: the largest difference of each comparison, its bound,
-and whether it holds; for augmentation also how many values were compared and what share of them differs at all. The
-exit code is 1 if a bound does not hold. The table is saved as benchmarks/results/fidelity.md.
+Prints one table: the largest difference of each comparison, its bound, and whether it holds; for augmentation also how
+many values were compared and what share of them differs at all. The exit code is 1 if a bound does not hold. The table
+is saved as benchmarks/results/fidelity.md.
 --write recreates the golden files under tests/golden; without it they must equal what PyTorch and Pillow compute now.
 --networks compares only the networks whose rows begin with PATTERN, a regular expression, and saves nothing.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import command_line
 from benchmarks.fidelity import HEADING, Row, augmentation, losses, networks, optimizers, relative, schedules
 from benchmarks.record import RESULTS, circumstances
 from resnet_flax.files import atomic_write
@@ -65,19 +65,19 @@ def heading() -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(usage=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--networks", metavar="PATTERN")
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     found = []
     print(HEADING)
-    for row in networks.compare_networks(options.networks) if options.networks else rows(options.write):
+    for row in networks.compare_networks(arguments.networks) if arguments.networks else rows(arguments.write):
         found.append(row)
         print(row, flush=True)
     failed = [row for row in found if not row.ok]
     summary = f"{len(found) - len(failed)} of {len(found)} hold"
     print(summary)
-    if not options.networks:
+    if not arguments.networks:
         save("\n".join([heading(), HEADING, *map(str, found), "", summary, ""]))
     return 1 if failed else 0
 

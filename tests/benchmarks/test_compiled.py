@@ -7,7 +7,7 @@ from textwrap import indent
 import jax
 import pytest
 
-from benchmarks import compiled, hlo, recipes
+from benchmarks import command_line, compiled, hlo
 from benchmarks.record import Journal
 from benchmarks.targets import Target
 from resnet_flax.errors import UserError
@@ -83,7 +83,7 @@ def test_the_loop_is_compiled_and_not_run(monkeypatch, tmp_path):
     words = ["--target=cpu", "--recipes=preact", f"--output={tmp_path}", f"--keep={tmp_path}", *TINY]
     monkeypatch.setattr(sys, "argv", ["compiled", *words])
     before = (jax.jit, jax.device_put, jax.devices)
-    assert recipes.run(compiled.main) == 0
+    assert command_line.run(compiled.main) == 0
     assert (jax.jit, jax.device_put, jax.devices) == before
     [line] = [json.loads(line) for line in (tmp_path / "compiled.jsonl").read_text().splitlines()]
     assert line["case"]["changes"] == list(TINY) and line["found"]["chips"] == jax.device_count()

@@ -82,7 +82,7 @@ def test_every_journal_has_its_table(tmp_path):
         ],
     }
     for name, found in cases.items():
-        limits = {"percent_of_limits": {"A": 1.2, "C": 3.4}}
+        limits = {"percent_of_limits": {"peak": 1.2, "roofline": 3.4}}
         journal(tmp_path, name, [(case, limits | {"images_per_second": speed}) for case, speed in found])
     text = readme.measurements(tmp_path)
     assert "On 1 x GPU, jax 1.2, 2026-11-21:" in text

@@ -39,15 +39,15 @@ def test_a_start_on_the_device_is_timed_cold_and_warm(tmp_path, monkeypatch, cap
     startup.main()  # measures nothing again
 
 
-def test_table_has_a_row_for_each_start_and_a_column_for_each_part():
+def test_table_has_a_row_for_each_start_and_a_column_for_each_part_that_one_has():
     def line(program: str, of: str, cache: str, **parts) -> dict:
         case = {"program": program, "feed": of, "cache": cache, "jax": "1.2"}
         return {"case": case, "found": {"seconds": 3.0, "parts": parts}}
 
     rows = startup.table([line("plain", "", "", imports=1.0), line("ours", "device", "warm", imports=0.5, feed=0.25)])
     assert rows.splitlines() == [
-        "| start | jax | seconds | imports | data | init | feed | step | trace | lower | compile |",
-        "| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
-        "| ours, device, warm | 1.2 | 3.00 | 0.50 |  |  | 0.25 |  |  |  |  |",
-        "| plain | 1.2 | 3.00 | 1.00 |  |  |  |  |  |  |  |",
+        "| start | jax | seconds | imports | feed |",
+        "|:--|--:|--:|--:|--:|",
+        "| ours, device, warm | 1.2 | 3.00 | 0.50 | 0.25 |",
+        "| plain | 1.2 | 3.00 | 1.00 |  |",
     ]

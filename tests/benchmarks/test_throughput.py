@@ -43,4 +43,4 @@ def test_each_part_has_the_cases_of_its_ways(monkeypatch, capsys):
 
 def test_limits_are_of_every_recipe():
     assert set(throughput.LIMITS) == set(throughput.recipes.RECIPES)
-    assert throughput.percent_of_limits("resnet_353", 65_000) == {"A": 39.6, "C": 70.7, "D": 100.0}
+    assert throughput.percent_of_limits("resnet_353", 65_000) == {"peak": 39.6, "roofline": 70.7, "attainable": 100.0}
