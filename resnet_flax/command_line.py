@@ -260,7 +260,7 @@ def parse_tuple(text: str) -> tuple:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return tuple(name.strip() for name in text.strip("()[] ").split(","))
-    except (MemoryError, RecursionError):  # nested too deep
+    except (MemoryError, RecursionError, TypeError):  # nested too deep, or a set of lists
         raise ValueError from None
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 

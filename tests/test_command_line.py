@@ -109,6 +109,7 @@ MISTAKES = [
     ([QUICKSTART, "--config.data.train=train[:99999]"], "is examples 0 to 99999 of 1437"),
     ([QUICKSTART, "--config.data.validation=train[5%:]"], "share examples"),
     ([QUICKSTART, "--config.model.blocks=(1,1)"], "must have the same length"),
+    ([QUICKSTART, "--config.model.blocks={[1]: 2}"], "config.model.blocks must be a tuple, not '{[1]: 2}'"),
     ([QUICKSTART, "--config.model.widths=(8,0,8)"], "one per stage, each at most 8,192, not (8, 0, 8)"),
     ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs must be positive, not 0"),
     ([QUICKSTART, "--config.train.batch_size=-3"], "config.train.batch_size must be positive, not -3"),
