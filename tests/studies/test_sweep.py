@@ -163,6 +163,7 @@ def test_another_sweep_in_the_workdir_is_refused(finished, runs, capsys):
         (GRID[:-2], "what should be swept?"),
         ([*GRID, "--method=rando"], "unknown method 'rando': did you mean 'random'?"),
         ([*GRID, "--trials=3"], "--trials=N is for --method=random and tpe"),
+        ([*GRID, "--trials=-3"], "--trials=N is for --method=random and tpe"),
         (RANDOM, "--trials=N is for --method=random and tpe, which need it"),
         ([*RANDOM[:-1]], "a grid takes values, but optimizer.learning_rate has a range"),
         ([*GRID, "--config.data.validation="], "a sweep chooses by validation, and config.data.validation is empty"),
