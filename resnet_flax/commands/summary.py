@@ -20,9 +20,9 @@ from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.report.tables import MAX_NAME_CHARS, decimal, percent, text_table
 from resnet_flax.text import escape_line, print_line
-from resnet_flax.training.restore import read_history
+from resnet_flax.training.restore import finished_epochs
 from resnet_flax.training.step import cross_entropy, init_state
-from resnet_flax.workdir.checkpoints import Checkpoints
+from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.history import best_row
 from resnet_flax.workdir.results import read_results
 
@@ -138,13 +138,10 @@ def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
 
 def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
     """Return a table of the checkpoints, newest first, with the validation results of their epochs."""
-    folder, steps = workdir / "checkpoints", []
-    if folder.is_dir():
-        with Checkpoints(folder) as checkpoints:
-            steps = checkpoints.steps()
+    steps = steps_in(workdir / "checkpoints")
     if not steps:
         return f"{escape_line(workdir)} has no checkpoint yet\n"
-    history = read_history(config, workdir)
+    history = finished_epochs(config, workdir)
     best = best_row(history, config.train.monitor)
     rows = []
     for step in steps:

@@ -1,6 +1,7 @@
 """summary: the layers, memory and data of a config, and the checkpoints of a run, without reading data."""
 
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -86,6 +87,17 @@ def test_summary_of_a_run_lists_checkpoints_and_marks_the_best(small_runs, capsy
     assert re.search(r"^test accuracy [\d.]+%$", out, re.MULTILINE)
     other = printed(capsys, f"--config={ROOT}/configs/quickstart.py", f"--workdir={small_runs[0]}")
     assert "checkpoint" not in other  # of another config
+
+
+@pytest.mark.parametrize("table", [None, "epoch,step\n"], ids=["imported", "stopped"])
+def test_a_run_without_a_finished_epoch_has_checkpoints_too(small_runs, tmp_path, capsys, table):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "7").mkdir(parents=True)
+    shutil.copy(small_runs[0] / "config.json", run)
+    if table:
+        (run / "metrics.csv").write_text(table)
+    out = printed(capsys, f"--workdir={run}")
+    assert re.search(r"^step 7 +- +- +-$", out, re.MULTILINE)
 
 
 def test_the_network_is_drawn_into_a_picture_of_its_ending(tmp_path, capsys):
