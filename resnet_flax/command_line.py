@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import CHOICES, TYPES, complete, raise_errors
+from resnet_flax.config.checks import CHOICES, TYPES, complete, normalized_like, raise_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.identify import training_fields
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
 from resnet_flax.config.stored import differences
-from resnet_flax.data.augment.policy import Policy
 from resnet_flax.errors import UserError, lookup, refuse_address
 from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, first_few, short_repr
@@ -168,11 +167,8 @@ def check_recipe(recipe: str, argv: Sequence[str], job: Job) -> None:
     """Raise UserError unless a trained network is that of `recipe` with the fields that a command line sets."""
     asked = read_flags(argv, {}, load_recipe(recipe)).config
     asked.data.dir = job.config.data.dir
-    theirs, ours = training_fields(complete(asked)), training_fields(job.config)
-    policy, stored = Policy(theirs["data.policy"]), Policy(ours["data.policy"])
-    if stored.normalization and not policy.normalization:
-        theirs["data.policy"] = policy.normalized_by(*stored.normalization)
-    if changes := differences(theirs, ours):
+    theirs = training_fields(normalized_like(complete(asked), job.config))
+    if changes := differences(theirs, training_fields(job.config)):
         why = "; ".join(first_few(changes, 3))
         raise UserError(f"{escape_line(job.workdir)} is not a run of {recipe} ({why}): leave out --config")
 

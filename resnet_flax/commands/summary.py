@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
-from resnet_flax.config.checks import complete
-from resnet_flax.config.stored import differences, read_config
+from resnet_flax.config.checks import complete, normalized_like
+from resnet_flax.config.stored import read_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import ROLES, image_shape
 from resnet_flax.errors import UserError
@@ -131,9 +131,10 @@ def data_lines(config: FrozenConfigDict) -> str:
 def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
     """Return whether `workdir` holds a run of exactly this config."""
     try:
-        return not differences(complete(read_config(workdir)).to_dict(), config.to_dict())
+        stored = complete(read_config(workdir))
     except UserError:
         return False
+    return normalized_like(config, stored) == stored
 
 
 def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:

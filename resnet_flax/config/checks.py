@@ -176,6 +176,14 @@ def resolve_normalization(config: FrozenConfigDict) -> FrozenConfigDict:
     return changed(config, {"data.policy": policy.normalized_by(*statistics)})
 
 
+def normalized_like(config: FrozenConfigDict, run: FrozenConfigDict) -> FrozenConfigDict:
+    """Return a complete `config` with normalize(auto) replaced by the numbers that a `run` of it has stored."""
+    policy, stored = Policy(config.data.policy), Policy(run.data.policy)
+    if policy.normalization or not stored.normalization:
+        return config
+    return changed(config, {"data.policy": policy.normalized_by(*stored.normalization)})
+
+
 def raise_errors(lines: Iterable[str]) -> None:
     """Raise UserError with the first few of `lines`, unless there are none."""
     if listed := first_few(list(lines), MAX_ERRORS_LISTED):
