@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet_flax.command_line import canonical, parse_tuple
+from resnet_flax.command_line import canonical, parse, parse_tuple
 from resnet_flax.config.stored import config_to_json
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.training.initial import find_source
 from resnet_flax.verbs import VERBS
 from resnet_flax.workdir.trained import find_trained

@@ -17,12 +17,13 @@ import pytest
 from jax.errors import JaxRuntimeError
 from matplotlib.figure import Figure
 
+from resnet_flax.command_line import parse
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import load
 from resnet_flax.data.datasets.arrays import read_split
 from resnet_flax.errors import Interrupted, NotFinite, OutOfMemory, UserError
 from resnet_flax.files import try_lock
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.studies import figures, trials
 from resnet_flax.studies.space import Plan, Range, Space
 
