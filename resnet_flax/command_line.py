@@ -235,9 +235,9 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
                 errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
     raise_errors(errors)
     for name, one in own.items():
-        if one.value == "PATH":
-            refuse_address(f"--{name}", values.get(name, ""))
-            values |= {name: os.path.expanduser(values[name])} if name in values else {}  # a shell leaves --output=~/x
+        if one.value == "PATH" and name in values:
+            refuse_address(f"--{name}", values[name])
+            values[name] = os.path.expanduser(values[name])  # a shell leaves --output=~/x
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})
