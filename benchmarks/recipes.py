@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
+from resnet_flax.command_line import parse
 from resnet_flax.data.datasets.load import image_shape
-from resnet_flax.main import parse
 from resnet_flax.models.layers import layers
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,8 @@ import hashlib
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import command_line, runs
 from benchmarks.record import RESULTS
 from benchmarks.tables import table
@@ -22,7 +24,7 @@ from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
-from resnet_flax.models.torch_weights import half_precision, to_torch
+from resnet_flax.models.torch_weights import Tensors, listed, to_torch
 from resnet_flax.report.card import model_card
 from resnet_flax.training.restore import fit_weights, restore_checkpoint
 from resnet_flax.workdir.predictions import SplitPredictions, wilson_interval
@@ -94,6 +96,18 @@ def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Pa
     path = folder / config.model.name
     write_folder(path, files | {"README.md": card.encode()})
     return path
+
+
+def half_precision(tensors: Tensors) -> Tensors:
+    """Return a state_dict with its kernels as float16; tensors with one axis are small and stay as they are.
+
+    Raises UserError if a kernel has a value that is too large for float16.
+    """
+    with np.errstate(over="ignore"):
+        rounded = {name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    if large := [name for name, tensor in rounded.items() if not np.isfinite(tensor).all()]:
+        raise UserError(f"too large for float16: {listed(large)}")
+    return rounded
 
 
 def main() -> int:

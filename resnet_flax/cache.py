@@ -97,6 +97,7 @@ def delete_bad_entry(show: Callable[..., None], message: Warning | str, *place: 
     if entry := BAD_ENTRY.match(str(message)):
         folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
         for path in Path(folder).glob(f"{entry[1]}-*-cache"):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a cache that can only be read, each start compiles it again
+                path.unlink()
     else:
         show(message, *place, **more)

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import CHOICES, TYPES, complete, raise_errors
+from resnet_flax.config.checks import CHOICES, TYPES, complete, normalized_like, raise_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.identify import training_fields
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, load_recipe
 from resnet_flax.config.stored import differences
-from resnet_flax.data.augment.policy import Policy
 from resnet_flax.errors import UserError, lookup, refuse_address
 from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, first_few, short_repr
@@ -168,11 +167,8 @@ def check_recipe(recipe: str, argv: Sequence[str], job: Job) -> None:
     """Raise UserError unless a trained network is that of `recipe` with the fields that a command line sets."""
     asked = read_flags(argv, {}, load_recipe(recipe)).config
     asked.data.dir = job.config.data.dir
-    theirs, ours = training_fields(complete(asked)), training_fields(job.config)
-    policy, stored = Policy(theirs["data.policy"]), Policy(ours["data.policy"])
-    if stored.normalization and not policy.normalization:
-        theirs["data.policy"] = policy.normalized_by(*stored.normalization)
-    if changes := differences(theirs, ours):
+    theirs = training_fields(normalized_like(complete(asked), job.config))
+    if changes := differences(theirs, training_fields(job.config)):
         why = "; ".join(first_few(changes, 3))
         raise UserError(f"{escape_line(job.workdir)} is not a run of {recipe} ({why}): leave out --config")
 
@@ -239,9 +235,9 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
                 errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
     raise_errors(errors)
     for name, one in own.items():
-        if one.value == "PATH":
-            refuse_address(f"--{name}", values.get(name, ""))
-            values |= {name: os.path.expanduser(values[name])} if name in values else {}  # a shell leaves --output=~/x
+        if one.value == "PATH" and name in values:
+            refuse_address(f"--{name}", values[name])
+            values[name] = os.path.expanduser(values[name])  # a shell leaves --output=~/x
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})
@@ -260,7 +256,7 @@ def parse_tuple(text: str) -> tuple:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return tuple(name.strip() for name in text.strip("()[] ").split(","))
-    except (MemoryError, RecursionError):  # nested too deep
+    except (MemoryError, RecursionError, TypeError):  # nested too deep, or a set of lists
         raise ValueError from None
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 

@@ -47,6 +47,7 @@ def run_command(argv: list[str]) -> None:
     from importlib import import_module
 
     from resnet_flax.cache import keep_compiled_programs
+    from resnet_flax.command_line import parse
     from resnet_flax.memory import keep_freed_memory
 
     keep_compiled_programs()
@@ -61,13 +62,6 @@ def run_command(argv: list[str]) -> None:
         function(jobs, **options)
     else:
         function(*(jobs[0] if jobs else ()), **options)
-
-
-def parse(argv: list[str]) -> tuple[str, list, dict]:
-    """Return what `command_line.parse` does: (verb, jobs, the verb's own arguments)."""
-    from resnet_flax import command_line
-
-    return command_line.parse(argv)
 
 
 def versions() -> str:

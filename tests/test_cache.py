@@ -1,10 +1,12 @@
 """The cache: no other user's programs are run from it, it heals, and only datasets need it."""
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -62,6 +64,17 @@ def test_without_a_place_for_it_programs_are_compiled_again(tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         cache.cache_folder()
+
+
+def test_a_bad_program_that_cannot_be_deleted_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    def refuse(self):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    (tmp_path / "jit_step-123-cache").touch()
+    monkeypatch.setattr(cache, "jax", SimpleNamespace(config=SimpleNamespace(jax_compilation_cache_dir=tmp_path)))
+    monkeypatch.setattr(cache.Path, "unlink", refuse)
+    cache.delete_bad_entry(print, "Error reading persistent compilation cache entry for 'jit_step': it is cut short")
+    assert capsys.readouterr().out == ""
 
 
 COMPILE = """

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet_flax.command_line import canonical, parse_tuple
+from resnet_flax.command_line import canonical, parse, parse_tuple
 from resnet_flax.config.stored import config_to_json
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.training.initial import find_source
 from resnet_flax.verbs import VERBS
 from resnet_flax.workdir.trained import find_trained
@@ -103,12 +103,15 @@ MISTAKES = [
     ([QUICKSTART, "--config.optimizer.name=adma"], "unknown optimizer 'adma': did you mean 'adam'"),
     ([QUICKSTART, "--config.schedule.name=onecicle"], "unknown schedule 'onecicle': did you mean 'onecycle'"),
     ([QUICKSTART, "--config.data.policy=crop(4)|flop|normalize(half)"], "flop"),
+    ([QUICKSTART, "--config.data.dir=~no-such-user/x"], "'~no-such-user/x' does not exist, and digits does not need"),
+    (["--config=folder", "--config.data.dir=~no-such-user/x"], "/~no-such-user/x"),
     ([QUICKSTART, "--config.data.name=cifar"], "unknown dataset 'cifar': did you mean 'cifar10'"),
     ([QUICKSTART, "--config.data.train=trian"], "unknown split 'trian': did you mean 'train'"),
     ([QUICKSTART, "--config.data.train=train[:1"], "must look like train, train[:90%]"),
     ([QUICKSTART, "--config.data.train=train[:99999]"], "is examples 0 to 99999 of 1437"),
     ([QUICKSTART, "--config.data.validation=train[5%:]"], "share examples"),
     ([QUICKSTART, "--config.model.blocks=(1,1)"], "must have the same length"),
+    ([QUICKSTART, "--config.model.blocks={[1]: 2}"], "config.model.blocks must be a tuple, not '{[1]: 2}'"),
     ([QUICKSTART, "--config.model.widths=(8,0,8)"], "one per stage, each at most 8,192, not (8, 0, 8)"),
     ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs must be positive, not 0"),
     ([QUICKSTART, "--config.train.batch_size=-3"], "config.train.batch_size must be positive, not -3"),

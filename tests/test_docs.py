@@ -12,10 +12,10 @@ import yaml
 
 import resnet_flax
 from resnet_flax import models
+from resnet_flax.command_line import parse
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import field_types
 from resnet_flax.config.recipes import load_recipe
-from resnet_flax.main import parse
 from resnet_flax.verbs import VERBS
 from tests.documents import (
     DOCUMENTS,

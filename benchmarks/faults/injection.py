@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+from resnet_flax.command_line import parse
 from resnet_flax.commands import train as command
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.training import run as run_module
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import restore_checkpoint

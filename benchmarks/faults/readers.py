@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from resnet_flax import main, models
+from resnet_flax import models
+from resnet_flax.command_line import parse
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config
@@ -248,7 +249,7 @@ CONFIGS = [config_to_json(complete(get_config())).encode(), b'{"model": {"blocks
 def run_command(text: str) -> Any:
     """Process a command line as main does before the verb starts."""
     try:
-        verb, runs, options = main.parse(text.replace("\0", "").split(" "))  # no command line has a NUL
+        verb, runs, options = parse(text.replace("\0", "").split(" "))  # no command line has a NUL
     except OSError as error:
         if error.errno in STORAGE:
             raise UserError("main reports it") from None

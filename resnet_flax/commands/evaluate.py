@@ -71,7 +71,7 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
         if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
             raise UserError(f"{name} has different classes or images from {names[0]}: they cannot form an ensemble")
     rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
-    name, chosen = rows[-1]
+    title, chosen = rows[-1]
     if views:
         suffix = f", {len(scores[0].views)} views"
         means = [(f"{name}{suffix}", ensemble(score.views)) for name, score in zip(names, scores, strict=True)]
@@ -79,7 +79,7 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     rows += [(f"{name}, unaveraged", one.unaveraged) for name, one in zip(names, scores, strict=True) if one.unaveraged]
     header = [*SCORES_HEADER, DIFFERENCE] if len(rows) > 1 else SCORES_HEADER
     print_line("\n" + text_table(header, score_rows(rows)))
-    print_line(f"{name}\n" + text_table(CLASS_HEADER, class_rows(chosen, classes)).rstrip())
+    print_line(f"{title}\n" + text_table(CLASS_HEADER, class_rows(chosen, classes)).rstrip())
 
 
 class JobScores(NamedTuple):

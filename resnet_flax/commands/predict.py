@@ -121,7 +121,8 @@ def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterat
     if not 1 <= contents.top <= count:
         raise UserError(f"--top must be from 1 to {count}, the number of classes, not {contents.top}")
     if contents.submission and (ending != ".csv" or contents.top > 1 or contents.probabilities):
-        raise UserError("--submission writes only ID and Labels, as .csv: leave out --top and --probabilities")
+        advice = "leave out --top and --probabilities" if ending == ".csv" else "let --output end in that"
+        raise UserError(f"--submission writes only ID and Labels, as .csv: {advice}")
     if contents.probabilities and ending not in (".csv", ".json"):
         raise UserError(f"--probabilities are written to a .csv or .json file, not to {ending}")
     if ending == ".npy" and contents.top > 1:

@@ -18,6 +18,8 @@ from resnet_flax.text import escape_line, print_line
 
 MAX_GRID = 50  # images or versions in a figure
 
+Column = tuple[np.ndarray, list[str]]  # images (n, H, W, 3) float32, pixels from 0 to 1, and a caption for each
+
 
 def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int) -> None:
     """Draw the first `images` training images, and beside each its versions in the first `versions` epochs.
@@ -36,12 +38,21 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     mixing, names = Mixing.of(config.train), [figures.short_label(name) for name in config.data.classes]
     columns = [(data.train.images[:images] / np.float32(255), [""] * images)]
     columns += [version(stream, mixing, names, epoch) for epoch in range(versions)]
+    lines = mixing.images if mixing.on else 0
+    figure = draw_columns(columns, [names[label] for label in data.train.labels[:images]], lines)
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "preview.png"
+    figures.write_png(figure, path)
+    print_line(f"{str(policy)!r}\ndrawn into {escape_line(path)}")
 
-    height = 0.9 + 0.15 * mixing.images * mixing.on  # inches of an image with its caption
-    figure = Figure(figsize=(0.9 * (versions + 1) + 0.9, height * images + 0.5), dpi=120, layout="constrained")
-    grid = figure.subplots(images, versions + 1, squeeze=False)
-    for row, label in zip(grid, data.train.labels, strict=False):
-        row[0].set_ylabel(names[label], rotation="horizontal", ha="right", va="center", parse_math=False)
+
+def draw_columns(columns: Sequence[Column], labels: Sequence[str], lines: int) -> Figure:
+    """Draw the original images and a column for each epoch; captions have at most so many `lines`."""
+    height = 0.9 + 0.15 * lines  # inches of an image with its caption
+    figure = Figure(figsize=(0.9 * len(columns) + 0.9, height * len(labels) + 0.5), dpi=120, layout="constrained")
+    grid = figure.subplots(len(labels), len(columns), squeeze=False)
+    for row, label in zip(grid, labels, strict=True):
+        row[0].set_ylabel(label, rotation="horizontal", ha="right", va="center", parse_math=False)
     for at, (column, captions) in enumerate(columns):
         grid[0, at].set_title("original" if at == 0 else f"epoch {at}", fontsize="small")
         for axes, image, caption in zip(grid[:, at], column, captions, strict=True):
@@ -49,13 +60,10 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
             axes.set_xlabel(caption, fontsize="x-small", parse_math=False)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "preview.png"
-    figures.write_png(figure, path)
-    print_line(f"{str(policy)!r}\ndrawn into {escape_line(path)}")
+    return figure
 
 
-def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) -> tuple[np.ndarray, list[str]]:
+def version(stream: Stream, mixing: Mixing, names: Sequence[str], epoch: int) -> Column:
     """Return the first images as in `epoch`, pixels from 0 to 1, and their captions: classes and shares if mixed."""
     data, first = stream.split, np.arange(stream.batch_size, dtype=np.int32)
     batch = stream.batch(np, data.images, data.labels, epoch, first)

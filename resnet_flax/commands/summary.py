@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
-from resnet_flax.config.checks import complete
-from resnet_flax.config.stored import differences, read_config
+from resnet_flax.config.checks import complete, normalized_like
+from resnet_flax.config.stored import read_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import ROLES, image_shape
 from resnet_flax.errors import UserError
@@ -20,9 +20,9 @@ from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.report.tables import MAX_NAME_CHARS, decimal, percent, text_table
 from resnet_flax.text import escape_line, print_line
-from resnet_flax.training.restore import read_history
+from resnet_flax.training.restore import finished_epochs
 from resnet_flax.training.step import cross_entropy, init_state
-from resnet_flax.workdir.checkpoints import Checkpoints
+from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.history import best_row
 from resnet_flax.workdir.results import read_results
 
@@ -131,20 +131,18 @@ def data_lines(config: FrozenConfigDict) -> str:
 def is_run_of(config: FrozenConfigDict, workdir: Path) -> bool:
     """Return whether `workdir` holds a run of exactly this config."""
     try:
-        return not differences(complete(read_config(workdir)).to_dict(), config.to_dict())
+        stored = complete(read_config(workdir))
     except UserError:
         return False
+    return normalized_like(config, stored) == stored
 
 
 def checkpoints_text(config: FrozenConfigDict, workdir: Path) -> str:
     """Return a table of the checkpoints, newest first, with the validation results of their epochs."""
-    folder, steps = workdir / "checkpoints", []
-    if folder.is_dir():
-        with Checkpoints(folder) as checkpoints:
-            steps = checkpoints.steps()
+    steps = steps_in(workdir / "checkpoints")
     if not steps:
         return f"{escape_line(workdir)} has no checkpoint yet\n"
-    history = read_history(config, workdir)
+    history = finished_epochs(config, workdir)
     best = best_row(history, config.train.monitor)
     rows = []
     for step in steps:

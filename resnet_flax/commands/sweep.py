@@ -34,7 +34,7 @@ def sweep(
         raise UserError("which recipe? Give --config=FILE")
     if not config.data.validation:
         raise UserError("a sweep chooses by validation, and config.data.validation is empty")
-    if (trials > 0) == (method == "grid"):
+    if trials < 0 or (trials > 0) == (method == "grid"):
         raise UserError("--trials=N is for --method=random and tpe, which need it; a grid takes every combination")
     trackers = find_trackers(track)
     space = Space.read(fields, recipe)

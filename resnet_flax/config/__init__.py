@@ -1,4 +1,4 @@
-"""Configs: every field with its default, their checks, and reading and writing them. Imports data, models and optim."""
+"""Configs: all fields and their defaults, checks, reading and writing. Imports data, models, optim and parallel."""
 
 from resnet_flax.config.defaults import TRAININGS, fast, get_config, recipe, speed_recipe  # what recipes start from
 

@@ -21,6 +21,7 @@ from resnet_flax.models.initializers import KERNEL_INITS
 from resnet_flax.models.resnet import ACTIVATIONS, part_names
 from resnet_flax.optim.optimizers import OPTIMIZERS
 from resnet_flax.optim.schedules import SCHEDULES
+from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.text import first_few, short_repr
 
 MAX_ERRORS_LISTED = 20
@@ -125,22 +126,22 @@ RULES: dict[str, Rule] = {
 }
 
 # Field -> the kind of thing that it names, and the valid names.
-CHOICES: dict[str, tuple[str, dict]] = {
-    "parallel": ("kind of parallelism", {"jit": 1, "pmap": 1}),
-    "data.feed": ("feed", {"auto": 1, "tfdata": 1, "device": 1}),
+CHOICES: dict[str, tuple[str, Iterable[str]]] = {
+    "parallel": ("kind of parallelism", PARALLEL),
+    "data.feed": ("feed", ("auto", "tfdata", "device")),
     "data.name": ("dataset", SOURCES),
     "model.name": ("model", NETWORKS),
-    "model.stem": ("stem", {"conv": 1, "whitening": 1}),
+    "model.stem": ("stem", ("conv", "whitening")),
     "model.block": ("block", BLOCKS),
-    "model.shortcut": ("shortcut", dict.fromkeys(SHORTCUTS)),
+    "model.shortcut": ("shortcut", SHORTCUTS),
     "model.activation": ("activation", ACTIVATIONS),
     "model.kernel_init": ("initialisation", KERNEL_INITS),
-    "model.compute_dtype": ("compute dtype", {"auto": 1, "float32": 1, "bfloat16": 1}),
+    "model.compute_dtype": ("compute dtype", ("auto", "float32", "bfloat16")),
     "optimizer.name": ("optimizer", OPTIMIZERS),
     "schedule.name": ("schedule", SCHEDULES),
-    "schedule.per": ("schedule unit", {"epoch": 1, "step": 1}),
-    "schedule.anneal": ("annealing", {"cosine": 1, "linear": 1}),
-    "train.monitor": ("quantity to monitor", {"val_accuracy": 1, "val_loss": 1}),
+    "schedule.per": ("schedule unit", ("epoch", "step")),
+    "schedule.anneal": ("annealing", ("cosine", "linear")),
+    "train.monitor": ("quantity to monitor", ("val_accuracy", "val_loss")),
 }
 
 
@@ -176,6 +177,14 @@ def resolve_normalization(config: FrozenConfigDict) -> FrozenConfigDict:
     return changed(config, {"data.policy": policy.normalized_by(*statistics)})
 
 
+def normalized_like(config: FrozenConfigDict, run: FrozenConfigDict) -> FrozenConfigDict:
+    """Return a complete `config` with normalize(auto) replaced by the numbers that a `run` of it has stored."""
+    policy, stored = Policy(config.data.policy), Policy(run.data.policy)
+    if policy.normalization or not stored.normalization:
+        return config
+    return changed(config, {"data.policy": policy.normalized_by(*stored.normalization)})
+
+
 def raise_errors(lines: Iterable[str]) -> None:
     """Raise UserError with the first few of `lines`, unless there are none."""
     if listed := first_few(list(lines), MAX_ERRORS_LISTED):
@@ -209,7 +218,8 @@ def value_errors(config: ConfigDict) -> Iterator[str]:
     """Yield a line for each value that is not allowed in itself. All fields have the right types."""
     for field, value in flatten(config.to_dict()).items():
         if value is not None and field in CHOICES:
-            yield from complaint(f"config.{field}", lookup, CHOICES[field][0], value, CHOICES[field][1])
+            kind, names = CHOICES[field]
+            yield from complaint(f"config.{field}", lookup, kind, value, dict.fromkeys(names))
         if value is not None and field in RULES and not follows(value, RULES[field]):
             yield f"config.{field} must be {RULES[field][1]}, not {short_repr(value)}"
     yield from complaint("config.data.policy", Policy, config.data.policy)
@@ -237,6 +247,9 @@ def conflicts(config: ConfigDict) -> Iterator[str]:
     optimizer = config.optimizer
     like_sgd = optimizer.name in ("sgd", "muon")
     has_momentum = optimizer.momentum > 0 if like_sgd else optimizer.name != "adagrad"
+    classes = getattr(SOURCES[config.data.name], "classes", config.data.classes)
+    if len(config.data.classes) != len(classes):
+        yield f"config.data.classes must be {len(classes)} names, one for each class of {config.data.name}"
     yield from network_conflicts(config)
     if optimizer.nesterov and not (like_sgd and has_momentum and optimizer.dampening == 0):
         yield "config.optimizer.nesterov needs sgd or muon with a momentum and no dampening, as in PyTorch"
@@ -252,9 +265,7 @@ def conflicts(config: ConfigDict) -> Iterator[str]:
 
 
 def network_conflicts(config: ConfigDict) -> Iterator[str]:
-    model, classes = config.model, getattr(SOURCES[config.data.name], "classes", None)
-    if classes and len(config.data.classes) != len(classes):
-        yield f"config.data.classes must be {len(classes)} names, one for each class of {config.data.name}"
+    model = config.model
     if len(model.blocks) != len(model.widths):
         yield (
             f"config.model.blocks {tuple(model.blocks)} and config.model.widths {tuple(model.widths)} "

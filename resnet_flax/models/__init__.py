@@ -1,4 +1,4 @@
-"""Models: the networks by name, and the module that a config describes. Imports only errors."""
+"""Models: the networks by name, and the module that a config describes. Imports no other package."""
 
 from collections.abc import Callable
 from functools import partial

@@ -67,18 +67,6 @@ def to_torch(variables: Variables) -> Tensors:
     }
 
 
-def half_precision(tensors: Tensors) -> Tensors:
-    """Return a state_dict with its kernels as float16; tensors with one axis are small and stay as they are.
-
-    Raises UserError if a kernel has a value that is too large for float16.
-    """
-    with np.errstate(over="ignore"):
-        rounded = {name: tensor.astype(np.float16) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
-    if large := [name for name, tensor in rounded.items() if not np.isfinite(tensor).all()]:
-        raise UserError(f"too large for float16: {listed(large)}")
-    return rounded
-
-
 def from_torch(tensors: Tensors, like: Variables) -> Variables:
     """Return the variables of a network, shaped like `like`, from its state_dict; scalars (counters) are ignored.
 

@@ -1,1 +1,1 @@
-"""Optimisers and schedules, from names and settings in a config to optax. Imports only errors."""
+"""Optimisers and schedules, from names and settings in a config to optax. Imports no other package."""

@@ -87,11 +87,11 @@ def warmup_cosine(peak: float, config: ConfigDict, span: Span) -> Schedule:
     the code of report 004 has 2. The cosine starts at the last t of the warm-up; with `decay` 0 it lasts to the end.
     """
     warmup = span.units(config.warmup)
-    start = max(warmup - 1, 0)
+    start = warmup - 1
     decay = span.units(config.decay) if config.decay else span.total - start
 
     def curve(t: np.ndarray) -> np.ndarray:
-        rising = peak * np.minimum((t + config.warmup_offset) / max(warmup, 1), 1.0)
+        rising = peak * np.minimum((t + config.warmup_offset) / warmup, 1.0)
         falling = anneal("cosine", peak, peak * config.end_factor, np.minimum((t - start) / decay, 1.0))
         return np.where(t < start, rising, falling)
 

@@ -160,7 +160,9 @@ def run_on_first_process(compute: Callable[[], Result]) -> Result:
     return result
 
 
-def run_in_agreement(compute: Callable[[], Result], describe: Callable[[Result], dict[str, str]]) -> Result:
+def run_in_agreement(
+    compute: Callable[[], Result], describe: Callable[[Result], dict[str, str]] = lambda result: {}
+) -> Result:
     """Run `compute` in every process and return its own result there.
 
     Raises UserError in all processes if it does so in one, or if `describe` gives different results in two of them.

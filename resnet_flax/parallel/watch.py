@@ -17,7 +17,7 @@ from multiprocessing.connection import Client, Connection, Listener, wait
 import jax
 from jax._src.distributed import global_state
 
-from resnet_flax.errors import report_error
+from resnet_flax.errors import INTERRUPTED, report_error
 from resnet_flax.parallel.processes import PEER_LOST, run_on_first_process, start
 from resnet_flax.text import erase_line, print_line
 
@@ -50,7 +50,7 @@ def end_alone(error: BaseException) -> None:
     """Report an error that the other processes do not have and end this one; jax would wait for them at exit."""
     time.sleep(NOTICE_SECONDS)  # if the error is that another process is dead, the watch ends this one meanwhile
     try:
-        code = 130 if isinstance(error, KeyboardInterrupt) else report_error(error)  # type: ignore[arg-type]
+        code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else report_error(error)  # type: ignore[arg-type]
     except BaseException:
         traceback.print_exc()
         code = os.EX_SOFTWARE

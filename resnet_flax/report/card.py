@@ -10,7 +10,7 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
-from resnet_flax.report.evaluation import confusions
+from resnet_flax.report.evaluation import CONFUSIONS_HEADER, confusions
 from resnet_flax.report.facts import interval_text, number, run_facts
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent
 from resnet_flax.text import escape_line
@@ -129,7 +129,7 @@ def seeds_rows(results: Mapping[str, Any]) -> Rows:
 def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> list[str]:
     """Return what the predictions on the test split, or without one on the validation split, say."""
     found, about = evaluated.found, f"On the {evaluated.role} split, {len(evaluated.found):,} images.\n\n"
-    confused = table(("true \u2192 predicted", "images", "of the class"), confusions(found, classes))
+    confused = table(CONFUSIONS_HEADER, confusions(found, classes))
     return [
         section("Most frequent confusions", about + confused),
         section("Classes", about + table(CLASS_HEADER, class_rows(found, classes))),

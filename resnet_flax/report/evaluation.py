@@ -15,6 +15,7 @@ SHOWN = 24  # images of a gallery, in rows of 12, 8 or 4
 SHOWN_PER_CLASS = 5
 MAX_CLASSES_SHOWN = 20  # classes whose mistakes are shown: those with the lowest recall
 MAX_CONFUSIONS = 10  # rows
+CONFUSIONS_HEADER = ["true \u2192 predicted", "images", "of the class"]
 SMALL_PIXELS, LARGE_PIXELS = 48, 96  # largest side of an image shown as it is, and of one made smaller
 TOP_K = ((20, 5), (6, 3))  # smallest number of classes, k
 
@@ -39,7 +40,7 @@ def classes_section(files: Files, predictions: Predictions, classes: Sequence[st
         files.picture("confusion", figure)
         matrices = html.pair(*confusion_tables(predictions, classes))
     scores = html.table(CLASS_HEADER, class_rows(predictions, classes), "wrap long")
-    confused = html.table(["true \u2192 predicted", "images", "of the class"], confusions(predictions, classes), "wrap")
+    confused = html.table(CONFUSIONS_HEADER, confusions(predictions, classes), "wrap")
     tables = html.pair(html.titled("Scores by class", scores), html.titled("Most frequent confusions", confused))
     return html.section("Classes", html.paragraph(f"On {about}."), matrices, tables)
 

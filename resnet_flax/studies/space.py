@@ -24,7 +24,7 @@ Settings = dict[str, str]  # field -> its value, as one would type it
 SAME_FOR_ALL = ("data.name", "data.dir", "data.validation", "data.test", "train.monitor")
 MAX_COMBINATIONS = 10_000  # combinations of values
 LAST_PARTS = Counter(name.rpartition(".")[2] for name in field_types())
-RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
+RANGE = re.compile(r"([^/]+?)\.\.([^/]+?)(:log)?")  # ../runs/a is a path
 EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_rate=1e-3..1:log"
 
 
@@ -59,15 +59,15 @@ class Space:
         fields: dict[str, Field] = {}
         for word in words:
             name, _, text = word.partition("=")
-            if not text:
+            values = split_values(text)
+            if not values:
                 raise UserError(f"{word!r} must be a field and its values, {EXAMPLE}")
             if name in SAME_FOR_ALL:
                 raise UserError(f"config.{name} must be the same for all trials: they are compared on validation")
             if name in fields:
                 raise UserError(f"{name} is given twice")
             match = RANGE.fullmatch(text)
-            values = match.groups()[:2] if match else split_values(text)
-            for value in values:
+            for value in match.groups()[:2] if match else values:
                 recipe_config([*recipe, f"--config.{name}={value}"])
             fields[name] = read_range(name, match, base[name]) if match else values
         return cls(tuple(recipe), fields)

@@ -18,7 +18,7 @@ from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.run import Run
 from resnet_flax.workdir.checkpoints import Checkpoint, broadcast_checkpoint
-from resnet_flax.workdir.trained import display_name, find_trained, read_trained_config, read_trained_results
+from resnet_flax.workdir.trained import display_name, find_trained, read_trained_config
 
 HEAD = torch_name(["head", "kernel"]).rpartition(".")[0]
 
@@ -40,14 +40,14 @@ def first_checkpoint(run: Run, template: dict[str, Any]) -> Checkpoint:
     """
     if not run.config.train.init_from:
         return Checkpoint(0, template)
-    source = run_in_agreement(lambda: find_source(run.config.train.init_from), lambda _: {})
+    source = run_in_agreement(lambda: find_source(run.config.train.init_from))
     tensors = read_tensors(source)
     host = jax.device_get(template)
     new = dict(params=host["state"].params, batch_stats=host["state"].batch_stats)
     reason = why_new_head(source, tensors, run.config)
     body = {name: one for name, one in tensors.items() if not common_name(name).startswith(f"{HEAD}.")}
     used = body if reason else tensors
-    variables = run_in_agreement(lambda: with_weights(new, used, source, run.config), lambda _: {})
+    variables = run_in_agreement(lambda: with_weights(new, used, source, run.config))
     average = jax.tree.map(np.copy, variables) if host["state"].average else {}
     state = host["state"].replace(**variables, average=average)
     init = {"weights": source.name, "sha256": digest(tensors)}
@@ -74,8 +74,7 @@ def find_source(name: str) -> Source:
 def read_tensors(source: Source) -> Tensors:
     """Return the weights as a state_dict: for a run, those of its best epoch, averaged if it keeps an average."""
     if source.path.is_file():
-        run_in_agreement(lambda: read_trained_results(source.path), lambda _: {})  # for the checksum
-        return run_in_agreement(lambda: read_weights(source.path), lambda _: {})
+        return run_in_agreement(lambda: read_weights(source.path))
     assert source.config
     return to_torch(restore_checkpoint(source.config, source.path).tree["state"].variables)
 

@@ -117,18 +117,23 @@ def restore_step(checkpoints: Checkpoints, step: int, like: dict, name: str) -> 
 
 
 def read_history(config: FrozenConfigDict, workdir: Path) -> list[EpochRow]:
-    """Return the rows of a workdir's metrics.csv, at least one, without empty columns.
+    """Return what finished_epochs does; UserError if there are none."""
+    rows = finished_epochs(config, workdir)
+    if not rows:
+        raise UserError(f"{workdir} has no finished epoch to report on yet")
+    return rows
+
+
+def finished_epochs(config: FrozenConfigDict, workdir: Path) -> list[EpochRow]:
+    """Return the rows of a workdir's metrics.csv, without empty columns; [] before its first epoch is finished.
 
     If that file is damaged, return those of the newest checkpoint, which are the same.
     """
     path = workdir / "metrics.csv"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no run: {path.name} is missing")
+    if not path.exists():  # the run has not been trained since import-torch
+        return []
     try:
-        rows = read_csv(path)
+        return read_csv(path)
     except (ValueError, csv.Error) as error:
         print_line(f"{path} is damaged ({reason(error)}): reading the newest checkpoint instead")
-        rows = restore_checkpoint(config, workdir, "newest").history
-    if not rows:
-        raise UserError(f"{workdir} has no finished epoch to report on yet")
-    return rows
+        return restore_checkpoint(config, workdir, "newest").history

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
@@ -42,7 +43,7 @@ class Run:
     parallel: Parallel
     model: models.ResNet
     classifier: Classifier
-    optimizer: object
+    optimizer: optax.GradientTransformationExtraArgs
     learning_rate: schedules.Schedule
     momentum: schedules.Schedule
     parameters: int
@@ -63,25 +64,23 @@ class Run:
         parallel = PARALLEL[config.parallel]()
         span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
         learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
-        optimizer = optimizers.build(config.optimizer)
         model = models.build(config, parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
-        classifier = Classifier(config)
         teacher, teaching = load_teacher(config)
         return cls(
-            config,
-            identity(config, fingerprint(config.data), checksums(config, teaching)),
-            data,
-            stream,
-            parallel,
-            model,
-            classifier,
-            optimizer,
-            learning_rate,
-            momentum,
-            parameters,
-            teacher,
-            teaching,
+            config=config,
+            identity=identity(config, fingerprint(config.data), checksums(config, teaching)),
+            data=data,
+            stream=stream,
+            parallel=parallel,
+            model=model,
+            classifier=Classifier(config),
+            optimizer=optimizers.build(config.optimizer),
+            learning_rate=learning_rate,
+            momentum=momentum,
+            parameters=parameters,
+            teacher=teacher,
+            teaching=teaching,
         )
 
     def description(self) -> dict[str, str]:

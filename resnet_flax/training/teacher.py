@@ -1,7 +1,5 @@
 """Read the networks that teach a run, from runs and exported weights, and check them against the run's config."""
 
-import zlib
-
 import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
@@ -15,6 +13,7 @@ from resnet_flax.models.torch_weights import Variables
 from resnet_flax.text import escape_line, first_few
 from resnet_flax.training.distillation import Network, Teacher
 from resnet_flax.training.restore import restore_checkpoint
+from resnet_flax.workdir.checkpoints import arrays_checksum
 from resnet_flax.workdir.trained import find_trained, read_trained_config
 
 CLASSES_NAMED = 5
@@ -79,11 +78,4 @@ def class_list(config: FrozenConfigDict) -> str:
 
 def checksums(config: FrozenConfigDict, variables: tuple[Variables, ...]) -> dict[str, str]:
     """Return the CRC-32 over all arrays of each of the teacher's networks, by name: a dict that JSON can hold."""
-    return {name: f"{checksum(one):08x}" for name, one in zip(teacher_names(config), variables, strict=True)}
-
-
-def checksum(variables: Variables) -> int:
-    crc = 0
-    for leaf in jax.tree.leaves(variables):
-        crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
-    return crc
+    return {name: f"{arrays_checksum(one):08x}" for name, one in zip(teacher_names(config), variables, strict=True)}

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from resnet_flax.errors import Interrupted, UserError, lookup, reason
-from resnet_flax.text import escape_line, print_line
+from resnet_flax.text import escape_line, print_line, short_repr
 from resnet_flax.workdir.history import EpochRow
 
 SERVICES = {"wandb": "W&B", "mlflow": "MLflow"}  # name of a package, and of the extra that installs it -> its title
@@ -48,7 +48,7 @@ def find_trackers(track: "str | Tracker") -> list[Tracker]:
         if not isinstance(track, Tracker):
             raise UserError(
                 f"track must be a name ({', '.join(SERVICES)}) or have the methods start, epoch and end, "
-                f"as {type(track).__name__} has not"
+                f"not {short_repr(track)}"
             )
         return [track]
     names = [name.strip() for name in track.split(",")] if track else []

@@ -274,8 +274,12 @@ def host_arrays_like(like: chex.ArrayTree) -> chex.ArrayTree:
 
 def checksum(checkpoint: Checkpoint) -> int:
     """Return the CRC-32 of all arrays and of the history. Orbax itself does not notice a flipped bit."""
-    crc = json_checksum(checkpoint.history)
-    for leaf in jax.tree.leaves(checkpoint.tree):
+    return arrays_checksum(checkpoint.tree, json_checksum(checkpoint.history))
+
+
+def arrays_checksum(tree: chex.ArrayTree, crc: int = 0) -> int:
+    """Return the CRC-32 of all arrays of `tree`, after data with the CRC-32 `crc`."""
+    for leaf in jax.tree.leaves(tree):
         crc = zlib.crc32(np.ascontiguousarray(leaf).data, crc)
     return crc
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import speed
-from resnet_flax.main import main, parse
+from resnet_flax.command_line import parse
+from resnet_flax.main import main
 from resnet_flax.training.run import Run
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -306,7 +306,7 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         ([".", "--json", "--output=out.csv"], "--json writes a .json file, not out.csv: leave one of them out"),
         ([".", "--json", "--submission"], "--json writes a .json file, not submission.csv"),
         ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
-        ([".", "--submission", "--output=out.json"], "--submission writes only ID and Labels, as .csv"),
+        ([".", "--submission", "--output=out.json"], "only ID and Labels, as .csv: let --output end in that"),
         ([".", "--probabilities", "--output=out.png"], "--probabilities are written to a .csv or .json file"),
         ([".", "--top=2", "--output=out.npy"], "--top does not apply to features"),
     ],

@@ -1,6 +1,7 @@
 """summary: the layers, memory and data of a config, and the checkpoints of a run, without reading data."""
 
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -86,6 +87,27 @@ def test_summary_of_a_run_lists_checkpoints_and_marks_the_best(small_runs, capsy
     assert re.search(r"^test accuracy [\d.]+%$", out, re.MULTILINE)
     other = printed(capsys, f"--config={ROOT}/configs/quickstart.py", f"--workdir={small_runs[0]}")
     assert "checkpoint" not in other  # of another config
+
+
+def test_a_recipe_that_normalises_by_its_images_knows_its_run(small_runs, tmp_path, capsys):
+    run = shutil.copytree(small_runs[0], tmp_path / "run")
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config.replace("normalize(half)", "normalize(0.1,0.2,0.3,0.4,0.5,0.6)"))
+    small = ["--config.model.blocks=1,1", "--config.model.widths=8,16", "--config.data.train_examples=512"]
+    same = ["--config=quickstart", *small, "--config.train.epochs=4", f"--workdir={run}"]
+    assert "best val_accuracy" in printed(capsys, *same, "--config.data.policy=crop(4)|normalize(auto)")
+    assert "best val_accuracy" not in printed(capsys, *same)
+
+
+@pytest.mark.parametrize("table", [None, "epoch,step\n"], ids=["imported", "stopped"])
+def test_a_run_without_a_finished_epoch_has_checkpoints_too(small_runs, tmp_path, capsys, table):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "7").mkdir(parents=True)
+    shutil.copy(small_runs[0] / "config.json", run)
+    if table:
+        (run / "metrics.csv").write_text(table)
+    out = printed(capsys, f"--workdir={run}")
+    assert re.search(r"^step 7 +- +- +-$", out, re.MULTILINE)
 
 
 def test_the_network_is_drawn_into_a_picture_of_its_ending(tmp_path, capsys):

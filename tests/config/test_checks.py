@@ -8,12 +8,13 @@ import textwrap
 import numpy as np
 import pytest
 
+from resnet_flax.command_line import parse
 from resnet_flax.config.checks import CHOICES, MAX_ERRORS_LISTED, RULES, TYPES, complete, type_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.recipes import load_recipe
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 
 # Fields without a rule or a list of names, and why.
 UNRULED = {

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_flax.command_line import parse
 from resnet_flax.config.recipes import load_recipe, recipe_names, recipe_summary
 from resnet_flax.errors import UserError
-from resnet_flax.main import parse
 
 ROOT = Path(__file__).parents[2]
 

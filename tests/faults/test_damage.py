@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from benchmarks.faults.injection import SMALL, end, run
-from resnet_flax.main import main, parse
+from resnet_flax.command_line import parse
+from resnet_flax.main import main
 from resnet_flax.training.restore import checkpoint_template
 from resnet_flax.workdir.checkpoints import Checkpoints, checksum
 

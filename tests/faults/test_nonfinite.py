@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.faults.injection import SMALL, STEPS, at_step, end, newest, run, send
+from resnet_flax.command_line import parse
 from resnet_flax.data import host_feed
-from resnet_flax.main import parse
 from resnet_flax.training.run import Run
 
 

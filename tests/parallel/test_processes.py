@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from launch import local
+from resnet_flax.command_line import parse
 from resnet_flax.errors import UserError
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.parallel import processes
 from resnet_flax.training.restore import checkpoint_template, restore_checkpoint
 from resnet_flax.training.run import Run

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from matplotlib.collections import LineCollection
 
+from resnet_flax.command_line import parse
 from resnet_flax.commands import train as command
 from resnet_flax.errors import Interrupted, NotFinite
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.studies import figures, seeds
 
 ROOT = Path(__file__).parents[2]

@@ -17,12 +17,13 @@ import pytest
 from jax.errors import JaxRuntimeError
 from matplotlib.figure import Figure
 
+from resnet_flax.command_line import parse
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import load
 from resnet_flax.data.datasets.arrays import read_split
 from resnet_flax.errors import Interrupted, NotFinite, OutOfMemory, UserError
 from resnet_flax.files import try_lock
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.studies import figures, trials
 from resnet_flax.studies.space import Plan, Range, Space
 
@@ -163,6 +164,7 @@ def test_another_sweep_in_the_workdir_is_refused(finished, runs, capsys):
         (GRID[:-2], "what should be swept?"),
         ([*GRID, "--method=rando"], "unknown method 'rando': did you mean 'random'?"),
         ([*GRID, "--trials=3"], "--trials=N is for --method=random and tpe"),
+        ([*GRID, "--trials=-3"], "--trials=N is for --method=random and tpe"),
         (RANDOM, "--trials=N is for --method=random and tpe, which need it"),
         ([*RANDOM[:-1]], "a grid takes values, but optimizer.learning_rate has a range"),
         ([*GRID, "--config.data.validation="], "a sweep chooses by validation, and config.data.validation is empty"),

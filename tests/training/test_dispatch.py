@@ -10,11 +10,11 @@ import optax
 import pytest
 from flax.linen.dtypes import promote_dtype
 
+from resnet_flax.command_line import parse
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.stream import Stream
-from resnet_flax.main import parse
 from resnet_flax.models import convolution
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers

@@ -17,9 +17,10 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from benchmarks.faults.injection import at_step, send
+from resnet_flax.command_line import parse
 from resnet_flax.commands import train as command
 from resnet_flax.data.datasets import load
-from resnet_flax.main import main, parse
+from resnet_flax.main import main
 from resnet_flax.training import train as training
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals

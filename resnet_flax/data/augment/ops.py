@@ -105,7 +105,7 @@ def random_erasing(
     ratio_high: float,
     value: float,
 ) -> Array:
-    """With probability `p`, set a rectangle to `value`; its area is a fraction of the image's, and the logarithm of its
+    """Set a rectangle to `value` with probability `p`; its area is a fraction of the image's, and the logarithm of its
     ratio of height to width is uniform (RandomErasing; Zhong et al. 2017)."""
     _, rows, columns, _ = xp.shape(images)
     height = width = draws.integers(1) * 0 + max(rows, columns)

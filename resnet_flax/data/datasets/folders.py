@@ -33,7 +33,7 @@ class Tree:
         classes in it: then `val` or `validation` and `test` beside it are splits, too. Names that begin with a dot are
         ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
         """
-        root = Path(directory).expanduser().absolute()
+        root = Path(os.path.expanduser(directory)).absolute()
         if not directory:
             raise UserError("which images? Give --config.data.dir=PATH, with a folder of images for each class in it")
         if not root.is_dir():

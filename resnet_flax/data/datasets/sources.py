@@ -48,7 +48,7 @@ class Embedded:
         return self.classes, TFDS_SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
-        if not Path(config.dir).expanduser().is_dir():  # where a user's own arrays may have been
+        if not Path(os.path.expanduser(config.dir)).is_dir():  # where a user's own arrays may have been
             raise UserError(
                 f"config.data.dir {config.dir!r} does not exist, and {config.name} does not need it: set it to ''"
             )
@@ -88,7 +88,7 @@ class Tfds:
     def _folder(self, config: ConfigDict) -> Path:
         root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         refuse_address("TFDS_DATA_DIR", root)
-        return Path(root).expanduser().resolve() / self.path
+        return Path(os.path.expanduser(root)).resolve() / self.path
 
 
 class Folder:
