@@ -1,5 +1,6 @@
 """Load the splits that a `config.data` names, decoding the dataset into the cache if it is not there yet."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def fill_from_dataset(config: ConfigDict) -> None:
     if None not in [config.classes, *(config[role] for role in ROLES)]:
         return
     classes, splits = SOURCES[config.name].contents(config)
-    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) - {"train"}], strict=True))
+    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) & {"validation", "test"}], strict=True))
     if config.train is not None and "test" not in splits:
         usual["test"] = ""
     for field, value in {"classes": classes, **usual}.items():
@@ -104,7 +105,7 @@ def find_arrays(config: ConfigDict) -> Path:
     This is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded unless
     it is there already. Raises UserError if the images of a split do not have the config's size.
     """
-    given = Path(config.dir).expanduser()
+    given = Path(os.path.expanduser(config.dir))
     folder = given if config.dir and split_names(given) else decode_once(config)
     shapes = {name: read_arrays(folder, name)[0].shape[1:] for name in split_names(folder)}
     if len(set(shapes.values())) > 1:

@@ -17,11 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_flax.cache import one_process
-from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.arrays import Split, read_arrays
 from resnet_flax.data.datasets.folders import Tree
+from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError, reason, refuse_address
 
 TFDS_SPLITS = ("train", "test")  # of a dataset that is known by name
+MAX_CLASSES = 10_000  # of a user's own arrays
 
 
 class Source(Protocol):
@@ -48,7 +50,7 @@ class Embedded:
         return self.classes, TFDS_SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
-        if not Path(config.dir).expanduser().is_dir():  # where a user's own arrays may have been
+        if not Path(os.path.expanduser(config.dir)).is_dir():  # where a user's own arrays may have been
             raise UserError(
                 f"config.data.dir {config.dir!r} does not exist, and {config.name} does not need it: set it to ''"
             )
@@ -88,13 +90,16 @@ class Tfds:
     def _folder(self, config: ConfigDict) -> Path:
         root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         refuse_address("TFDS_DATA_DIR", root)
-        return Path(root).expanduser().resolve() / self.path
+        return Path(os.path.expanduser(root)).resolve() / self.path
 
 
 class Folder:
-    """A user's own images in the folders of `config.dir`, see folders.Tree."""
+    """A user's own images in `config.dir`: folders, see folders.Tree, or arrays, whose classes have numbers."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        root = Path(os.path.expanduser(config.dir))
+        if splits := split_names(root) if config.dir else []:
+            return numbered_classes(root, splits), tuple(splits)
         tree = Tree.find(config.dir)
         return tree.classes, tuple(tree.splits)
 
@@ -109,6 +114,14 @@ class Folder:
         tree = Tree.find(config.dir)
         tree.check_same_classes(config.classes)
         return tree
+
+
+def numbered_classes(folder: Path, splits: list[str]) -> tuple[str, ...]:
+    """Return the labels in the arrays of a folder, from 0 to the largest, as names. UserError if they are too many."""
+    largest = max(int(read_arrays(folder, split)[1].max(initial=1)) for split in splits)
+    if largest >= MAX_CLASSES:
+        raise UserError(f"{folder} has a label of {largest:,}: labels count the classes, from 0 to {MAX_CLASSES - 1:,}")
+    return tuple(map(str, range(largest + 1)))
 
 
 def decode_digits() -> dict[str, Split]:
