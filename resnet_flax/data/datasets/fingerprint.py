@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import zlib
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,7 @@ def fingerprint(config: ConfigDict) -> dict[str, Examples]:
 
 def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
     """Return the examples of a split (see find_slice) of a complete `config.data` whose arrays are in `folder`."""
-    if folder != Path(config.dir).expanduser():  # nothing is written into a user's own folder
+    if folder != Path(os.path.expanduser(config.dir)):  # nothing is written into a user's own folder
         keep_checksums(folder)
     name, part = find_slice(config, folder, split)
     digest = "".join(f"{checksum(folder / f'{name}_{kind}.npy'):08x}" for kind in ("images", "labels"))

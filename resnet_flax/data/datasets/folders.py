@@ -33,7 +33,7 @@ class Tree:
         classes in it: then `val` or `validation` and `test` beside it are splits, too. Names that begin with a dot are
         ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
         """
-        root = Path(directory).expanduser().absolute()
+        root = Path(os.path.expanduser(directory)).absolute()
         if not directory:
             raise UserError("which images? Give --config.data.dir=PATH, with a folder of images for each class in it")
         if not root.is_dir():
@@ -68,7 +68,8 @@ class Tree:
             for label, name in enumerate(self.classes):
                 paths = image_files_below(folder / name)
                 if not paths:
-                    raise UserError(f"there are no images in {folder / name}: looked for {' '.join(IMAGES)}")
+                    wanted = f"looked for {' '.join(IMAGES)}; remove the folder if it is no class"
+                    raise UserError(f"there are no images in {folder / name}: {wanted}")
                 paths.sort(key=lambda path: hashlib.sha256(self._name(path)).digest())
                 placed += [((rank + 0.5) / len(paths), label, path) for rank, path in enumerate(paths)]
             found[split] = [(path, label) for _, label, path in sorted(placed)]
