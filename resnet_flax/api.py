@@ -168,7 +168,10 @@ def train(
         raise UserError(f"train takes a recipe and a dict of fields, not {short_repr(recipe)} and {short_repr(fields)}")
     keep_freed_memory()
     config = load_recipe(recipe)
-    set_fields(config, {full_name(name): value for name, value in keywords.items()} | dict(fields or {}))
+    named = {full_name(name): value for name, value in keywords.items()}
+    if twice := named.keys() & set(fields or {}):
+        raise UserError(f"config.{min(twice)} is given twice, as a keyword and in the dict of fields: leave one out")
+    set_fields(config, named | dict(fields or {}))
     folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}")
     train_and_report(complete(config), folder, seeds="", track=track)
     return load(folder)

@@ -20,7 +20,7 @@ from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, first_few, short_repr
 from resnet_flax.verbs import VERBS, Flag
 from resnet_flax.workdir.folder import Job
-from resnet_flax.workdir.trained import PRETRAINED, find_trained, pretrained_names, read_trained_config
+from resnet_flax.workdir.trained import PRETRAINED, display_name, find_trained, pretrained_names, read_trained_config
 
 FLAGS: dict[str, Flag] = {name: flag for verb in VERBS.values() for name, flag in verb.flags.items()}
 TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
@@ -58,8 +58,10 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
         config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         config, options = read_flags(argv, verb.flags, config)
         jobs.append(Job(complete(config), workdir))
-        if verb.trained and recipe and named_workdirs(name, argv, words):
-            check_recipe(recipe, argv, jobs[-1])
+        if verb.trained:
+            check_network(jobs[-1])
+            if recipe and named_workdirs(name, argv, words):
+                check_recipe(recipe, argv, jobs[-1])
     if verb.words in ("files", "fields"):
         options[verb.words] = words
     for word in words if verb.words == "files" else ():
@@ -161,6 +163,23 @@ def check_flags(verb: str, argv: Sequence[str]) -> None:
         if word.startswith("--") and name in FLAGS and name not in VERBS[verb].flags:
             others = [other for other in VERBS if name in VERBS[other].flags]
             raise UserError(f"{verb} has no flag --{name}, only {' and '.join(others)}")
+
+
+def check_network(job: Job) -> None:
+    """Raise UserError if flags have changed a trained network itself, rather than its data or how it is computed."""
+    stored = complete(read_trained_config(job.workdir))
+    if changes := differences(network_fields(stored), network_fields(job.config)):
+        why = "; ".join(first_few(changes, 3))
+        raise UserError(f"{display_name(job.workdir)} was trained with another config ({why}): leave out these flags")
+
+
+def network_fields(config: FrozenConfigDict) -> dict[str, Any]:
+    """Return the fields of a complete config that are part of the trained network: its data may be others."""
+    return {
+        field: value
+        for field, value in training_fields(config).items()
+        if field == "data.policy" or not field.startswith(("data.", "model.compute_dtype"))
+    }
 
 
 def check_recipe(recipe: str, argv: Sequence[str], job: Job) -> None:

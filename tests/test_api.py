@@ -263,6 +263,10 @@ TRAINING_MISTAKES = {
     "unknown field config.lr: did you mean 'optimizer.learning_rate'?": (["quickstart"], {"lr": 0.1}),
     "unknown field config.name: did you mean 'data.name' or 'model.name' or": (["quickstart"], {"name": "sgd"}),
     "unknown field config.optimizer.nam: did you mean 'optimizer.name'?": (["quickstart", {"optimizer.nam": "a"}], {}),
+    "config.train.epochs is given twice, as a keyword and in the dict of fields: leave one out": (
+        ["quickstart", {"train.epochs": 1}],
+        {"epochs": 2},
+    ),
     "--workdir must be a path in UTF-8": (["quickstart"], {"workdir": "\udcff"}),
 }
 

@@ -225,6 +225,29 @@ def test_a_recipe_that_is_not_that_of_the_run_is_refused(small_runs, capsys):
         assert error.endswith(": leave out --config\n") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("verb", ["export", "evaluate", "report"])
+@pytest.mark.parametrize(
+    ("flag", "change"),
+    [
+        ("model.activation=gelu", "config.model.activation: 'relu' -> 'gelu'"),
+        ("model.widths=1,2", "config.model.widths: (8, 16) -> (1, 2)"),
+        ("train.ema_decay=0.5", "config.train.ema_decay: 0.0 -> 0.5"),
+        ("data.policy=crop(4)|normalize(cifar10)", "config.data.policy: 'crop(4)|normalize(half)' -> 'crop(4)|normal"),
+    ],
+)
+def test_a_flag_that_would_change_a_trained_network_is_refused(small_runs, capsys, verb, flag, change):
+    assert run(verb, f"--config.{flag}", f"--workdir={small_runs[0]}") == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {small_runs[0]} was trained with another config ({change}")
+    assert error.endswith("): leave out these flags\n") and error.count("\n") == 1
+
+
+def test_a_flag_for_the_data_or_the_computation_of_a_trained_network_is_not(small_runs):
+    flags = ["--config.data.train=train[:9]", "--config.model.compute_dtype=bfloat16", "--config.parallel=pmap"]
+    config = parse(["evaluate", *flags, "--config.model.activation=relu", f"--workdir={small_runs[0]}"])[1][0].config
+    assert (config.data.train, config.model.compute_dtype, config.parallel) == ("train[:9]", "bfloat16", "pmap")
+
+
 def test_several_mistakes_are_reported_at_once(capsys):
     assert run(QUICKSTART, "--config.train.epochs=0", "--config.optimizer.name=x", "--config.seed=-1") == 1
     assert capsys.readouterr().err.count("config.") >= 3

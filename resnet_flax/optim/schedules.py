@@ -147,8 +147,17 @@ def learning_rate(config: ConfigDict, span: Span) -> Schedule:
 
 def momentum(config: ConfigDict, span: Span) -> Schedule:
     """Return the schedule of the momentum (Adam's b1): max -> min -> max under onecycle, or else constant."""
-    schedule, optimizer = config.schedule, config.optimizer
-    if schedule.name == "onecycle" and schedule.cycle_momentum:
+    schedule = config.schedule
+    if cycles_momentum(schedule):
         return onecycle_curve(schedule, span, schedule.max_momentum, schedule.min_momentum, schedule.max_momentum)
-    value = optimizer.b1 if optimizer.name in ("adam", "adamw") else optimizer.momentum
-    return constant(value, schedule, span)
+    return constant(config.optimizer[momentum_field(config.optimizer)], schedule, span)
+
+
+def cycles_momentum(config: ConfigDict) -> bool:
+    """Return whether the schedule of `config.schedule` sets the momentum, whatever `config.optimizer` says."""
+    return config.name == "onecycle" and config.cycle_momentum
+
+
+def momentum_field(config: ConfigDict) -> str:
+    """Return the name of the field of `config.optimizer` that has its momentum."""
+    return "b1" if config.name in ("adam", "adamw") else "momentum"

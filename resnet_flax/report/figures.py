@@ -17,6 +17,7 @@ from resnet_flax.workdir.predictions import Calibration, ClassScores, Prediction
 
 CHART_SIZE = (5.2, 3.3)  # inches, in which text is legible on a phone
 DARK_INK, LIGHT_INK = "#111111", "#fefefe"  # text on a coloured background, the same on every screen
+MAX_LABELS = 100  # of an axis of a matrix
 MANY_CLASSES = 20  # above this, the cells of a matrix are too small for numbers
 TILES_A_ROW, MAX_TILE_CHARS, MAX_MISTAKES = 5, 22, 25
 TILE_SIDE = 1.5  # inches
@@ -136,8 +137,10 @@ def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> Figure
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = None if few else 5
     names, style = [short_label(name) for name in classes], dict(size=size, parse_math=False)
-    axes.set_xticks(range(len(classes)), names, rotation=45 if few else 90, ha="right" if few else "center", **style)
-    axes.set_yticks(range(len(classes)), names, **style)
+    labelled = range(0, len(classes), -(-len(classes) // MAX_LABELS))
+    names = [names[at] for at in labelled]
+    axes.set_xticks(labelled, names, rotation=45 if few else 90, ha="right" if few else "center", **style)
+    axes.set_yticks(labelled, names, **style)
     axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
     if few:

@@ -89,6 +89,14 @@ def test_a_hundred_classes_and_no_mistake_can_be_drawn():
     assert evaluation.confusions(certain, names) == []
 
 
+def test_names_of_hundreds_of_classes_do_not_overlap():
+    labels = np.arange(300)
+    axes = figures.confusion_matrix(predictions_of(labels, labels, 0.9, 300), [f"c{n}" for n in labels]).axes[0]
+    for axis in (axes.xaxis, axes.yaxis):
+        assert [label.get_text() for label in axis.get_ticklabels()] == [f"c{n}" for n in range(0, 300, 3)]
+        assert axis.get_ticklocs().tolist() == [*range(0, 300, 3)]
+
+
 def test_calibration_is_drawn_at_mean_confidence_and_accuracy():
     """With six of ten right at a confidence of 0.75: a point at (0.75, 0.6), 0.15 below the diagonal."""
     labels = np.zeros(10, int)

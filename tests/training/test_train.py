@@ -20,6 +20,7 @@ from benchmarks.faults.injection import at_step, send
 from resnet_flax.command_line import parse
 from resnet_flax.commands import train as command
 from resnet_flax.data.datasets import load
+from resnet_flax.errors import UserError
 from resnet_flax.main import main
 from resnet_flax.training import train as training
 from resnet_flax.training.run import Run
@@ -69,6 +70,31 @@ def test_too_little_memory_names_the_next_smaller_batch_size(size, advice, tmp_p
     assert main([*SMALL, f"--config.train.batch_size={size}", f"--workdir={tmp_path}"]) == 1
     message = f"error: there is not enough memory for config.train.batch_size {size}: {advice}\n"
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("flags", "noted"),
+    [
+        ([], None),
+        (["optimizer.momentum=0.5"], "momentum 0.5"),
+        (["optimizer.name=adam", "optimizer.b1=0.5"], "b1 0.5"),
+        (["optimizer.name=adam", "optimizer.momentum=0.5"], None),
+        (["optimizer.momentum=0.5", "schedule.cycle_momentum=False"], None),
+        (["optimizer.momentum=0.5", "schedule.name=cosine"], None),
+    ],
+)
+def test_a_momentum_that_the_schedule_replaces_is_noted(flags, noted, tmp_path, monkeypatch, capsys):
+    def stop(loop):
+        raise UserError("enough")
+
+    monkeypatch.setattr("resnet_flax.training.train.Loop.fit", stop)
+    assert main([*SMALL, *(f"--config.{flag}" for flag in flags), f"--workdir={tmp_path}"]) == 1
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    line = (
+        f"note: config.optimizer.{noted} has no effect: onecycle moves the momentum between 0.85 and 0.95; "
+        "set config.schedule.cycle_momentum to False to use it"
+    )
+    assert notes == ([line] if noted else [])
 
 
 def test_run_leaves_what_it_promises(finished):

@@ -68,7 +68,8 @@ class Tree:
             for label, name in enumerate(self.classes):
                 paths = image_files_below(folder / name)
                 if not paths:
-                    raise UserError(f"there are no images in {folder / name}: looked for {' '.join(IMAGES)}")
+                    wanted = f"looked for {' '.join(IMAGES)}; remove the folder if it is no class"
+                    raise UserError(f"there are no images in {folder / name}: {wanted}")
                 paths.sort(key=lambda path: hashlib.sha256(self._name(path)).digest())
                 placed += [((rank + 0.5) / len(paths), label, path) for rank, path in enumerate(paths)]
             found[split] = [(path, label) for _, label, path in sorted(placed)]

@@ -44,7 +44,7 @@ def fill_from_dataset(config: ConfigDict) -> None:
     if None not in [config.classes, *(config[role] for role in ROLES)]:
         return
     classes, splits = SOURCES[config.name].contents(config)
-    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) - {"train"}], strict=True))
+    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) & {"validation", "test"}], strict=True))
     if config.train is not None and "test" not in splits:
         usual["test"] = ""
     for field, value in {"classes": classes, **usual}.items():

@@ -17,11 +17,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_flax.cache import one_process
-from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.arrays import Split, read_arrays
 from resnet_flax.data.datasets.folders import Tree
+from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError, reason, refuse_address
 
 TFDS_SPLITS = ("train", "test")  # of a dataset that is known by name
+MAX_CLASSES = 10_000  # of a user's own arrays
 
 
 class Source(Protocol):
@@ -92,9 +94,12 @@ class Tfds:
 
 
 class Folder:
-    """A user's own images in the folders of `config.dir`, see folders.Tree."""
+    """A user's own images in `config.dir`: folders, see folders.Tree, or arrays, whose classes have numbers."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        root = Path(os.path.expanduser(config.dir))
+        if splits := split_names(root) if config.dir else []:
+            return numbered_classes(root, splits), tuple(splits)
         tree = Tree.find(config.dir)
         return tree.classes, tuple(tree.splits)
 
@@ -109,6 +114,14 @@ class Folder:
         tree = Tree.find(config.dir)
         tree.check_same_classes(config.classes)
         return tree
+
+
+def numbered_classes(folder: Path, splits: list[str]) -> tuple[str, ...]:
+    """Return the labels in the arrays of a folder, from 0 to the largest, as names. UserError if they are too many."""
+    largest = max(int(read_arrays(folder, split)[1].max(initial=1)) for split in splits)
+    if largest >= MAX_CLASSES:
+        raise UserError(f"{folder} has a label of {largest:,}: labels count the classes, from 0 to {MAX_CLASSES - 1:,}")
+    return tuple(map(str, range(largest + 1)))
 
 
 def decode_digits() -> dict[str, Split]:

@@ -40,7 +40,8 @@ def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[s
 
     part = range(position(start, 0), position(stop, size))
     if not 0 <= part.start < part.stop <= size:
-        raise UserError(f"split {short_repr(text)} is examples {part.start} to {part.stop} of {size}")
+        found = f"examples {part.start} to {part.stop} of {size}"
+        raise UserError(f"split {short_repr(text)} is {found}: choose at least one of them, or add more")
     return name, part
 
 

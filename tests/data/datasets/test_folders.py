@@ -176,7 +176,12 @@ MISTAKES = [
         "a",
         "folder x\\x1b[2J in {root}/a has unprintable characters in its name: rename it",
     ),
-    (["a/x/0.png", "a/y/z/0.text.png", "a/.z/0.png", "a/q/.0.png"], "a", "there are no images in {root}/a/q: looked"),
+    (
+        ["a/x/0.png", "a/y/z/0.text.png", "a/.z/0.png", "a/q/.0.png"],
+        "a",
+        "there are no images in {root}/a/q: looked for ",
+    ),
+    (["a/x/0.png", "a/y/0.png", "a/__MACOSX/.0.png"], "a", ".pgm; remove the folder if it is no class"),
 ]
 
 

@@ -168,6 +168,46 @@ def test_folder_of_arrays_is_a_dataset(tmp_path):
     assert data.train.labels.dtype == np.int32
 
 
+def save_arrays(folder, labels, splits=("train",)):
+    for split in splits:
+        np.save(folder / f"{split}_images.npy", np.zeros((len(labels), 32, 32, 3), np.uint8))
+        np.save(folder / f"{split}_labels.npy", labels)
+
+
+@pytest.mark.parametrize("splits", [("train",), ("test", "train", "unlabelled"), ("test", "train", "validation")])
+def test_arrays_of_any_number_of_classes_are_a_dataset_of_ones_own(tmp_path, splits):
+    save_arrays(tmp_path, np.arange(30) % 3, splits)
+    config = data_config(name="folder", dir=str(tmp_path))
+    assert config.classes == ("0", "1", "2")
+    data = load_dataset(config)
+    of_splits = {1: (24, 3, 3), 3: (27, 3, 30)} if "validation" not in splits else {3: (30, 30, 30)}
+    assert (len(data.train), len(data.validation), len(data.test)) == of_splits[len(splits)]
+    assert data_config(name="folder", dir=str(tmp_path), classes=("a", "b", "c")).classes == ("a", "b", "c")
+    with pytest.raises(UserError, match="labels from 0 to 2, but there are 2 classes"):
+        load_dataset(data_config(name="folder", dir=str(tmp_path), classes=("a", "b")))
+
+
+def test_arrays_of_labels_that_count_no_classes_are_refused(tmp_path):
+    save_arrays(tmp_path, np.array([0, 2**40]))
+    with pytest.raises(UserError, match=r"has a label of 1,099,511,627,776: labels count the classes, from 0 to 9,999"):
+        data_config(name="folder", dir=str(tmp_path))
+    save_arrays(tmp_path, np.array([0, -1] * 10))
+    with pytest.raises(UserError, match="labels from -1 to 0, but there are 2 classes"):
+        load_dataset(data_config(name="folder", dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "cifar10"])
+def test_a_home_of_nobody_is_a_folder_that_does_not_exist(name):
+    with pytest.raises(UserError, match="~nosuchuser/photos"):
+        load_dataset(data_config(name=name, dir="~nosuchuser/photos"))
+
+
+def test_too_few_images_for_a_split_say_what_to_choose(tmp_path):
+    save_arrays(tmp_path, np.arange(4) % 2)
+    with pytest.raises(UserError, match=r"'train\[90%:\]' is examples 4 to 4 of 4: choose at least one of them, or "):
+        load_dataset(data_config(name="folder", dir=str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("file", "array", "why"),
     [
