@@ -205,11 +205,14 @@ def type_errors(values: dict[str, Any]) -> Iterator[str]:
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Set fields by their dotted names; a list becomes a tuple.
+    """Set fields by their dotted names; a list or an array becomes a tuple, and a NumPy number a Python one.
 
     Raises UserError with a line for each unknown field and each value of the wrong type.
     """
-    fields = {field: tuple(value) if isinstance(value, list) else value for field, value in values.items()}
+    fields = {}
+    for field, value in values.items():
+        plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        fields[field] = tuple(plain) if isinstance(plain, list) else plain
     raise_errors(type_errors(fields))
     config.update_from_flattened_dict(fields)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_flax.command_line import parse
-from resnet_flax.config.checks import CHOICES, MAX_ERRORS_LISTED, RULES, TYPES, complete, type_errors
+from resnet_flax.config.checks import CHOICES, MAX_ERRORS_LISTED, RULES, TYPES, complete, set_fields, type_errors
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.recipes import load_recipe
 from resnet_flax.config.stored import config_to_json, read_config
@@ -319,3 +319,11 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     config = get_config()
     config.optimizer.learning_rate = np.float64(0.5)
     assert json.loads(config_to_json(complete(config)))["optimizer"]["learning_rate"] == 0.5
+
+
+def test_fields_are_set_to_numbers_and_arrays_of_numpy():
+    config = get_config()
+    numbers = {"train.epochs": np.int64(3), "optimizer.learning_rate": np.float32(0.5)}
+    set_fields(config, numbers | {"model.widths": np.array([8, 16])})
+    assert (config.train.epochs, config.optimizer.learning_rate, config.model.widths) == (3, 0.5, (8, 16))
+    assert type(config.train.epochs) is int and type(config.model.widths[0]) is int
