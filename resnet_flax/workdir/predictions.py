@@ -45,7 +45,8 @@ class Predictions:
     @property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
-        return -float(self.log_probabilities[np.arange(len(self)), self.labels].mean(dtype=np.float64))
+        found = self.log_probabilities[np.arange(len(self)), self.labels]
+        return 0.0 - float(found.mean(dtype=np.float64))  # 0 for certainty, not -0
 
     def confusion(self) -> np.ndarray:
         """Return how many images of a class (row) are predicted as a class (column): (classes, classes) int64."""

@@ -37,6 +37,11 @@ def test_scores_equal_those_of_scikit_learn():
         np.testing.assert_allclose(ours, expected)
 
 
+def test_the_loss_of_certainty_is_0():
+    certain = Predictions(np.array([[0, -np.inf]], np.float32), np.array([0]))
+    assert f"{certain.loss:.4f}" == "0.0000"
+
+
 def test_a_class_without_images_has_no_score():
     scores = ClassScores.of(np.array([[3, 0, 0], [1, 2, 0], [0, 0, 0]]))
     assert np.isnan([scores.precision[2], scores.recall[2], scores.f1[2]]).all()
