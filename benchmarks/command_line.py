@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from benchmarks.record import RESULTS
-from resnet_flax.errors import UserError, report_error
+from resnet_flax.errors import report_error
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -52,8 +52,8 @@ def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Return the exit code of main(); a mistake of the user is printed in one line."""
+    """Return the exit code of main(); a mistake of the user, such as a file that is missing, is printed in one line."""
     try:
         return main() or 0
-    except UserError as error:
+    except Exception as error:
         return report_error(error)

@@ -16,6 +16,7 @@ from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fiel
 from resnet_flax.config.recipes import default_run_name, load_recipe
 from resnet_flax.config.stored import differences
 from resnet_flax.errors import UserError, lookup, refuse_address
+from resnet_flax.files import user_path
 from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, first_few, short_repr
 from resnet_flax.verbs import VERBS, Flag
@@ -204,7 +205,7 @@ def check_swept(argv: Sequence[str]) -> None:
 def read_workdir(text: str) -> Path:
     """Return the path of a workdir. Raises UserError for one that cannot be a folder."""
     check_path(text)
-    path = Path(os.path.expanduser(text))
+    path = user_path(text)
     if path.exists() and not path.is_dir():
         raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another --workdir")
     return path

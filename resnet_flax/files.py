@@ -25,6 +25,14 @@ BUSY = (errno.EAGAIN, errno.EACCES)  # raised by flock while another process hol
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
+def user_path(text: str) -> Path:
+    """Return the path that a user means, with the home folder for `~`, which a shell leaves in --workdir=~/run.
+
+    The `~name` of an unknown user stays as it is; Path.expanduser raises RuntimeError for it.
+    """
+    return Path(os.path.expanduser(text))
+
+
 def check_size(path: Path, limit: int, instead: str = "") -> None:
     """Raise a ValueError that ends in `instead` if a file has more than `limit` bytes. The file is not read."""
     size = path.stat().st_size

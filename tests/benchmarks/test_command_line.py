@@ -34,5 +34,9 @@ def test_a_mistake_is_one_line_and_exit_code_1(capsys):
 
     assert command_line.run(mistaken) == 1
     assert capsys.readouterr().err == "error: there is no such recipe\n"
+    assert command_line.run(lambda: open("missing.hlo").close()) == 1
+    assert capsys.readouterr().err == "error: No such file or directory: missing.hlo\n"
+    with pytest.raises(ZeroDivisionError):
+        command_line.run(lambda: 1 // 0)
     assert command_line.run(lambda: None) == 0
     assert command_line.run(lambda: 143) == 143

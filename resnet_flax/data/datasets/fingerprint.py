@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import zlib
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypedDict
 from ml_collections import ConfigDict
 
 from resnet_flax.data.datasets.load import ROLES, find_arrays, find_slice
-from resnet_flax.files import atomic_write, read_json
+from resnet_flax.files import atomic_write, read_json, user_path
 
 CHECKSUMS = "checksums.json"  # beside decoded arrays: name of a file -> [its bytes, its time, its CRC-32]
 BLOCK = 2**20  # bytes read at a time
@@ -38,7 +37,7 @@ def fingerprint(config: ConfigDict) -> dict[str, Examples]:
 
 def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
     """Return the examples of a split (see find_slice) of a complete `config.data` whose arrays are in `folder`."""
-    if folder != Path(os.path.expanduser(config.dir)):  # nothing is written into a user's own folder
+    if folder != user_path(config.dir):  # nothing is written into a user's own folder
         keep_checksums(folder)
     name, part = find_slice(config, folder, split)
     digest = "".join(f"{checksum(folder / f'{name}_{kind}.npy'):08x}" for kind in ("images", "labels"))

@@ -10,6 +10,7 @@ import numpy as np
 
 from resnet_flax.data.datasets.images import IMAGES, Images, image_files_below
 from resnet_flax.errors import UserError, nearest
+from resnet_flax.files import user_path
 from resnet_flax.text import escape_line, first_few, print_line
 
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
@@ -33,7 +34,7 @@ class Tree:
         classes in it: then `val` or `validation` and `test` beside it are splits, too. Names that begin with a dot are
         ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
         """
-        root = Path(os.path.expanduser(directory)).absolute()
+        root = user_path(directory).absolute()
         if not directory:
             raise UserError("which images? Give --config.data.dir=PATH, with a folder of images for each class in it")
         if not root.is_dir():

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from resnet_flax.data.datasets.pickles import read_pickle
 from resnet_flax.errors import UserError, reason
-from resnet_flax.files import check_size, read_npy, read_npz
+from resnet_flax.files import check_size, read_npy, read_npz, user_path
 from resnet_flax.text import escape_line, first_few
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -121,7 +121,7 @@ def list_image_files(words: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for word in words:
-        path = Path(os.path.expanduser(word))
+        path = user_path(word)
         if path.is_dir():
             found += image_files_below(path)
         elif path.exists():

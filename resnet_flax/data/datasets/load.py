@@ -1,6 +1,5 @@
 """Load the splits that a `config.data` names, decoding the dataset into the cache if it is not there yet."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from resnet_flax.data.datasets.arrays import Split, read_arrays, read_split, wri
 from resnet_flax.data.datasets.sources import SOURCES
 from resnet_flax.data.datasets.splits import parse_split, refuse_shared_examples, refuse_swapped_splits, split_names
 from resnet_flax.errors import UserError
+from resnet_flax.files import user_path
 from resnet_flax.text import short_repr
 
 
@@ -105,7 +105,7 @@ def find_arrays(config: ConfigDict) -> Path:
     This is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded unless
     it is there already. Raises UserError if the images of a split do not have the config's size.
     """
-    given = Path(os.path.expanduser(config.dir))
+    given = user_path(config.dir)
     folder = given if config.dir and split_names(given) else decode_once(config)
     shapes = {name: read_arrays(folder, name)[0].shape[1:] for name in split_names(folder)}
     if len(set(shapes.values())) > 1:

@@ -21,6 +21,7 @@ from resnet_flax.data.datasets.arrays import Split, read_arrays
 from resnet_flax.data.datasets.folders import Tree
 from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError, reason, refuse_address
+from resnet_flax.files import user_path
 
 TFDS_SPLITS = ("train", "test")  # of a dataset that is known by name
 MAX_CLASSES = 10_000  # of a user's own arrays
@@ -50,7 +51,7 @@ class Embedded:
         return self.classes, TFDS_SPLITS
 
     def key(self, config: ConfigDict) -> tuple[str, str]:
-        if not Path(os.path.expanduser(config.dir)).is_dir():  # where a user's own arrays may have been
+        if not user_path(config.dir).is_dir():  # where a user's own arrays may have been
             raise UserError(
                 f"config.data.dir {config.dir!r} does not exist, and {config.name} does not need it: set it to ''"
             )
@@ -90,14 +91,14 @@ class Tfds:
     def _folder(self, config: ConfigDict) -> Path:
         root = config.dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         refuse_address("TFDS_DATA_DIR", root)
-        return Path(os.path.expanduser(root)).resolve() / self.path
+        return user_path(root).resolve() / self.path
 
 
 class Folder:
     """A user's own images in `config.dir`: folders, see folders.Tree, or arrays, whose classes have numbers."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        root = Path(os.path.expanduser(config.dir))
+        root = user_path(config.dir)
         if splits := split_names(root) if config.dir else []:
             return numbered_classes(root, splits), tuple(splits)
         tree = Tree.find(config.dir)
