@@ -10,7 +10,6 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.errors import UserError, nearest, refuse_address
-from resnet_flax.files import user_path
 from resnet_flax.text import escape_line, short_repr
 
 # configs/ is beside the package in a checkout, and within it once it is installed.
@@ -38,6 +37,8 @@ def find_recipe(text: str) -> str:
     is_path = text.endswith(".py") or os.sep in text
     if not is_path and text in recipe_names():
         return str(RECIPE_FOLDER / f"{text}.py")
+    from resnet_flax.files import user_path  # with NumPy, for which a shell's completion need not wait
+
     path = user_path(text)
     if path.is_file():
         return str(path)
