@@ -12,7 +12,7 @@ from pathlib import Path
 from resnet_flax.parallel.devices import device_name
 
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "tensorflow-cpu", "torch", "pillow", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "tensorflow-cpu", "torch", "timm", "torchvision", "pillow", "numpy")
 CODE = ("resnet_flax", "configs", "benchmarks", ":!benchmarks/results")
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.fidelity import losses, networks, optimizers, relative, schedules, value_by_value
+from benchmarks.fidelity import libraries, losses, networks, optimizers, relative, schedules, value_by_value
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import to_torch
 
@@ -82,6 +82,26 @@ def test_schedule_of_report_004_is_its_log():
     rates = schedules.ours(schedules.CASES["warmup_cosine (report 004)"], "epoch", 1)[:, 0]
     for epoch, rate in schedules.LOGGED.items():
         assert rates[epoch] == pytest.approx(rate, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("gradient/layer1.0.downsample.0.weight", "gradient/layer1.0.shortcut.0.weight"),
+        ("fc.bias", "linear.bias"),
+        ("running/stages.2.blocks.1.norm2.running_mean", "running/layer3.1.bn2.running_mean"),
+        ("stages.0.blocks.0.downsample.conv.weight", "layer1.0.shortcut.0.weight"),
+        ("stem.conv.weight", "conv1.weight"),
+        ("norm.weight", "bn.weight"),
+        ("gradient/head.fc.bias", "gradient/linear.bias"),
+    ],
+)
+def test_names_of_timm(theirs, ours):
+    assert libraries.our_names({theirs: np.zeros(3)}).keys() == {ours}
+
+
+def test_a_last_layer_of_timm_that_is_a_convolution():
+    assert libraries.our_names({"head.fc.weight": np.zeros((10, 5, 1, 1))})["linear.weight"].shape == (10, 5)
 
 
 def test_nothing_of_the_golden_files_is_left_out():

@@ -1,10 +1,13 @@
-"""Compare everything with PyTorch and Pillow: python -m benchmarks.fidelity [--write | --networks=PATTERN]
+"""Compare everything with PyTorch and Pillow: python -m benchmarks.fidelity
+[--write | --networks=PATTERN | --libraries]
 
 Prints one table: the largest difference of each comparison, its bound, and whether it holds; for augmentation also how
 many values were compared and what share of them differs at all. The exit code is 1 if a bound does not hold. The table
 is saved as benchmarks/results/fidelity.md.
 --write recreates the golden files under tests/golden; without it they must equal what PyTorch and Pillow compute now.
 --networks compares only the networks whose rows begin with PATTERN, a regular expression, and saves nothing.
+--libraries compares with the networks of timm and the functions of torchvision themselves, which must be installed, and
+saves the table as benchmarks/results/libraries.md.
 """
 
 import sys
@@ -14,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import command_line
-from benchmarks.fidelity import HEADING, Row, augmentation, losses, networks, optimizers, relative, schedules
+from benchmarks.fidelity import HEADING, Row, augmentation, libraries, losses, networks, optimizers, relative, schedules
 from benchmarks.record import RESULTS, circumstances
 from resnet_flax.files import atomic_write
 from resnet_flax.parallel.devices import processor
@@ -54,38 +57,45 @@ def rows(write: bool) -> Iterator[Row]:
         yield (write_golden if write else compare_golden)(name, module.golden())
 
 
-def heading() -> str:
+def heading(command: str) -> str:
     """Return the title of the table and the versions it was made with."""
     made = circumstances()
     versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
     return (
-        f"# Fidelity\n\n`python -m benchmarks.fidelity` on {made['date']}, commit {made['commit']}, {processor()}, "
+        f"# Fidelity\n\n`{command}` on {made['date']}, commit {made['commit']}, {processor()}, "
         f"Python {made['python']}, {versions}.\n"
     )
 
 
 def main() -> int:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--networks", metavar="PATTERN")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--write", action="store_true")
+    chosen.add_argument("--networks", metavar="PATTERN")
+    chosen.add_argument("--libraries", action="store_true")
     arguments = parser.parse_args()
+    if arguments.libraries:
+        return compare(libraries.compare(), "libraries", "python -m benchmarks.fidelity --libraries")
+    if arguments.networks:
+        return compare(networks.compare_networks(arguments.networks))
+    return compare(rows(arguments.write), "fidelity", "python -m benchmarks.fidelity")
+
+
+def compare(rows: Iterator[Row], name: str = "", command: str = "") -> int:
+    """Print the rows as they are found; save the table under `name`, if there is one. Return 1 if a bound fails."""
     found = []
     print(HEADING)
-    for row in networks.compare_networks(arguments.networks) if arguments.networks else rows(arguments.write):
+    for row in rows:
         found.append(row)
         print(row, flush=True)
     failed = [row for row in found if not row.ok]
     summary = f"{len(found) - len(failed)} of {len(found)} hold"
     print(summary)
-    if not arguments.networks:
-        save("\n".join([heading(), HEADING, *map(str, found), "", summary, ""]))
+    if name:
+        RESULTS.mkdir(exist_ok=True)
+        with atomic_write(RESULTS / f"{name}.md") as file:
+            file.write("\n".join([heading(command), HEADING, *map(str, found), "", summary, ""]))
     return 1 if failed else 0
-
-
-def save(table: str) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    with atomic_write(RESULTS / "fidelity.md") as file:
-        file.write(table)
 
 
 if __name__ == "__main__":

@@ -279,34 +279,34 @@ def compare() -> Iterator[Row]:
     """Compare all operations on synthetic images: the drawn ones on 2,048, those of policies on 32 per magnitude."""
     images = np.resize(pictures(256), (2048, SIZE, SIZE, 3))
     for case in cases(len(images)):
-        ours = jax.jit(partial(case.ours, jnp))(images, *case.parameters)
-        yield value_by_value(case.what, ours, case.expected(images))
+        yield compare_case(case, images)
     for policy, (names, bins, wide) in SPACES.items():
         for name in names:
-            yield _compare_operation(f"{policy}, {name}", images[:32], name, bins, wide)
-    yield from _compare_tensors(images[:256])
+            yield compare_operation(policy, name, images[:32], magnitudes(name, bins, wide), operation)
+    yield from compare_tensors(images[:256], erase, standardize)
 
 
-def _compare_operation(what: str, images: np.ndarray, name: str, bins: int, wide: bool) -> Row:
-    """Compare an operation at every magnitude in both directions."""
+def compare_case(case: Case, images: np.ndarray) -> Row:
+    ours = jax.jit(partial(case.ours, jnp))(images, *case.parameters)
+    return value_by_value(case.what, ours, case.expected(images))
+
+
+def compare_operation(
+    policy: str, name: str, images: np.ndarray, magnitudes: np.ndarray, oracle: Callable[..., np.ndarray]
+) -> Row:
+    """Compare an operation of a policy with `oracle`, at each of its `magnitudes` in both directions."""
     signs = (-1, 1) if name in autoaugment.SIGNED else (1, 1)
-    theirs = np.stack(
-        [
-            operation(image, name, float(sign * magnitude))
-            for magnitude in magnitudes(name, bins, wide)
-            for sign in signs
-            for image in images
-        ]
-    )
+    theirs = np.stack([oracle(image, name, float(sign * x)) for x in magnitudes for sign in signs for image in images])
+    _, bins, wide = SPACES[policy]
     size = images.shape[1:3]
     rows = [row for x in autoaugment.magnitudes(name, bins, size, wide) for row in autoaugment.signed(name, x, size)]
     apply = jax.jit(lambda images, index: autoaugment.apply(jnp, images, autoaugment.table(rows), index))
     ours = [apply(images, np.full(len(images), row, np.int32)) for row in range(len(rows))]
-    return value_by_value(what, np.concatenate(ours), theirs)
+    return value_by_value(f"{policy}, {name}", np.concatenate(ours), theirs)
 
 
-def _compare_tensors(images: np.ndarray) -> Iterator[Row]:
-    """Compare the operations on float32."""
+def compare_tensors(images: np.ndarray, erase: Callable, standardize: Callable) -> Iterator[Row]:
+    """Compare the operations on float32 with the given oracles."""
     random = np.random.default_rng(2)
     floats = random.normal(size=images.shape).astype(np.float32)
     ranges = ((-4, 32), (-4, 32), (0, 20), (0, 20))  # top, left, height, width

@@ -5,7 +5,7 @@ they get the same draws: the share, for CutMix the centre of the box, for RICAP 
 are torch.nn.functional's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -175,14 +175,19 @@ def their_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) 
 
 
 def compare() -> Iterator[Row]:
+    yield from compare_mixing(("mixup", "cutmix", "ricap"), theirs)
+    a, b = our_losses(*logits_and_targets()), their_losses(*logits_and_targets())
+    yield from (Row(f"{name}, relative", relative(a[name], b[name]), 1e-6) for name in b)
+
+
+def compare_mixing(methods: Sequence[str], oracle: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Iterator[Row]:
+    """Compare 500 mixed batches of each method, and their targets, with those of `oracle`."""
     images, labels = batch()
-    for method, some in draws(500).items():
-        pairs = [(ours(images, labels, draw), theirs(images, labels, draw)) for draw in some]
+    for method in methods:
+        pairs = [(ours(images, labels, draw), oracle(images, labels, draw)) for draw in draws(500)[method]]
         for part, (what, bound) in enumerate({"images": 1e-6 if method == "mixup" else 0.0, "targets": 1e-7}.items()):
             stacks = (np.stack([pair[side][part] for pair in pairs]) for side in (0, 1))
             yield value_by_value(f"{method}, {what}", *stacks, bound)
-    a, b = our_losses(*logits_and_targets()), their_losses(*logits_and_targets())
-    yield from (Row(f"{name}, relative", relative(a[name], b[name]), 1e-6) for name in b)
 
 
 def golden() -> dict[str, np.ndarray]:

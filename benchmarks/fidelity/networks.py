@@ -9,9 +9,10 @@ Two things that are not an error of either side would make training differ, and 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import flax.linen as nn
@@ -26,6 +27,9 @@ from resnet_flax.models.norm import BatchNorm
 from resnet_flax.models.resnet import ACTIVATIONS, ResNet
 from resnet_flax.models.torch_weights import Tensors, from_torch, to_torch
 from resnet_flax.training.step import Totals, TrainState, train_step
+
+if TYPE_CHECKING:
+    import torch
 
 # Narrow versions of every variant, small enough to commit.
 VARIANTS: dict[str, dict] = {
@@ -170,15 +174,12 @@ def ours(
 
 
 def theirs(
-    fields: dict, weights: Tensors, images: np.ndarray, labels: np.ndarray, smoothing: float = 0.0
+    net: "torch.nn.Module", images: np.ndarray, labels: np.ndarray, smoothing: float = 0.0
 ) -> tuple[Tensors, list[np.ndarray]]:
-    """Return the same from PyTorch, and where the inputs of its activations were above 0 in training."""
+    """Return the same from a network in PyTorch, and where the inputs of its ReLUs were above 0 in training."""
     import torch
 
     from benchmarks.fidelity import reference
-
-    net = reference.ResNet(**fields)
-    net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
 
     def fixed(module, args, _):
         if module.training:
@@ -186,13 +187,17 @@ def theirs(
             factors = kept(len(args[0])) if by_example else mask(args[0].shape[1])[:, None, None]
             return args[0] * torch.from_numpy(factors)
 
-    for module in net.modules():
+    signs: list[np.ndarray] = []
+
+    def note_signs(module, args, _):
+        if module.training:
+            signs.append((args[0] > 0).numpy().transpose(0, 2, 3, 1))
+
+    for name, module in net.named_modules():
         if isinstance(module, torch.nn.Dropout | reference.DropPath) and module.p:
             module.register_forward_hook(fixed)
-    signs: list[np.ndarray] = []
-    net.activation.register_forward_hook(
-        lambda module, args, _: signs.append((args[0] > 0).numpy().transpose(0, 2, 3, 1)) if net.training else None
-    )
+        if isinstance(module, torch.nn.ReLU) and not name.endswith("se.act"):  # that of squeeze-and-excitation
+            module.register_forward_hook(note_signs)
     inputs, targets = reference.channels_first(images), torch.from_numpy(labels).long()
     with torch.no_grad():
         evaluated = net.eval()(inputs)
@@ -209,15 +214,20 @@ def theirs(
     return results, signs
 
 
-def example(fields: dict, batch: int, side: int) -> dict:
-    """Return a batch of noise and weights for a network, as arguments of `ours` and `theirs`."""
+def reference_network(fields: dict) -> "torch.nn.Module":
     from benchmarks.fidelity import reference
 
-    net = reference.ResNet(**fields)
+    return reference.ResNet(**fields)
+
+
+def example(net: "torch.nn.Module", batch: int, side: int) -> tuple[Tensors, dict]:
+    """Fill a network in PyTorch with random weights; return them, and a batch of noise as arguments of `theirs`."""
+    from benchmarks.fidelity import reference
+
     reference.randomise(net, seed=1)
     draw = np.random.default_rng(2)
     images = draw.normal(size=(batch, side, side, 3)).astype(np.float32)
-    return dict(weights=reference.tensors(net), images=images, labels=draw.integers(10, size=batch, dtype=np.int32))
+    return reference.tensors(net), dict(images=images, labels=draw.integers(10, size=batch, dtype=np.int32))
 
 
 def differences(label: str, a: Tensors, b: Tensors) -> Iterator[Row]:
@@ -236,20 +246,28 @@ def compare() -> Iterator[Row]:
 def compare_networks(pattern: str) -> Iterator[Row]:
     """Compare every network at full size on 8 images, and every narrow one on 2, if its rows begin with `pattern`."""
     for label, fields in FULL.items():
-        if not re.match(pattern, label):
-            continue
-        batch = example(fields, batch=8, side=32)
-        expected, signs = theirs(fields, **batch)
-        results = ours(fields, **batch, signs=signs if fields["activation"] == "relu" else ())
-        yield from differences(label, results, expected)
-        if fields["activation"] == "relu":
-            yield Row(f"{label}: share of ReLU inputs whose sign is rounding", float(results["signs"]), 1e-5)
+        if re.match(pattern, label):
+            yield from compare_network(label, fields, reference_network(fields))
     for name, fields in NARROW.items():
         label = f"narrow {name}"
         if not re.match(pattern, label):
             continue
-        batch = example(fields, batch=2, side=8) | dict(smoothing=SMOOTHING)
-        yield from differences(label, ours(fields, **batch), theirs(fields, **batch)[0])
+        net = reference_network(fields)
+        weights, batch = example(net, batch=2, side=8)
+        batch["smoothing"] = SMOOTHING
+        yield from differences(label, ours(fields, weights, **batch), theirs(net, **batch)[0])
+
+
+def compare_network(
+    label: str, fields: dict, net: "torch.nn.Module", our_names: Callable[[Tensors], Tensors] = dict
+) -> Iterator[Row]:
+    """Compare a network with one in PyTorch; `our_names` returns arrays under the names of `to_torch`."""
+    weights, batch = example(net, batch=8, side=32)
+    expected, signs = theirs(net, **batch)
+    results = ours(fields, our_names(weights), **batch, signs=signs)
+    yield from differences(label, results, our_names(expected))
+    if signs:
+        yield Row(f"{label}: share of ReLU inputs whose sign is rounding", float(results["signs"]), 1e-5)
 
 
 def initial_weights(kernel_init: str, fields: dict) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -294,9 +312,9 @@ def golden() -> dict[str, np.ndarray]:
     """Return arguments and PyTorch's results for the narrow networks, on 2 images of 8x8."""
     arrays: Tensors = {}
     for name, fields in NARROW.items():
-        batch = example(fields, batch=2, side=8)
-        results, _ = theirs(fields, **batch, smoothing=SMOOTHING)
-        arrays |= {f"{name}/weights/{key}": values for key, values in batch["weights"].items()}
-        arrays |= {f"{name}/{key}": batch[key] for key in ("images", "labels")}
-        arrays |= {f"{name}/{key}": values for key, values in results.items()}
+        net = reference_network(fields)
+        weights, batch = example(net, batch=2, side=8)
+        results, _ = theirs(net, **batch, smoothing=SMOOTHING)
+        arrays |= {f"{name}/weights/{key}": values for key, values in weights.items()}
+        arrays |= {f"{name}/{key}": values for key, values in (batch | results).items()}
     return arrays

@@ -118,7 +118,7 @@ CIFAR10 = (
     "Equalize 0.3 0, AutoContrast 0.4 0",
     "TranslateY 0.4 3, Sharpness 0.2 6",
     "Brightness 0.9 6, Color 0.2 8",
-    "Solarize 0.5 2, Invert 0.0 0",
+    "Solarize 0.5 2, Invert 0 0",
     "Equalize 0.2 0, AutoContrast 0.6 0",
     "Equalize 0.2 0, Equalize 0.6 0",
     "Color 0.9 9, Equalize 0.6 0",
