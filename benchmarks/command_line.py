@@ -5,7 +5,9 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from benchmarks.record import RESULTS
-from resnet_flax.errors import report_error
+from resnet_flax.errors import UserError, report_error
+
+EXTRAS = {"torch": "reference", "timm": "timm", "torchvision": "timm"}  # module -> the extra that installs it
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -52,8 +54,16 @@ def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Return the exit code of main(); a mistake of the user, such as a file that is missing, is printed in one line."""
+    """Return the exit code of main(); a mistake of the user, such as a file that is missing, is printed in one line.
+
+    So is a module that an extra would install.
+    """
     try:
         return main() or 0
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        install = f"pip install -c constraints.txt -e '.[{EXTRAS[error.name]}]'"
+        return report_error(UserError(f"this needs {error.name}: {install}"))
     except Exception as error:
         return report_error(error)

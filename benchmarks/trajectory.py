@@ -18,10 +18,9 @@ from types import SimpleNamespace
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
-from benchmarks import recipes, record
-from benchmarks.fidelity import reference, schedules
+from benchmarks import command_line, recipes, record
+from benchmarks.fidelity import schedules
 from resnet_flax.data import host_feed
 from resnet_flax.models import architecture
 from resnet_flax.models.torch_weights import Tensors, to_torch
@@ -59,6 +58,10 @@ def ours(run: Run, batches: list[dict]) -> np.ndarray:
 
 def theirs(config, weights: Tensors, steps_per_epoch: int, batches: list[dict]) -> np.ndarray:
     """Return the same for PyTorch, starting from `weights`."""
+    import torch
+
+    from benchmarks.fidelity import reference
+
     net = reference.ResNet(**{field: config.model[field] for field in architecture(config.model.name)})
     net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in weights.items()})
     fields = config.optimizer
@@ -147,4 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

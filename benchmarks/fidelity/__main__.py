@@ -6,8 +6,8 @@ many values were compared and what share of them differs at all. The exit code i
 is saved as benchmarks/results/fidelity.md.
 --write recreates the golden files under tests/golden; without it they must equal what PyTorch and Pillow compute now.
 --networks compares only the networks whose rows begin with PATTERN, a regular expression, and saves nothing.
---libraries compares with the networks of timm and the functions of torchvision themselves, which must be installed, and
-saves the table as benchmarks/results/libraries.md.
+--libraries compares with timm's networks and torchvision's functions instead, and saves the table as
+benchmarks/results/libraries.md.
 """
 
 import sys
@@ -99,4 +99,4 @@ def compare(rows: Iterator[Row], name: str = "", command: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

@@ -40,3 +40,13 @@ def test_a_mistake_is_one_line_and_exit_code_1(capsys):
         command_line.run(lambda: 1 // 0)
     assert command_line.run(lambda: None) == 0
     assert command_line.run(lambda: 143) == 143
+
+
+def test_a_module_that_an_extra_would_install_is_one_line(capsys):
+    def importing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert command_line.run(lambda: importing("torch")) == 1
+    assert capsys.readouterr().err == "error: this needs torch: pip install -c constraints.txt -e '.[reference]'\n"
+    with pytest.raises(ModuleNotFoundError):
+        command_line.run(lambda: importing("resnet_flax.missing"))
