@@ -10,7 +10,8 @@ that they do not train on: the validation split of the recipe, or the last tenth
 No epoch is chosen, so nothing is selected on that part within a run.
 
 The same command resumes: a run that was stopped continues in its folder below --workdir, and a finished one is not
-repeated. Each finished run is a line of ablation.jsonl in the folder --output. The table at the end shows for each
+repeated. Each finished run is a line of ablation.jsonl in the folder --output, and so is one whose loss or gradients
+became NaN or infinite, which has no accuracy. The table at the end shows for each
 change the mean difference from the recipe with the same seed, its standard error, and the training time of the fastest
 run, unless the machine had more processes to run than cores when a run began.
 """
@@ -26,9 +27,10 @@ from benchmarks import command_line, recipes, record
 from benchmarks.tables import minutes, spread, table
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
-from resnet_flax.errors import UserError
+from resnet_flax.errors import NotFinite, UserError
 from resnet_flax.main import main as train
 from resnet_flax.training.restore import read_history
+from resnet_flax.workdir.live import read_object
 from resnet_flax.workdir.results import read_results
 
 NAME = "ablation"
@@ -54,12 +56,17 @@ def case_of(base: str, change: str, shared: Sequence[str], seed: int) -> dict:
 
 
 def run(case: dict, workdirs: Path) -> tuple[int, dict]:
-    """Train the run of a case, or resume it; return the exit code of training and what was found if that is 0."""
+    """Train the run of a case, or resume it; return an exit code and, if that is 0, what was found.
+
+    That a run diverged is a result, too.
+    """
     words = changes_of(case["base"], case["change"], shlex.split(case["shared"]))
     digest = hashlib.sha256(repr(case).encode()).hexdigest()[:8]
     workdir = workdirs / f"{case['base'].replace(':', '-').replace(',', '-')}-{digest}"
     flags = [f"--config={recipes.file(case['base'])}", recipes.CHECKPOINTS, *words, f"--config.seed={case['seed']}"]
     code = train([*flags, f"--workdir={workdir}"])
+    if code == NotFinite.exit_code:
+        return 0, {"diverged_in_epoch": read_object(workdir / "nonfinite.json")["epoch"]}
     return code, {} if code else outcome(workdir)
 
 
@@ -99,8 +106,12 @@ def tables(lines: Sequence[dict]) -> str:
 
 def row(change: str, base: str, found: dict[tuple[str, int], dict]) -> list[str]:
     """Return the row of a change, over the seeds with which both it and the recipe have run."""
-    seeds = sorted(seed for name, seed in found if name == change and ("", seed) in found)
+    finished = {key for key, one in found.items() if "diverged_in_epoch" not in one}
+    seeds = sorted(seed for name, seed in finished if name == change and ("", seed) in finished)
     name = f"`{change}`".replace("|", r"\|") if change else f"none ({base})"
+    runs = {key for key in found if key[0] == change}
+    if diverged := [found[key]["diverged_in_epoch"] for key in runs - finished]:
+        name += f": {len(diverged)} of {len(runs)} diverged, in epoch {min(diverged)} or later"
     if not seeds:
         return [name, "", "", "", "0", "", ""]
     here, there = ([found[which, seed] for seed in seeds] for which in (change, ""))
