@@ -15,12 +15,11 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.defaults import get_config
+from resnet_flax.config.effects import without_effect
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, OutOfMemory, UserError, is_out_of_memory
 from resnet_flax.memory import Heap, return_free_memory
-from resnet_flax.optim.schedules import cycles_momentum, momentum_field
 from resnet_flax.parallel.devices import device_name, smaller_batch_size
 from resnet_flax.parallel.processes import (
     max_over_processes,
@@ -101,7 +100,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {device_name()}{accuracy}"
     )
     held_out = [role for role in ("validation", "test") if run.config.data[role]]
-    for note in (*momentum_notes(run.config), *leakage_notes(run.config, held_out)):
+    for note in (*without_effect(run.config), *leakage_notes(run.config, held_out)):
         print_line(f"note: {note}")
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
@@ -130,18 +129,6 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     run_on_first_process(lambda: write_results(results, evaluated, workdir))
     print_line(conclusion(evaluated, int(chosen["epoch"])))
     return results
-
-
-def momentum_notes(config: FrozenConfigDict) -> Iterator[str]:
-    """Yield a note if the optimizer's momentum was set, and the schedule replaces it."""
-    field = momentum_field(config.optimizer)
-    value = config.optimizer[field]
-    if cycles_momentum(config.schedule) and value != get_config().optimizer[field]:
-        yield (
-            f"config.optimizer.{field} {value} has no effect: {config.schedule.name} moves the momentum between "
-            f"{config.schedule.min_momentum} and {config.schedule.max_momentum}; set config.schedule.cycle_momentum "
-            "to False to use it"
-        )
 
 
 class Proposal(NamedTuple):

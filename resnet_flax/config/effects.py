@@ -1,0 +1,64 @@
+"""Fields that have no effect in a config, because of the values of others."""
+
+from collections.abc import Callable, Iterator
+
+from ml_collections import FrozenConfigDict
+
+from resnet_flax.config.defaults import flatten, get_config
+from resnet_flax.optim.schedules import cycles_momentum, momentum_field
+
+# Section -> name of an optimizer or a schedule -> the fields that only some of them use, and this one does.
+USES: dict[str, dict[str, tuple[str, ...]]] = {
+    "optimizer": {
+        "sgd": ("momentum", "dampening", "nesterov"),
+        "muon": ("momentum", "dampening", "nesterov"),
+        "adam": ("b1", "b2", "eps"),
+        "adamw": ("b1", "b2", "eps"),
+        "adagrad": ("eps",),
+    },
+    "schedule": {
+        "constant": (),
+        "multistep": ("milestones", "factor"),
+        "step_decay": ("every", "factor"),
+        "cosine": ("end_factor",),
+        "warmup_cosine": ("warmup", "warmup_offset", "decay", "end_factor"),
+        "onecycle": (
+            *("rise", "anneal", "three_phase", "start_divisor", "end_divisor"),
+            *("cycle_momentum", "min_momentum", "max_momentum"),
+        ),
+    },
+}
+
+# Field -> what it needs to have an effect: a test of the section train, and the same in words.
+NEEDS: dict[str, tuple[Callable[[FrozenConfigDict], bool], str]] = {
+    "mix_probability": (
+        lambda train: bool(train.mixup or train.cutmix or train.ricap),
+        "config.train.mixup, cutmix or ricap is above 0",
+    ),
+    "mix_switch": (lambda train: bool(train.mixup and train.cutmix), "config.train.mixup and cutmix are above 0"),
+    "teacher_weight": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
+    "teacher_temperature": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
+    "min_delta": (lambda train: train.patience > 0, "config.train.patience is above 0"),
+}
+
+
+def without_effect(config: FrozenConfigDict) -> Iterator[str]:
+    """Yield a line for each field of a complete config that differs from its default and has no effect."""
+    values, defaults = flatten(config.to_dict()), flatten(get_config().to_dict())
+    changed = {field for field, value in values.items() if value != defaults[field]}
+    for section, uses in USES.items():
+        name = config[section].name
+        for field in dict.fromkeys(field for fields in uses.values() for field in fields):
+            if f"{section}.{field}" in changed and field not in uses.get(name, (field,)):
+                users = " and ".join(user for user, fields in uses.items() if field in fields)
+                yield f"config.{section}.{field} has no effect with config.{section}.name {name}: it is for {users}"
+    for field, (met, words) in NEEDS.items():
+        if f"train.{field}" in changed and not met(config.train):
+            yield f"config.train.{field} has no effect unless {words}"
+    field = f"optimizer.{momentum_field(config.optimizer)}"
+    if cycles_momentum(config.schedule) and field in changed:
+        yield (
+            f"config.{field} has no effect: {config.schedule.name} moves the momentum between "
+            f"{config.schedule.min_momentum} and {config.schedule.max_momentum}; set config.schedule.cycle_momentum "
+            "to False to use it"
+        )
