@@ -135,9 +135,13 @@ SCHEDULES: dict[str, Callable[[float, ConfigDict, Span], Schedule]] = {
 }
 
 
-def depends_on_length(config: ConfigDict) -> bool:
-    """Return whether a longer run changes the schedule of `config.schedule` from the first epoch on."""
-    return config.name in ("cosine", "onecycle") or (config.name == "warmup_cosine" and not config.decay)
+def depends_on_length(config: ConfigDict, epochs: int, longer: int) -> bool:
+    """Return whether the first `epochs` of the schedule `config.schedule` differ in a run of `longer` epochs."""
+    steps_per_epoch = 10  # any number shows it
+    spans = (Span(length, steps_per_epoch, config.per) for length in (epochs, longer))
+    short, long = (SCHEDULES[config.name](1.0, config, span) for span in spans)
+    steps = np.arange(epochs * steps_per_epoch)
+    return not np.array_equal(short(steps), long(steps))
 
 
 def learning_rate(config: ConfigDict, span: Span) -> Schedule:

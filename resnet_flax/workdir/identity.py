@@ -48,10 +48,10 @@ def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> boo
     if [change.partition(":")[0] for change in changes] != ["config.train.epochs"] or after < before:
         return False
     schedule = FrozenConfigDict(new["schedule"])
-    if depends_on_length(schedule):
+    if depends_on_length(schedule, before, after):
         raise UserError(
             f"{workdir} cannot be extended from {before} to {after} epochs: the schedule {schedule.name} depends on "
-            "the length of the run, so a longer run differs from its first epoch on; choose another --workdir"
+            f"the length of the run, so the first {before} epochs of a longer one differ; choose another --workdir"
         )
     return True
 

@@ -21,6 +21,17 @@ def test_several_runs_are_compared_best_first(small_runs, capsys, tmp_path):
     assert str(small_runs[1]) in (output / "comparison.html").read_text()
 
 
+def test_a_run_that_is_named_twice_counts_once(small_runs, capsys, tmp_path, monkeypatch):
+    first, second = small_runs[:2]
+    output = tmp_path / "comparison"
+    monkeypatch.chdir(first.parent)
+    assert main(["report", str(first), str(second), first.name, f"--output={output}"]) == 0
+    rows = (output / "comparison.txt").read_text().split("\n\n")[0].splitlines()[1:]
+    assert {row.split()[0] for row in rows} == {str(first), str(second)} and len(rows) == 2
+    assert main(["report", str(first), first.name, f"--output={output}"]) == 1
+    assert "name several runs" in capsys.readouterr().err
+
+
 def test_the_difference_of_their_test_accuracies_has_an_interval(small_runs, capsys, tmp_path):
     assert main(["report", *map(str, small_runs), f"--output={tmp_path}"]) == 0
     found = re.search(r"^(\S+) minus (\S+) +(\S+) \(\S+ to \S+\)$", capsys.readouterr().out, re.MULTILINE)
