@@ -1,8 +1,8 @@
 """Our networks against timm's, our augmentation and mixing against torchvision's, each called as a user calls it.
 
-The other comparisons are with definitions of our own in PyTorch and Pillow, which could share a misunderstanding with
-the code that they check. These are what the libraries have in common with us. A network of timm gets a 3x3 convolution
-instead of its stem for large images, and loses its last stage where ours has three.
+The other comparisons are with definitions in PyTorch and Pillow that were written for this project and could share a
+misunderstanding with the code that they check. A network of timm gets a 3x3 convolution instead of its stem for large
+images, and where ours has three stages, it has no fourth.
 """
 
 import math
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import numpy as np
@@ -22,11 +23,15 @@ from resnet_flax.models import architecture
 from resnet_flax.models.blocks import SE_REDUCTION
 from resnet_flax.models.torch_weights import Tensors
 
-# The networks that timm can build, too.
+if TYPE_CHECKING:
+    import torch
+
+# Networks that timm can build, too.
+BASIC = ("resnet18", "resnet_443", "resnet_353", "resnet_large", "resnet20_w64")
+BOTTLENECK = ("resnet50", "resnext29_32x4d")
+WIDE = ("wrn_16_4", "wrn_28_2", "wrn_40_2")
 POST_ACTIVATION: dict[str, dict] = {
-    name: architecture(name)
-    for name in ("resnet18", "resnet50", "resnet_443", "resnet_353", "resnet_large", "resnet20_w64", "resnext29_32x4d")
-} | {
+    **{name: architecture(name) for name in (*BASIC, *BOTTLENECK)},
     "resnet_2322": architecture("resnet_2322") | dict(stem_dropout=0.0, block_dropout=0.0),
     "resnet18, SE": architecture("resnet18") | dict(se=True),
     "resnet50, ResNet-D": architecture("resnet50") | dict(shortcut="avg_pool"),
@@ -35,7 +40,7 @@ POST_ACTIVATION: dict[str, dict] = {
 PRE_ACTIVATION: dict[str, dict] = {
     "preact, final BatchNorm": architecture("preact") | dict(final_norm=True),
     "preact_resnet18, final BatchNorm": architecture("preact_resnet18") | dict(final_norm=True),
-    **{name: architecture(name) for name in ("wrn_16_4", "wrn_28_2", "wrn_40_2")},
+    **{name: architecture(name) for name in WIDE},
 }
 OTHER_NAMES = {
     r"stem\.conv\.": "conv1.",
@@ -58,7 +63,7 @@ def our_names(tensors: Tensors) -> Tensors:
     return renamed
 
 
-def post_activation(fields: dict):
+def post_activation(fields: dict) -> "torch.nn.Module":
     """Return timm's ResNet, of basic or bottleneck blocks."""
     from timm.layers import SEModule
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -84,7 +89,7 @@ def post_activation(fields: dict):
     return net
 
 
-def pre_activation(fields: dict):
+def pre_activation(fields: dict) -> "torch.nn.Module":
     """Return timm's ResNetV2, of basic blocks with BatchNorm."""
     from timm.layers import BatchNormAct2d, create_conv2d
     from timm.models.resnetv2 import ResNetV2
