@@ -11,9 +11,9 @@ No epoch is chosen, so nothing is selected on that part within a run.
 
 The same command resumes: a run that was stopped continues in its folder below --workdir, and a finished one is not
 repeated. Each finished run is a line of ablation.jsonl in the folder --output, and so is one whose loss or gradients
-became NaN or infinite, which has no accuracy. The table at the end shows for each
-change the mean difference from the recipe with the same seed, its standard error, and the training time of the fastest
-run, unless the machine had more processes to run than cores when a run began.
+became NaN or infinite, which has no accuracy. The table at the end shows for each change the mean difference from the
+recipe with the same seed, its standard error, and the training time of the fastest run, unless the machine had more
+processes to run than cores when a run began.
 """
 
 import hashlib
