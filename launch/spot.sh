@@ -5,7 +5,8 @@
 #
 # Leave it running, or start the same command again: it queues for the TPU, requeues whenever that is taken away, and
 # deletes it when the run has ended. Its exit code is that of the run. The workdir is on the first host, which copies it
-# to BUCKET/runs each minute, and the log to BUCKET/train.log; a TPU that comes back begins with that copy.
+# to BUCKET/runs each minute, and the log to BUCKET/train.log; a TPU that comes back begins with that copy. If the
+# installation fails three times on a host, its log is BUCKET/install.log, and the exit code is 70.
 #
 # NAME, ZONE, TYPE and VERSION choose the TPU as in tpu.sh. Its service account must be able to write to the bucket.
 # DRY_RUN=1 instead prints the request, and what each host runs when it starts.

@@ -7,21 +7,34 @@ SECONDS_BETWEEN=${SECONDS_BETWEEN:-60}
 FOLDER=${FOLDER:-/opt/resnet_flax}
 export HOME=${HOME:-/root}
 
-mkdir -p "$FOLDER"
-cd "$FOLDER"
-worker=$(curl --silent --fail --header='Metadata-Flavor: Google' "$METADATA/agent-worker-number")
-if [[ ! -e installed ]]; then
-  gcloud storage cp "$BUCKET/code.tgz" code.tgz
-  tar -xzf code.tgz
-  python3 -m pip install --quiet --user uv
-  python3 -m uv venv --quiet --allow-existing --python=3.13 .venv
-  python3 -m uv pip install --quiet --constraint=constraints.txt --editable='.[tpu]'
-  touch installed
-fi
-
 again() { # COMMAND ARGUMENT... until it succeeds
   until "$@"; do sleep "$SECONDS_BETWEEN"; done
 }
+
+finish() { # CODE of the run, after which spot.sh deletes the TPU
+  echo "$1" | gcloud storage cp - "$BUCKET/exit"
+}
+
+install() {
+  gcloud storage cp "$BUCKET/code.tgz" code.tgz &&
+    tar -xzf code.tgz &&
+    python3 -m pip install --quiet --user uv &&
+    python3 -m uv venv --quiet --allow-existing --python=3.13 .venv &&
+    python3 -m uv pip install --quiet --constraint=constraints.txt --editable='.[tpu]' &&
+    touch installed
+}
+
+mkdir -p "$FOLDER"
+cd "$FOLDER"
+worker=$(again curl --silent --fail --header='Metadata-Flavor: Google' "$METADATA/agent-worker-number")
+for _ in 1 2 3; do
+  [[ -e installed ]] || install >> install.log 2>&1 || sleep "$SECONDS_BETWEEN"
+done
+if [[ ! -e installed ]]; then # not even one host can be missing
+  again gcloud storage cp install.log "$BUCKET/install.log"
+  again finish 70
+  exit 70
+fi
 
 fetch() {
   local found
@@ -48,10 +61,6 @@ copy() { # Without a part of it, if the TPU is taken away meanwhile: nothing is 
     failed=1
   fi
   return "$failed"
-}
-
-finish() {
-  echo "$code" | gcloud storage cp - "$BUCKET/exit"
 }
 
 checkpoints() { # none on the other hosts
@@ -83,4 +92,4 @@ while true; do
   sleep "$SECONDS_BETWEEN" # another host that has died comes back
 done
 again copy # the end of the run is lost with the TPU, which spot.sh deletes once it knows the exit code
-[[ $worker != 0 || $code == 143 ]] || again finish
+[[ $worker != 0 || $code == 143 ]] || again finish "$code"

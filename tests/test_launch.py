@@ -348,10 +348,10 @@ def spot(tmp_path):
     Installing stands still here: python3 makes a .venv whose Python is the script.
     """
 
-    def spot(run: str) -> subprocess.CompletedProcess:
+    def spot(run: str, install: str = "true") -> subprocess.CompletedProcess:
         environment = stand_in(tmp_path, "curl", "echo 0")  # the first host
         stand_in(tmp_path, "run", run.format(folder=tmp_path))
-        stand_in(tmp_path, "python3", f"mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
+        stand_in(tmp_path, "python3", f"{install} && mkdir -p .venv/bin && cp {tmp_path}/run .venv/bin/python")
         (tmp_path / "gcloud.py").write_text(GCLOUD.format(folder=str(tmp_path)))
         stand_in(tmp_path, "gcloud", f'exec {sys.executable} {tmp_path}/gcloud.py "$@"')
         return launch("spot.sh", *WORDS, **environment, BUCKET="gs://bucket", SECONDS_BETWEEN="0.05")
@@ -365,6 +365,20 @@ def spot(tmp_path):
 def called(folder: Path, verb: str) -> int:
     """Return how many queued resources gcloud was asked to create, delete or describe."""
     return (folder / "calls").read_text().splitlines().count(f"compute tpus queued-resources {verb}")
+
+
+def test_a_spot_tpu_on_which_nothing_can_be_installed_is_deleted(spot, tmp_path):
+    done = spot("echo start", install="echo no connection && false")
+    assert done.returncode == 70, done.stderr
+    assert called(tmp_path, "create") == called(tmp_path, "delete") == 1
+    assert (tmp_path / "bucket" / "install.log").read_text() == "no connection\n" * 3
+    assert not (tmp_path / "bucket" / "train.log").exists()
+
+
+def test_an_installation_on_a_spot_tpu_that_fails_is_tried_again(spot, tmp_path):
+    failing = f"[[ -e {tmp_path}/installing ]] || {{ touch {tmp_path}/installing; exit 1; }}"
+    assert spot("echo start", install=failing).returncode == 0
+    assert (tmp_path / "bucket" / "train.log").read_text() == "start\n"
 
 
 def test_a_spot_tpu_that_is_taken_away_is_queued_for_again_and_its_run_resumes(spot, tmp_path):
