@@ -30,7 +30,7 @@ worker=$(again curl --silent --fail --header='Metadata-Flavor: Google' "$METADAT
 for _ in 1 2 3; do
   [[ -e installed ]] || install >> install.log 2>&1 || sleep "$SECONDS_BETWEEN"
 done
-if [[ ! -e installed ]]; then # not even one host can be missing
+if [[ ! -e installed ]]; then # a run needs all hosts
   again gcloud storage cp install.log "$BUCKET/install.log"
   again finish 70
   exit 70
