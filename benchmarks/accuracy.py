@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from benchmarks import recipes, runs
+from benchmarks.record import is_cpu
 from benchmarks.runs import Recorded
 from benchmarks.tables import minutes, span, spread, table
 
@@ -15,11 +16,14 @@ HEADER = (
 
 
 class Group(NamedTuple):
-    """Finished runs that differ only in their seeds."""
+    """Finished runs that differ only in their seeds, on accelerators of one kind or on CPUs."""
 
     recipe: str
-    device: str
     runs: list[Recorded]
+
+    @property
+    def device(self) -> str:
+        return ", ".join(sorted(set(self.values("device"))))
 
     def values(self, name: str) -> list:
         return [run.results[name] for run in self.runs if run.results.get(name) is not None]
@@ -33,13 +37,16 @@ class Group(NamedTuple):
 
 
 def groups(found: Sequence[Recorded]) -> list[Group]:
-    """Return the finished runs of unchanged recipes, grouped, in the order of recipes.variants."""
-    together: dict[tuple[str, str], list[Recorded]] = {}
+    """Return the finished runs of unchanged recipes, grouped, in the order of recipes.variants.
+
+    The accuracy does not depend on the CPU, but an accelerator computes in lower precision.
+    """
+    order, together = recipes.variants(), dict[tuple[int, str], list[Recorded]]()
     for run in found:
         if "test_accuracy" in run.results and not run.changes:
-            together.setdefault((run.recipe, run.results["device"]), []).append(run)
-    order = recipes.variants()
-    return [Group(*key, together[key]) for key in sorted(together, key=lambda key: (order.index(key[0]), key[1]))]
+            device = "" if is_cpu(run.results["device"]) else run.results["device"]
+            together.setdefault((order.index(run.recipe), device), []).append(run)
+    return [Group(some[0].recipe, some) for _, some in sorted(together.items())]
 
 
 def reported(recipe: str) -> str:
@@ -49,7 +56,7 @@ def reported(recipe: str) -> str:
 
 
 def trained(found: Sequence[Recorded]) -> str:
-    """Return a row for each recipe and device: mean and deviation over the seeds, beside its report."""
+    """Return a row for each group of runs: mean and deviation over the seeds, beside its report."""
     rows = [
         [
             group.recipe,

@@ -78,7 +78,7 @@ def of_reports() -> Iterator[Point]:
 
 
 def of_runs(results: Path) -> Iterator[Point]:
-    """Yield the mean of the recorded runs of each recipe and device, and each finished run of a changed recipe.
+    """Yield the mean of the recorded runs of each recipe, and each finished run of a changed recipe.
 
     Runs with a teacher are left out: its answers, and its own training, are not in their FLOPs.
     """

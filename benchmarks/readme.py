@@ -239,7 +239,7 @@ def overview(folder: Path) -> str:
 
 
 def overview_rows(recipe: str, found: list[Recorded], folder: Path) -> list[list[str]]:
-    """Return a row for each device on which a recipe was trained, or one that says that it was not."""
+    """Return a row for each group of a recipe's runs, or one that says that there is none."""
     name, _, word = recipe.partition(":")
     ours = [
         [
