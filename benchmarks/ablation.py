@@ -78,13 +78,13 @@ def outcome(workdir: Path) -> dict:
 
 
 def compared(lines: Sequence[dict], base: str, shared: Sequence[str], changes: Sequence[str]) -> str:
-    """Return the table of the recipe, whose change is "", and of its `changes`, from the lines of the journal."""
+    """Return the table of `changes`, of which "" is the recipe itself, from the lines of the journal."""
     found = {
         (line["case"]["change"], line["case"]["seed"]): line["found"] | {"alone": was_alone(line["made"])}
         for line in lines
         if case_of(base, line["case"]["change"], shared, line["case"]["seed"]) == line["case"]
     }
-    return table(HEADER, [row(change, base, found) for change in ("", *changes)])
+    return table(HEADER, [row(change, base, found) for change in changes])
 
 
 def was_alone(made: dict) -> bool:
@@ -97,7 +97,7 @@ def tables(lines: Sequence[dict]) -> str:
     groups: dict[tuple[str, str], list[str]] = {}
     for case in (line["case"] for line in lines):
         changes = groups.setdefault((case["base"], case["shared"]), [])
-        changes += [case["change"]] if case["change"] and case["change"] not in changes else []
+        changes += [case["change"]] if case["change"] not in changes else []
     return "\n".join(
         f"`{f'{base} {shared}'.rstrip()}`:\n\n{compared(lines, base, shlex.split(shared), changes)}"
         for (base, shared), changes in groups.items()
@@ -153,7 +153,7 @@ def main() -> int:
                 if code:
                     return code
                 journal.add(case, found)
-    print(compared(journal.lines_here(), arguments.base, shared, arguments.change))
+    print(compared(journal.lines_here(), arguments.base, shared, ("", *arguments.change)))
     return 0
 
 
