@@ -39,20 +39,19 @@ NEEDS: dict[str, tuple[Callable[[FrozenConfigDict], bool], str]] = {
     "mix_switch": (lambda train: bool(train.mixup and train.cutmix), "config.train.mixup and cutmix are above 0"),
     "teacher_weight": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
     "teacher_temperature": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
-    "min_delta": (lambda train: train.patience > 0, "config.train.patience is above 0"),
 }
 
 
 def without_effect(config: FrozenConfigDict) -> Iterator[str]:
-    """Yield a line for each field of a complete config that differs from its default and has no effect."""
+    """Yield lines about the fields of a complete config that differ from their defaults and have no effect."""
     values, defaults = flatten(config.to_dict()), flatten(get_config().to_dict())
     changed = {field for field, value in values.items() if value != defaults[field]}
     for section, uses in USES.items():
         name = config[section].name
-        for field in dict.fromkeys(field for fields in uses.values() for field in fields):
-            if f"{section}.{field}" in changed and field not in uses.get(name, (field,)):
-                users = " and ".join(user for user, fields in uses.items() if field in fields)
-                yield f"config.{section}.{field} has no effect with config.{section}.name {name}: it is for {users}"
+        every = dict.fromkeys(field for fields in uses.values() for field in fields)
+        others = [field for field in every if name in uses and field not in uses[name]]
+        if unused := [f"config.{section}.{field}" for field in others if f"{section}.{field}" in changed]:
+            yield f"no effect with config.{section}.name {name}: {', '.join(unused)}"
     for field, (met, words) in NEEDS.items():
         if f"train.{field}" in changed and not met(config.train):
             yield f"config.train.{field} has no effect unless {words}"
