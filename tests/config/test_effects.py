@@ -63,7 +63,7 @@ def test_recipes_set_no_field_without_effect(name):
 
 
 def lines(**changes) -> list[str]:
-    """What is said about the default config with changes, written like train__epochs."""
+    """Return what is said about the default config with changes, written like train__epochs."""
     config = get_config()
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return list(without_effect(config))
