@@ -111,7 +111,7 @@ def row(change: str, base: str, found: dict[tuple[str, int], dict]) -> list[str]
     name = f"`{change}`".replace("|", r"\|") if change else f"none ({base})"
     runs = {key for key in found if key[0] == change}
     if diverged := [found[key]["diverged_in_epoch"] for key in runs - finished]:
-        name += f": {len(diverged)} of {len(runs)} diverged, in epoch {min(diverged)} or later"
+        name += f": {len(diverged)} of {len(runs)} diverged, first in epoch {min(diverged)}"
     if not seeds:
         return [name, "", "", "", "0", "", ""]
     here, there = ([found[which, seed] for seed in seeds] for which in (change, ""))

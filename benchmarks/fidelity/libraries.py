@@ -21,7 +21,7 @@ from benchmarks.fidelity.losses import CLASSES, Draw
 from resnet_flax.data.augment import autoaugment
 from resnet_flax.models import architecture
 from resnet_flax.models.blocks import SE_REDUCTION
-from resnet_flax.models.torch_weights import Tensors
+from resnet_flax.models.torch_weights import Tensors, common_name
 
 if TYPE_CHECKING:
     import torch
@@ -42,24 +42,27 @@ PRE_ACTIVATION: dict[str, dict] = {
     "preact_resnet18, final BatchNorm": architecture("preact_resnet18") | dict(final_norm=True),
     **{name: architecture(name) for name in WIDE},
 }
+# How ResNetV2 names what is named alike in other ResNet code.
 OTHER_NAMES = {
-    r"stem\.conv\.": "conv1.",
-    r"stages\.(\d+)\.blocks\.": lambda match: f"layer{int(match[1]) + 1}.",
+    r"^stem\.conv\.": "conv1.",
+    r"^stages\.(\d+)\.blocks\.": lambda match: f"layer{int(match[1]) + 1}.",
     r"\bnorm(\d)\.": r"bn\1.",
-    r"\bnorm\.": "bn.",
-    r"downsample\.conv\.": "shortcut.0.",
-    r"downsample\.": "shortcut.",
-    r"\bhead\.fc\.|\bfc\.": "linear.",
+    r"^norm\.": "bn.",
+    r"\bshortcut\.conv\.": "shortcut.0.",
+    r"^head\.": "",
 }
 
 
-def our_names(tensors: Tensors) -> Tensors:
-    """Return arrays of a network of timm under our names; its last layer may be a 1x1 convolution."""
+def our_names(arrays: Tensors) -> Tensors:
+    """Return the weights or results of a network of timm under our names; its last layer may be a 1x1 convolution."""
     renamed = {}
-    for name, tensor in tensors.items():
+    for path, array in arrays.items():
+        measure, slash, name = path.rpartition("/")  # as in gradient/NAME
+        name = common_name(name)
         for pattern, replacement in OTHER_NAMES.items():
             name = re.sub(pattern, replacement, name)
-        renamed[name] = tensor.squeeze((2, 3)) if name.endswith("linear.weight") and tensor.ndim == 4 else tensor
+        last = name == "linear.weight" and array.ndim == 4
+        renamed[f"{measure}{slash}{name}"] = array.squeeze((2, 3)) if last else array
     return renamed
 
 
