@@ -178,7 +178,7 @@ def test_damaged_config_is_recreated_by_the_whole_command(workdir, undisturbed, 
 def test_damaged_metrics_are_read_from_the_checkpoint_and_recreated(length, workdir, undisturbed, capsys):
     path = workdir / "metrics.csv"
     path.write_bytes(path.read_bytes()[:length])
-    assert main(["report", f"--workdir={workdir}", f"{workdir}", "--output=" + str(workdir / "both")]) == 0
+    assert main(["report", f"{workdir}", f"{undisturbed()}", f"--output={workdir / 'both'}"]) == 0
     assert "metrics.csv is damaged" in capsys.readouterr().out
     assert run(workdir) == 0
     assert path.read_bytes() == (undisturbed() / "metrics.csv").read_bytes()
