@@ -41,9 +41,14 @@ BASE, RANDOM = "none (the recipe)", "random filters instead of whitening"
 IDEAS: dict[str, tuple[str, ...]] = {
     BASE: (),
     RANDOM: (),  # replaces a function instead
+    "no bias after the whitening": ("--config.train.freeze=('stem',)",),  # it starts at zero
     "PyTorch's initialisation instead of dirac": ("--config.model.kernel_init=torch",),
     "SGD at 0.4 instead of Muon": ("--config.optimizer.name=sgd", "--config.optimizer.learning_rate=0.4"),
     "one learning rate for all parameters": ("--config.optimizer.bias_lr_factor=1",),
+    "8 times the learning rate for biases, not 32": ("--config.optimizer.bias_lr_factor=8",),
+    "the highest learning rate after 23 % of the training, not 5": ("--config.schedule.rise=0.23",),
+    "a learning rate of 0.15, not 0.1": ("--config.optimizer.learning_rate=0.15",),
+    "a momentum of 0.9, not 0.85": ("--config.optimizer.momentum=0.9",),
     "no label smoothing": ("--config.train.label_smoothing=0",),
     "basic blocks with strides instead of pooling blocks": ("--config.model.block=basic",),
     "ReLU instead of GELU": ("--config.model.activation=relu",),
@@ -55,10 +60,9 @@ IDEAS: dict[str, tuple[str, ...]] = {
 def random_directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
     """Return random filters in place of whitening.directions, whose outputs also have variance 1."""
     kernel = np.random.default_rng(0).normal(size=(2, 2, 3, 12)).astype(np.float32)
-    kernel /= (
-        Whitening().apply({"batch_stats": {"kernel": kernel}}, normalize(jnp.asarray(images[:500]))).std((0, 1, 2))
-    )
-    return np.concatenate([kernel, -kernel], -1)
+    kernel = np.concatenate([kernel, -kernel], -1)
+    variables = {"params": {"bias": np.zeros(24, np.float32)}, "batch_stats": {"kernel": kernel}}
+    return kernel / np.std(Whitening().apply(variables, normalize(jnp.asarray(images[:500]))), (0, 1, 2))
 
 
 def measure(idea: str, seed: int) -> dict:

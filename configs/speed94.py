@@ -1,4 +1,4 @@
-"""For speed: whitening stem, pooling blocks 1-1-1 of 64/192/256 channels, 2,489,354 parameters.
+"""For speed: whitening stem, pooling blocks 1-1-1 of 64/192/256 channels, 2,489,378 parameters.
 
 python -m resnet_flax.main --config=configs/speed94.py         (trains on 45,000, validates on 5,000)
 python -m resnet_flax.main --config=configs/speed94.py:full    (trains on all 50,000, last epoch)

@@ -1,4 +1,4 @@
-"""For speed: the network of configs/speed96.py, trained for 16 epochs instead of 60; 4,846,346 parameters.
+"""For speed: the network of configs/speed96.py, trained for 16 epochs instead of 60; 4,846,370 parameters.
 
 python -m resnet_flax.main --config=configs/speed95.py         (trains on 45,000, validates on 5,000)
 python -m resnet_flax.main --config=configs/speed95.py:full    (trains on all 50,000, last epoch)

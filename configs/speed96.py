@@ -1,4 +1,4 @@
-"""For speed: whitening stem, pooling blocks 1-1-1 of 128/256/352 channels, 4,846,346 parameters.
+"""For speed: whitening stem, pooling blocks 1-1-1 of 128/256/352 channels, 4,846,370 parameters.
 
 python -m resnet_flax.main --config=configs/speed96.py         (trains on 45,000, validates on 5,000)
 python -m resnet_flax.main --config=configs/speed96.py:full    (trains on all 50,000, last epoch)

@@ -180,8 +180,8 @@ class ResNet(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         whitened = stem == "whitening"
         if whitened:
-            self.whitening = nn.Conv2d(3, 24, 2, bias=False).requires_grad_(False)
-            nn.init.zeros_(self.whitening.weight)
+            self.whitening = nn.Conv2d(3, 24, 2)
+            self.whitening.weight.requires_grad_(False)
         else:
             stem_width = stem_width or widths[0]
             self.conv1 = conv(3, stem_width, 3)

@@ -286,8 +286,7 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
     parts = part_names(len(model.blocks), model.final_norm)
     for part in config.train.freeze:
         yield from complaint("config.train.freeze", lookup, "part of the network", part, dict.fromkeys(parts))
-    fixed = {"stem"} if model.stem == "whitening" else set()
-    if set(parts) <= fixed | set(config.train.freeze):
+    if set(parts) <= set(config.train.freeze):
         yield "config.train.freeze leaves nothing to train: leave out the head at least"
 
 

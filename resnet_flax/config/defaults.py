@@ -172,8 +172,8 @@ def speed_recipe(network: str, arg: str, epochs: int) -> ConfigDict:
     config.model.kernel_init = "dirac"
     config.optimizer.learning_rate = 0.1
     config.optimizer.momentum = 0.85
-    config.optimizer.bias_lr_factor = 8.0
-    config.schedule.rise = 0.23
+    config.optimizer.bias_lr_factor = 32.0
+    config.schedule.rise = 0.05
     config.train.batch_size = 1000
     config.train.epochs = config.train.checkpoint_every = epochs
     config.train.label_smoothing = 0.2

@@ -1,4 +1,4 @@
-"""A stem that is not trained: it projects small patches of the images onto their principal directions."""
+"""A stem whose kernel is not trained: it projects small patches of the images onto their principal directions."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ FLOOR = 5e-4  # added to the variance of each direction, so that noise is not am
 class Whitening(nn.Module):
     """A fixed convolution with the principal directions of 2x2 patches, scaled to variance 1, and their negatives.
 
-    Page (2018, How to train your ResNet), with 2x2 patches and both signs as in Jordan (2024, arXiv:2404.00498). The
-    kernel is a statistic of the training images, like BatchNorm's means, so it is in `batch_stats`; it is zero until it
-    is set to what `directions` returns.
+    Page (2018, How to train your ResNet), with 2x2 patches, both signs and a trained bias as in Jordan (2024,
+    arXiv:2404.00498). The kernel is a statistic of the training images, like BatchNorm's means, so it is in
+    `batch_stats`; it is zero until it is set to what `directions` returns.
 
     (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), both of the same, arbitrary float dtype.
     """
@@ -25,10 +25,12 @@ class Whitening(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        shape = (SIDE, SIDE, channels, 2 * SIDE * SIDE * channels)
-        kernel = self.variable("batch_stats", "kernel", jnp.zeros, shape, jnp.float32).value
+        outputs = 2 * SIDE * SIDE * channels
+        kernel = self.variable("batch_stats", "kernel", jnp.zeros, (SIDE, SIDE, channels, outputs), jnp.float32).value
+        bias = self.param("bias", nn.initializers.zeros, (outputs,), jnp.float32)
         layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "VALID", dimension_numbers=layout)
+        y = jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "VALID", dimension_numbers=layout)
+        return y + bias.astype(x.dtype)
 
 
 def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""A whitening stem is computed from the training images and then never changes."""
+"""The kernel of a whitening stem is computed from the training images and then never changes; its bias is trained."""
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,9 +28,13 @@ def images() -> np.ndarray:
     return np.clip(coarse + random.integers(-20, 20, coarse.shape), 0, 255).astype(np.uint8)
 
 
+def whitened(kernel: np.ndarray, images: jax.Array) -> jax.Array:
+    return Whitening().apply({"params": {"bias": np.zeros(24, np.float32)}, "batch_stats": {"kernel": kernel}}, images)
+
+
 def test_outputs_are_uncorrelated_and_of_variance_one(images):
     kernel = directions(images, NORMALIZE)
-    outputs = Whitening().apply({"batch_stats": {"kernel": kernel}}, NORMALIZE(images))
+    outputs = whitened(kernel, NORMALIZE(images))
     assert outputs.shape == (40, 15, 15, 24)
     half = np.asarray(outputs[..., :12], np.float64).reshape(-1, 12)
     np.testing.assert_allclose(outputs[..., 12:], -outputs[..., :12], atol=1e-5)
@@ -42,7 +47,7 @@ def test_outputs_are_uncorrelated_and_of_variance_one(images):
 def test_images_from_the_whole_split_are_used(images):
     """They may be too many to use all, and sorted."""
     many = np.concatenate([np.repeat(images, 2 * EXAMPLES // 40, 0), np.repeat(images // 4, 2 * EXAMPLES // 40, 0)])
-    outputs = Whitening().apply({"batch_stats": {"kernel": directions(many, NORMALIZE)}}, NORMALIZE(many[::10]))
+    outputs = whitened(directions(many, NORMALIZE), NORMALIZE(many[::10]))
     np.testing.assert_allclose(outputs[..., :3].var((0, 1, 2)), 1, atol=0.05)
 
 
@@ -66,9 +71,10 @@ def test_a_run_starts_with_the_directions_and_keeps_them(way):
     state = run.fresh_state()
     expected = directions(run.data.train.images, NORMALIZE)
     np.testing.assert_array_equal(state.batch_stats["stem_whitening"]["kernel"], expected)
-    assert "stem_whitening" not in state.params
+    assert not np.any(state.params["stem_whitening"]["bias"])
     state, totals, _ = run.advance(0)(state, run.parallel.replicate(Totals.zero()), 1)
     assert int(totals.nonfinite_step) == -1
+    assert np.any(state.params["stem_whitening"]["bias"])
     for statistics in (state.batch_stats, state.average["batch_stats"]):
         np.testing.assert_array_equal(statistics["stem_whitening"]["kernel"], expected)
 
@@ -80,5 +86,5 @@ def test_other_stems_have_no_statistics_before_training(images):
 def test_every_stage_halves_the_image_after_a_whitening_stem():
     rows = layers.layers(ResNet((1, 1), (4, 8), stem="whitening", block="pool"), (32, 32, 3))
     stem = rows[0]
-    assert (stem.kind, stem.shape, stem.parameters, stem.flops) == ("Whitening", (31, 31, 24), 0, 2 * 288 * 31 * 31)
+    assert (stem.kind, stem.shape, stem.parameters, stem.flops) == ("Whitening", (31, 31, 24), 24, 2 * 288 * 31 * 31)
     assert [row.shape for row in rows if row.kind == "PoolBlock"] == [(15, 15, 4), (7, 7, 8)]

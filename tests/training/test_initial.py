@@ -203,11 +203,3 @@ def test_parts_that_cannot_be_frozen_are_named(freeze, message):
     with pytest.raises(UserError) as refusal:
         complete(config)
     assert message in str(refusal.value)
-
-
-def test_a_whitening_stem_alone_leaves_nothing_to_train():
-    config = get_config()
-    config.model.update(stem="whitening", block="pool")
-    config.train.freeze = ("stage1", "stage2", "stage3", "head")
-    with pytest.raises(UserError, match="leaves nothing to train"):
-        complete(config)
