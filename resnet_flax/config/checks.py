@@ -61,6 +61,7 @@ Rule = tuple[Callable[[Any], bool], str]
 POSITIVE: Rule = (lambda v: v > 0, "positive")
 NOT_NEGATIVE: Rule = (lambda v: v >= 0, "0 or positive")
 BELOW_ONE: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+PIXELS: Rule = (lambda v: 8 <= v <= 1024, "from 8 to 1,024 pixels")
 EPOCHS: Rule = (lambda v: v > 0, "a positive number of epochs")
 ALPHA: Rule = (lambda v: v == 0 or 1e-3 <= v <= 1e3, "0 (off), or from 0.001 to 1,000")
 
@@ -70,7 +71,7 @@ RULES: dict[str, Rule] = {
     "data.dir": (is_path, f"a path {MOUNTED}"),
     "data.train": (lambda v: v.strip() != "", "a split, such as train or train[:90%]"),
     "data.classes": (lambda v: len(v) > 1 and distinct_names(v), "two or more names, all different"),
-    "data.image_size": (lambda v: 8 <= v <= 1024, "from 8 to 1,024 pixels"),
+    "data.image_size": PIXELS,
     "data.train_examples": (lambda v: v >= 0, "0 (all) or positive"),
     "model.blocks": (lambda v: one_per_stage(v, 200), "1 to 8 positive integers, one per stage, each at most 200"),
     "model.widths": (lambda v: one_per_stage(v, 8192), "1 to 8 positive integers, one per stage, each at most 8,192"),
@@ -118,6 +119,8 @@ RULES: dict[str, Rule] = {
     "train.teacher": (are_paths, f"names of trained networks or their paths {MOUNTED}, separated by commas"),
     "train.teacher_weight": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
     "train.teacher_temperature": POSITIVE,
+    "train.small_share": BELOW_ONE,
+    "train.small_size": PIXELS,
     "train.sam_radius": (lambda v: v >= 0, "0 (off) or positive"),
     "train.ema_decay": (lambda v: 0 <= v < 1, "0 (off), or above 0 and below 1"),
     "train.checkpoint_every": EPOCHS,
@@ -280,7 +283,7 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
         yield "config.model.zero_last_scale needs blocks that end in BatchNorm: config.model.block preact does not"
     if model.stem_width and model.stem != "conv":
         yield f"config.model.stem_width needs config.model.stem to be conv, not {model.stem}"
-    yield from pooling_conflicts(model, config.data.image_size)
+    yield from size_conflicts(config)
     yield from shortcut_conflicts(model)
     yield from bottleneck_conflicts(model)
     parts = part_names(len(model.blocks), model.final_norm)
@@ -290,14 +293,23 @@ def network_conflicts(config: ConfigDict) -> Iterator[str]:
         yield "config.train.freeze leaves nothing to train: leave out the head at least"
 
 
-def pooling_conflicts(model: ConfigDict, image_size: int) -> Iterator[str]:
+def size_conflicts(config: ConfigDict) -> Iterator[str]:
+    size, small = config.data.image_size, config.train.small_size
+    yield from pooling_conflicts(config.model, "config.data.image_size", size)
+    if config.train.small_share:
+        yield from pooling_conflicts(config.model, "config.train.small_size", small)
+        if small >= size:
+            yield f"config.train.small_size {small} must be less than config.data.image_size {size}"
+
+
+def pooling_conflicts(model: ConfigDict, field: str, image_size: int) -> Iterator[str]:
     """A pool block halves images and rounds down; the whitening stem takes a pixel, and all stages after it pool."""
     whitening = model.stem == "whitening"
     poolings = len(model.blocks) - (not whitening)
     smallest = 2**poolings + whitening
     if model.block == "pool" and image_size < smallest:
         yield (
-            f"config.data.image_size {image_size} is too small for pool blocks in {poolings} stages: "
+            f"{field} {image_size} is too small for pool blocks in {poolings} stages: "
             f"make it at least {smallest}, or config.model.blocks shorter"
         )
 

@@ -37,6 +37,7 @@ NEEDS: dict[str, tuple[Callable[[FrozenConfigDict], bool], str]] = {
         "config.train.mixup, cutmix or ricap is above 0",
     ),
     "mix_switch": (lambda train: bool(train.mixup and train.cutmix), "config.train.mixup and cutmix are above 0"),
+    "small_size": (lambda train: bool(train.small_share), "config.train.small_share is above 0"),
     "teacher_weight": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
     "teacher_temperature": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
 }

@@ -26,6 +26,7 @@ from resnet_flax.text import short_repr
 from resnet_flax.training import dispatch
 from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.training.distillation import Teacher
+from resnet_flax.training.resizing import Resizing, small_epochs
 from resnet_flax.training.step import TrainState, init_state, kernels_in, train_step
 from resnet_flax.training.teacher import checksums, load_teacher
 from resnet_flax.workdir.code import code_digest
@@ -132,6 +133,7 @@ class Run:
             model=self.model,
             optimizer=self.optimizer,
             label_smoothing=self.config.train.label_smoothing,
+            resizing=self.resizing(),
             sam_radius=self.config.train.sam_radius,
             ema_decay=self.config.train.ema_decay,
             frozen=self.config.train.freeze,
@@ -142,6 +144,12 @@ class Run:
         return lambda state, totals, batch, scheduled, constants, kernels=(): step(
             state, totals, batch, constants["teaching"], kernels, seed=constants["seed"], hyperparams=scheduled
         )
+
+    def resizing(self) -> Resizing | None:
+        """Return what makes the images of the first epochs smaller, or None if all have their full size."""
+        train = self.config.train
+        steps = small_epochs(train) * self.stream.steps_per_epoch
+        return Resizing(train.small_size, steps) if steps else None
 
     def rounded(self, state: TrainState) -> list[jax.Array]:
         """Return the kernels that the next step uses instead of those of `state`, or []: see models.convolution."""

@@ -16,6 +16,7 @@ from resnet_flax.models.resnet import part_of
 from resnet_flax.training.distillation import Teacher
 from resnet_flax.training.mixing import mix_batch
 from resnet_flax.training.packing import together
+from resnet_flax.training.resizing import Resizing
 
 Batch = dict[str, jax.Array]  # "image" (batch, H, W, 3) and, in training, "label" (batch,) int32
 
@@ -107,6 +108,7 @@ def train_step(
     seed: chex.Numeric,
     hyperparams: dict[str, chex.Numeric] | None = None,
     label_smoothing: float = 0.0,
+    resizing: Resizing | None = None,
     sam_radius: float = 0.0,
     ema_decay: float = 0.0,
     mixing: Mixing = UNMIXED,
@@ -133,15 +135,15 @@ def train_step(
 
     kept = {name: layer for name, layer in state.params.items() if part_of(name) in frozen}
 
+    def forward(params, images):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key})
+
+    if resizing is not None:
+        forward = resizing.apply(forward, state.step)
+
     def loss_fn(params):
-        params = params | jax.lax.stop_gradient(kept)
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            examples.image,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": dropout_key},
-        )
+        logits, updates = forward(params | jax.lax.stop_gradient(kept), examples.image)
         losses = soft_cross_entropy(logits, examples.targets(logits.shape[-1]), label_smoothing)
         if teacher is not None and taught is not None:
             losses = teacher.loss(losses, logits, taught)

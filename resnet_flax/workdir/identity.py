@@ -48,9 +48,12 @@ def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> boo
     if [change.partition(":")[0] for change in changes] != ["config.train.epochs"] or after < before:
         return False
     schedule = FrozenConfigDict(new["schedule"])
-    if depends_on_length(schedule, before, after):
+    dependent = f"the schedule {schedule.name}" if depends_on_length(schedule, before, after) else ""
+    if new["train"]["small_share"]:
+        dependent = "config.train.small_share"
+    if dependent:
         raise UserError(
-            f"{workdir} cannot be extended from {before} to {after} epochs: the schedule {schedule.name} depends on "
+            f"{workdir} cannot be extended from {before} to {after} epochs: {dependent} depends on "
             f"the length of the run, so the first {before} epochs of a longer one differ; choose another --workdir"
         )
     return True

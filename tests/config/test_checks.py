@@ -128,6 +128,8 @@ NARROW = [
     (("train.mix_switch", 1.1), "from 0 to 1"),
     (("train.teacher_weight", 0.0), "above 0 and at most 1"),
     (("train.teacher_temperature", 0.0), "must be positive"),
+    (("train.small_share", 1.0), "at least 0 and below 1"),
+    (("train.small_size", 7), "from 8 to 1,024 pixels"),
     (("train.ema_decay", 1.0), "below 1"),
     (("train.checkpoint_every", 0), "a positive number of epochs"),
     (("train.monitor", "val_acuracy"), "did you mean 'val_accuracy'?"),
@@ -157,6 +159,14 @@ CONTRADICTIONS = [
     (
         {"model.block": "pool", "model.stem": "whitening", "model.blocks": (1,) * 5, "model.widths": (8,) * 5},
         "image_size 32 is too small for pool blocks in 5 stages: make it at least 33",
+    ),
+    (
+        {"model.block": "pool", "model.blocks": (1,) * 6, "model.widths": (8,) * 6, "train.small_share": 0.5},
+        "config.train.small_size 24 is too small for pool blocks in 5 stages: make it at least 32",
+    ),
+    (
+        {"train.small_share": 0.5, "train.small_size": 32},
+        "config.train.small_size 32 must be less than config.data.image_size 32",
     ),
     (
         {"model.shortcut": "pad", "model.widths": (16, 8, 8)},

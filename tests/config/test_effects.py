@@ -84,6 +84,11 @@ def lines(**changes) -> list[str]:
         ),
         (dict(train__mix_probability=0.5, train__ricap=0.3), None),
         (
+            dict(train__small_size=16),
+            "config.train.small_size has no effect unless config.train.small_share is above 0",
+        ),
+        (dict(train__small_size=16, train__small_share=0.5), None),
+        (
             dict(train__teacher_weight=0.5),
             "config.train.teacher_weight has no effect unless config.train.teacher names a network",
         ),

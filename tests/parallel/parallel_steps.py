@@ -20,6 +20,7 @@ from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
 from resnet_flax.training.distillation import Network, Teacher
 from resnet_flax.training.mixing import mix_batch
+from resnet_flax.training.resizing import Resizing
 from resnet_flax.training.step import Totals, eval_step, init_state, train_step
 
 
@@ -43,9 +44,10 @@ def main(way: str, out: str) -> None:
     state = parallel.replicate(jax.jit(partial(init_state, model, optimizer, 0, (16, 16, 3)))())
     totals = parallel.replicate(Totals.zero())
     arguments = dict(model=model, optimizer=optimizer, seed=0, hyperparams=hyperparams, axis_name=parallel.axis_name)
-    # Of these five batches one is as it is, and the others are mixed by either method.
-    mixed = dict(mixing=Mixing(1.0, 1.0, 0.8), teacher=Teacher((network,), 4.0, 0.5), sam_radius=0.01)
-    step = parallel.compile(partial(train_step, **arguments, **mixed), sharded=(2,), donate=(0,))
+    # Of these five batches one is as it is, and the others are mixed by either method. The first two are made smaller.
+    mixed = dict(mixing=Mixing(1.0, 1.0, 0.8), teacher=Teacher((network,), 4.0, 0.5))
+    settings = mixed | dict(sam_radius=0.01, resizing=Resizing(12, 2))
+    step = parallel.compile(partial(train_step, **arguments, **settings), sharded=(2,), donate=(0,))
     rng = np.random.default_rng(0)
     batches = [
         {

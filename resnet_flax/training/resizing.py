@@ -1,0 +1,31 @@
+"""Progressive resizing: training begins on smaller images, which take less time."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+from ml_collections import ConfigDict
+
+Forward = Callable[[chex.ArrayTree, jax.Array], Any]  # of a network: (params, images) -> its outputs
+
+
+def small_epochs(train: ConfigDict) -> int:
+    """Return how many epochs, at the start, are on images of `small_size`; `train` is that section of a config."""
+    return round(train.small_share * train.epochs)
+
+
+class Resizing(NamedTuple):
+    """Until `steps` steps are done, the network gets images of `size` pixels, height and width."""
+
+    size: int
+    steps: int
+
+    def apply(self, forward: Forward, step: jax.Array) -> Forward:
+        """Return `forward` for the step after `step`, with images (batch, H, W, C) shrunk if that is on."""
+
+        def shrunk(params: chex.ArrayTree, images: jax.Array) -> Any:
+            shape = (len(images), self.size, self.size, images.shape[-1])
+            return forward(params, jax.image.resize(images, shape, "linear"))
+
+        return lambda params, images: jax.lax.cond(step < self.steps, shrunk, forward, params, images)
