@@ -8,7 +8,7 @@ The goal is 94.0 % test accuracy on CIFAR-10 in 2 seconds on one H200, without t
 not reach it yet. benchmarks.speed_ablation measures single ideas in a small version: whitening, pooling blocks, Muon,
 the learning rate of biases and GELU help there; initialisation, label smoothing and alternating flips show no effect.
 
-This project: speed94:full 92.93 ± 0.16 % (n = 2, 1 x cpu).
+This project: not yet measured.
 """
 
 from resnet_flax.config import speed_recipe
