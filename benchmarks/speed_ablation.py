@@ -2,7 +2,7 @@
 
 The recipe with widths 8/16/32 trains for 4 epochs on 10,000 images in batches of 128, once as it is and once with each
 of its ideas left out or replaced, and is evaluated on 5,000 other images of the training split; the test split is not
-used. Each run is compared with the unchanged recipe of the same seed. It needs no accelerator: a run takes about 30
+used. Each run is compared with the unchanged recipe of the same seed. It needs no accelerator: a run takes 30 to 90
 seconds of one core. Writes a line for each run to speed_ablation.jsonl and prints a table at the end.
 """
 
