@@ -164,7 +164,7 @@ OF_RUNS = (
     ),
     (
         "Runs of changed recipes",
-        "These settings match no recipe; each command shows what it changes, and repeats the run with the code of that commit.",
+        "These settings match no recipe; each command shows what it changes, and repeats the run at its commit.",
         accuracy.changed,
     ),
     (

@@ -22,7 +22,7 @@ class Resizing(NamedTuple):
     steps: int
 
     def apply(self, forward: Forward, step: jax.Array) -> Forward:
-        """Return `forward` for the step after `step`, with images (batch, H, W, C) shrunk if that is on."""
+        """Return `forward` after `step` steps: it shrinks images (batch, H, W, C) first, by linear interpolation."""
 
         def shrunk(params: chex.ArrayTree, images: jax.Array) -> Any:
             shape = (len(images), self.size, self.size, images.shape[-1])

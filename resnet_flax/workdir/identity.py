@@ -42,14 +42,15 @@ def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
 def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> bool:
     """Return whether a run of the config `old` becomes one of `new` by training on: only the epochs are more.
 
-    `changes` are all `differences` between the two. Raises UserError if the schedule depends on the number of epochs.
+    `changes` are all `differences` between the two. Raises UserError if training depends on the number of epochs.
     """
     before, after = old["train"]["epochs"], new["train"]["epochs"]
     if [change.partition(":")[0] for change in changes] != ["config.train.epochs"] or after < before:
         return False
-    schedule = FrozenConfigDict(new["schedule"])
-    dependent = f"the schedule {schedule.name}" if depends_on_length(schedule, before, after) else ""
-    if new["train"]["small_share"]:
+    schedule, dependent = FrozenConfigDict(new["schedule"]), ""
+    if depends_on_length(schedule, before, after):
+        dependent = f"the schedule {schedule.name}"
+    elif new["train"]["small_share"]:
         dependent = "config.train.small_share"
     if dependent:
         raise UserError(
