@@ -182,6 +182,8 @@ class ResNet(nn.Module):
         if whitened:
             self.whitening = nn.Conv2d(3, 24, 2)
             self.whitening.weight.requires_grad_(False)
+            for parameter in self.whitening.parameters():
+                nn.init.zeros_(parameter)
         else:
             stem_width = stem_width or widths[0]
             self.conv1 = conv(3, stem_width, 3)
