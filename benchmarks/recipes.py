@@ -8,8 +8,8 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
 from resnet_flax.command_line import parse
+from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.models.layers import layers
-from resnet_flax.training.resizing import small_epochs
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ("resnet_443", "resnet_2322", "preact", "resnet18_w42", "resnet_large", "resnet_353")
@@ -64,15 +64,17 @@ def config(recipe: str, changes: Sequence[str] = ()) -> FrozenConfigDict:
 
 
 def training_flops(config: FrozenConfigDict) -> int:
-    """Return the FLOPs of training on one image: three times those of its forward pass, on average over the epochs.
+    """Return the FLOPs of training on one image: three times those of its forward pass, on average over the steps.
 
     For each convolution of the forward pass, the backward pass computes two of the same size, one for the gradient of
     its input and one for that of its kernel. Only convolutions and dense layers count, a multiply-add as two.
     """
-    model, epochs, small = models.build(config), config.train.epochs, small_epochs(config.train)
-    sizes = ((config.data.image_size, epochs - small), (config.train.small_size, small))
-    forward = sum(count * layer.flops for size, count in sizes if count for layer in layers(model, (size, size, 3)))
-    return 3 * forward // epochs
+    model, share, small = models.build(config), config.train.small_share, config.train.small_size
+    flops = 3 * sum(layer.flops for layer in layers(model, image_shape(config.data)))
+    if share:
+        fewer = 3 * sum(layer.flops for layer in layers(model, (small, small, 3)))
+        flops = round((1 - share) * flops + share * fewer)
+    return flops
 
 
 def random_images(folder: Path, examples: int) -> list[str]:

@@ -108,8 +108,8 @@ def get_config() -> ConfigDict:
                 teacher="",  # learn from these networks: workdirs, weights or pretrained names, separated by commas
                 teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is for the labels
                 teacher_temperature=4.0,  # divides the logits of both networks in that comparison
-                small_share=0.0,  # share of the epochs, at the start, on images of small_size (progressive resizing)
-                small_size=24,  # pixels, height and width
+                small_share=0.0,  # progressive resizing: share of the steps, the first ones, on smaller images
+                small_size=24,  # pixels, height and width of these images
                 sam_radius=0.0,  # sharpness-aware minimisation (SAM): distance to its second gradient; 0 for none
                 ema_decay=0.0,  # evaluate an exponential moving average of the weights, with this decay; 0 for none
                 checkpoint_every=1,  # epochs

@@ -5,14 +5,8 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
-from ml_collections import ConfigDict
 
 Forward = Callable[[chex.ArrayTree, jax.Array], Any]  # of a network: (params, images) -> its outputs
-
-
-def small_epochs(train: ConfigDict) -> int:
-    """Return how many epochs, at the start, are on images of `small_size`; `train` is that section of a config."""
-    return round(train.small_share * train.epochs)
 
 
 class Resizing(NamedTuple):

@@ -26,7 +26,7 @@ from resnet_flax.text import short_repr
 from resnet_flax.training import dispatch
 from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
 from resnet_flax.training.distillation import Teacher
-from resnet_flax.training.resizing import Resizing, small_epochs
+from resnet_flax.training.resizing import Resizing
 from resnet_flax.training.step import TrainState, init_state, kernels_in, train_step
 from resnet_flax.training.teacher import checksums, load_teacher
 from resnet_flax.workdir.code import code_digest
@@ -146,9 +146,9 @@ class Run:
         )
 
     def resizing(self) -> Resizing | None:
-        """Return what makes the images of the first epochs smaller, or None if all have their full size."""
+        """Return what makes the images of the first steps smaller, or None if all have their full size."""
         train = self.config.train
-        steps = small_epochs(train) * self.stream.steps_per_epoch
+        steps = int(train.small_share * train.epochs * self.stream.steps_per_epoch)
         return Resizing(train.small_size, steps) if steps else None
 
     def rounded(self, state: TrainState) -> list[jax.Array]:

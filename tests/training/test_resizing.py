@@ -39,10 +39,10 @@ def test_steps_are_on_smaller_images_until_all_of_these_are_done():
     assert int(state.step) == 3
 
 
-@pytest.mark.parametrize(("share", "epochs", "small"), [(0.0, 4, 0), (0.5, 4, 2), (0.3, 4, 1), (0.1, 4, 0)])
-def test_the_share_is_rounded_to_whole_epochs(share, epochs, small):
+@pytest.mark.parametrize(("share", "steps"), [(0.0, 0), (0.5, 6), (0.3, 3), (0.99, 11)])
+def test_a_share_of_the_steps_is_on_small_images_and_never_all(share, steps):
     config = get_config()
     config.data.update(train_examples=64)
-    config.train.update(batch_size=16, epochs=epochs, small_share=share, small_size=16)
+    config.train.update(batch_size=16, epochs=3, small_share=share, small_size=16)
     found = Run.from_config(complete(config)).resizing()
-    assert found == (Resizing(16, 4 * small) if small else None)
+    assert found == (Resizing(16, steps) if steps else None)
