@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "resnet_flax"
 # From what all may use to what uses everything. What stands in one row does not import each other.
 LAYERS = (
-    ("text", "files", "hashing", "memory", "verbs"),
+    ("text", "files", "hashing", "memory", "processor", "verbs"),
     ("errors",),
     ("cache", "models", "optim", "parallel"),
     ("data",),

@@ -20,7 +20,7 @@ from benchmarks import command_line
 from benchmarks.fidelity import HEADING, Row, augmentation, libraries, losses, networks, optimizers, relative, schedules
 from benchmarks.record import RESULTS, circumstances
 from resnet_flax.files import atomic_write
-from resnet_flax.parallel.devices import processor
+from resnet_flax.processor import processor_name
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 MODULES = {
@@ -62,7 +62,7 @@ def heading(command: str) -> str:
     made = circumstances()
     versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
     return (
-        f"# Fidelity\n\n`{command}` on {made['date']}, commit {made['commit']}, {processor()}, "
+        f"# Fidelity\n\n`{command}` on {made['date']}, commit {made['commit']}, {processor_name()}, "
         f"Python {made['python']}, {versions}.\n"
     )
 

@@ -6,10 +6,11 @@ gradients, because cuDNN computes a float32 gradient only from float32 images.
 
 On a CPU, XLA uses its fast kernel for operands laid out as (batch, H, W, channels) and (H, W, inputs, outputs). It
 converts other layouts only in the outermost computation: inside a loop, the gradients that JAX derives are computed
-naively, dozens of times slower. The gradients here have the right layout from the start.
+naively, dozens of times slower. The gradients here have the right layout from the start. Where it is faster, a training
+step on a CPU convolves by Winograd's algorithm; without gradients, as in evaluation, a convolution is XLA's everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -20,7 +21,13 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from resnet_flax.models import winograd
+from resnet_flax.processor import has_avx512
+
 Pads = Sequence[tuple[int, int]]
+
+# From as many inputs and outputs on, Winograd's algorithm makes a training step faster: benchmarks/results/step.md.
+FEWEST_CHANNELS = 64
 
 
 def convolution(width: int, kernel: int, stride: int, *, use_bias: bool = False, **kwargs) -> nn.Conv:
@@ -71,30 +78,55 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax
 
 
 def _forward(x, kernel, stride, padding):
+    if _by_winograd(x, kernel, stride, padding):
+        return _apart(winograd.convolve, x, kernel), (x, kernel)
     return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(stride, padding, saved, gradient):
     x, kernel = saved
-    # If this were inlined, XLA would fuse the producers of x and of the gradient into their transposition and recompute
-    # them with strides. With several devices it must be inlined: in a separate computation the sum over devices has no
-    # fixed place in the order, and two devices could wait for different sums.
-    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-    with set_xla_metadata(inlineable="false") if alone else nullcontext():
-        of_kernel = _kernel_gradient(x, gradient, kernel.shape[0], stride, padding, kernel.dtype)
+    if _by_winograd(x, kernel, stride, padding):
+        of_kernel = _apart(winograd.kernel_gradient, x, gradient)
+        return _apart(winograd.convolve, gradient, _rotated(kernel)), of_kernel
+    of_kernel = _apart(_kernel_gradient, x, gradient, kernel.shape[0], stride, padding, kernel.dtype)
     return _input_gradient(x.shape, kernel.astype(x.dtype), gradient, stride, padding), of_kernel
 
 
 _convolve.defvjp(_forward, _backward)
 
 
+def _by_winograd(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
+    """Return whether Winograd's algorithm applies and a training step is known to be faster with it."""
+    applies = kernel.shape[:2] == (3, 3) and (stride, padding) == (1, 1) and x.dtype == kernel.dtype == jnp.float32
+    return applies and min(kernel.shape[2:]) >= FEWEST_CHANNELS and _on_one_cpu() and not has_avx512()
+
+
+def _apart(function: Callable[..., jax.Array], *arguments) -> jax.Array:
+    """Call a jitted function whose computation XLA does not inline, where that is safe.
+
+    XLA would fuse the producers of the arguments into what the function begins with, and recompute them there, with
+    strides. With several devices it must be inlined: in a separate computation a sum over devices has no fixed place
+    in the order, and two devices could wait for different sums.
+    """
+    with set_xla_metadata(inlineable="false") if _on_one_cpu() else nullcontext():
+        return function(*arguments)
+
+
+def _on_one_cpu() -> bool:
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 def _input_gradient(shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array, stride: int, padding: int):
-    """Convolve the gradient, dilated by the stride, with the kernel rotated by 180 degrees."""
+    """Convolve the gradient, dilated by the stride, with the rotated kernel."""
     before = kernel.shape[0] - 1 - padding
     spreads = zip(shape[1:3], _spread(gradient, stride), strict=True)
     pads = [(before, pixels + padding - spread) for pixels, spread in spreads]
-    rotated = kernel[::-1, ::-1].swapaxes(2, 3)
-    return _conv(gradient, rotated, pads, window_strides=(1, 1), lhs_dilation=(stride, stride))
+    return _conv(gradient, _rotated(kernel), pads, window_strides=(1, 1), lhs_dilation=(stride, stride))
+
+
+def _rotated(kernel: jax.Array) -> jax.Array:
+    """Return the kernel of the input gradient (K, K, O, I): rotated, with inputs and outputs exchanged."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5))

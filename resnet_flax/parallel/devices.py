@@ -5,11 +5,8 @@ loss see the whole batch. `Pmap` runs on each device the same step, which itself
 """
 
 import os
-import platform
-import subprocess
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import chex
@@ -19,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_flax.errors import UserError
 from resnet_flax.parallel.processes import device_mesh
+from resnet_flax.processor import processor_name
 
 AXIS = "data"
 
@@ -115,9 +113,6 @@ class Pmap:
 
 PARALLEL: dict[str, Callable[[], Any]] = {"jit": Jit, "pmap": Pmap}
 
-# Vector instructions of x86 by their flag in /proc/cpuinfo, the fastest first.
-VECTORS = {"avx512_bf16": "AVX-512 and bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
-
 
 @cache
 def compiler_options() -> dict[str, str] | None:
@@ -144,33 +139,8 @@ def device_name() -> str:
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     if kind != "cpu":
         return f"{count} x {kind}"
-    cores = f"{os.cpu_count()} cores of {processor()}"
+    cores = f"{os.cpu_count()} cores of {processor_name()}"
     return cores if count == 1 else f"{count} x cpu on {cores}"
-
-
-def processor() -> str:
-    """Return the name of the processor, or its architecture if the system does not know it.
-
-    On Linux with its vector instructions, "AMD EPYC with AVX-512": virtual machines hide the model, and generations of
-    one name differ by a factor of several.
-    """
-    try:
-        if platform.system() == "Darwin":
-            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            name = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-        else:
-            name = described_processor(Path("/proc/cpuinfo").read_text(errors="replace"))
-    except (OSError, subprocess.CalledProcessError):
-        name = ""
-    return name or platform.machine()
-
-
-def described_processor(cpuinfo: str) -> str:
-    """Return the name and vector instructions of the processor that /proc/cpuinfo describes, "" if it has no name."""
-    fields = dict(line.replace("\t", "").split(": ", 1) for line in cpuinfo.splitlines() if ": " in line)
-    name, flags = fields.get("model name", "").strip(), fields.get("flags", "").split()
-    vectors = next((instructions for flag, instructions in VECTORS.items() if flag in flags), "")
-    return f"{name} with {vectors}" if name and vectors else name
 
 
 def check_batch_size(size: int) -> None:

@@ -13,7 +13,6 @@ from resnet_flax.errors import UserError
 from resnet_flax.parallel.devices import (
     check_batch_size,
     compiler_options,
-    described_processor,
     device_name,
     local_rows,
     smaller_batch_size,
@@ -79,19 +78,6 @@ def test_a_cpu_is_called_by_its_name(system, processor, monkeypatch):
     assert device_name() == f"2 cores of {processor or 'arm64'}"
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     assert device_name() == f"4 x cpu on 2 cores of {processor or 'arm64'}"
-
-
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        ("fpu avx2 fma", "AMD EPYC with AVX2"),
-        ("avx2 avx512f", "AMD EPYC with AVX-512"),
-        ("avx2 avx512f avx512_bf16", "AMD EPYC with AVX-512 and bfloat16"),
-        ("fpu", "AMD EPYC"),
-    ],
-)
-def test_generations_of_a_processor_are_told_apart(flags, named):
-    assert described_processor(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n") == named
 
 
 def test_options_of_xla_are_for_a_cpu_and_for_a_jaxlib_that_has_them(monkeypatch):

@@ -1,0 +1,40 @@
+"""The processor of this machine, by its name and vector instructions."""
+
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+# Vector instructions of x86 by their flag in /proc/cpuinfo, the fastest first.
+VECTORS = {"avx512_bf16": "AVX-512 and bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+
+
+@cache
+def has_avx512() -> bool:
+    """Return whether the processor has AVX-512, as far as the system says."""
+    return "AVX-512" in processor_name()
+
+
+def processor_name() -> str:
+    """Return the name of the processor, or its architecture if the system does not know it.
+
+    On Linux with its vector instructions, "AMD EPYC with AVX-512": virtual machines hide the model, and generations of
+    one name differ by a factor of several.
+    """
+    try:
+        if platform.system() == "Darwin":
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        else:
+            name = described_processor(Path("/proc/cpuinfo").read_text(errors="replace"))
+    except (OSError, subprocess.CalledProcessError):
+        name = ""
+    return name or platform.machine()
+
+
+def described_processor(cpuinfo: str) -> str:
+    """Return the name and vector instructions of the processor that /proc/cpuinfo describes, "" if it has no name."""
+    fields = dict(line.replace("\t", "").split(": ", 1) for line in cpuinfo.splitlines() if ": " in line)
+    name, flags = fields.get("model name", "").strip(), fields.get("flags", "").split()
+    vectors = next((instructions for flag, instructions in VECTORS.items() if flag in flags), "")
+    return f"{name} with {vectors}" if name and vectors else name
