@@ -26,7 +26,7 @@ from resnet_flax.processor import has_avx512
 
 Pads = Sequence[tuple[int, int]]
 
-# From as many inputs and outputs on, Winograd's algorithm makes a training step faster: benchmarks/results/step.md.
+# Fewest inputs and outputs for which Winograd's algorithm makes a training step faster: benchmarks/results/step.md.
 FEWEST_CHANNELS = 64
 
 
@@ -79,16 +79,16 @@ def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax
 
 def _forward(x, kernel, stride, padding):
     if _by_winograd(x, kernel, stride, padding):
-        return _apart(winograd.convolve, x, kernel), (x, kernel)
+        return _not_inlined(winograd.convolve, x, kernel), (x, kernel)
     return _convolve(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(stride, padding, saved, gradient):
     x, kernel = saved
     if _by_winograd(x, kernel, stride, padding):
-        of_kernel = _apart(winograd.kernel_gradient, x, gradient)
-        return _apart(winograd.convolve, gradient, _rotated(kernel)), of_kernel
-    of_kernel = _apart(_kernel_gradient, x, gradient, kernel.shape[0], stride, padding, kernel.dtype)
+        of_kernel = _not_inlined(winograd.kernel_gradient, x, gradient)
+        return _not_inlined(winograd.convolve, gradient, _rotated(kernel)), of_kernel
+    of_kernel = _not_inlined(_kernel_gradient, x, gradient, kernel.shape[0], stride, padding, kernel.dtype)
     return _input_gradient(x.shape, kernel.astype(x.dtype), gradient, stride, padding), of_kernel
 
 
@@ -101,8 +101,8 @@ def _by_winograd(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> 
     return applies and min(kernel.shape[2:]) >= FEWEST_CHANNELS and _on_one_cpu() and not has_avx512()
 
 
-def _apart(function: Callable[..., jax.Array], *arguments) -> jax.Array:
-    """Call a jitted function whose computation XLA does not inline, where that is safe.
+def _not_inlined(function: Callable[..., jax.Array], *arguments) -> jax.Array:
+    """Call a jitted function without letting XLA inline it, where that is safe.
 
     XLA would fuse the producers of the arguments into what the function begins with, and recompute them there, with
     strides. With several devices it must be inlined: in a separate computation a sum over devices has no fixed place

@@ -1,8 +1,8 @@
 """3x3 convolutions with 2.25 times fewer multiplications, for training on a CPU.
 
 Winograd's minimal filtering F(2x2, 3x3), with the matrices of Lavin & Gray (2016), "Fast Algorithms for Convolutional
-Neural Networks": 2x2 outputs, a tile, depend on 4x4 inputs. If inputs, kernel and outputs are transformed, 16 products
-over the channels replace 36. In float32 the results differ from those of a direct convolution by rounding.
+Neural Networks": a tile of 2x2 outputs depends on 4x4 inputs. If inputs, kernel and outputs are transformed, 16
+products over the channels replace 36. In float32 the results differ from a direct convolution's by rounding.
 
 Images are (batch, H, W, channels), kernels (3, 3, inputs, outputs); stride and padding are 1.
 """
