@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 QUICK_TESTS := $(filter-out tests/test_main.py tests/test_fidelity.py, $(wildcard tests/test_*.py)) \
   tests/config tests/optim tests/models/test_networks.py tests/studies/test_space.py
-TOO_OLD := Python 3.11 or later is needed, and $(PYTHON) is %d.%d: name another, such as PYTHON=python3.13
+UNSUPPORTED := Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is %d.%d: name another, such as PYTHON=python3.13
 
 export JAX_PLATFORMS ?= cpu
 
@@ -38,7 +38,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit("error: $(TOO_OLD)" % v[:2] if v < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "error: $(UNSUPPORTED)" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	touch $@

@@ -12,19 +12,18 @@ No epoch is chosen, so nothing is selected on that part within a run.
 The same command resumes: a run that was stopped continues in its folder below --workdir, and a finished one is not
 repeated. Each finished run is a line of ablation.jsonl in the folder --output, and so is one whose loss or gradients
 became NaN or infinite, which has no accuracy. The table at the end shows for each change the mean difference from the
-recipe with the same seed, its standard error, and the training time of the fastest run, unless the machine had more
-processes to run than cores when a run began.
+recipe with the same seed, Student's 95 % interval of that difference, and the training time of the fastest run, unless
+the machine had more processes to run than cores when a run began.
 """
 
 import hashlib
 import shlex
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import command_line, recipes, record
-from benchmarks.tables import minutes, spread, table
+from benchmarks.tables import difference, minutes, spread, table
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.errors import NotFinite, UserError
@@ -35,7 +34,7 @@ from resnet_flax.workdir.results import read_results
 
 NAME = "ablation"
 HELD_OUT = ("--config.data.train=train[:90%]", "--config.data.validation=train[90%:]")
-HEADER = ("change", "accuracy, %", "difference", "standard error", "seeds", "training time", "cost")
+HEADER = ("change", "accuracy, %", "difference", "95 % interval", "seeds", "training time", "cost")
 
 
 def changes_of(base: str, change: str, shared: Sequence[str]) -> list[str]:
@@ -121,17 +120,11 @@ def row(change: str, base: str, found: dict[tuple[str, int], dict]) -> list[str]
     return [
         name,
         spread([100 * one["accuracy"] for one in here]),
-        f"{statistics.mean(gaps):+.2f}" if change else "",
-        f"{standard_error(gaps):.2f}" if change and len(gaps) > 1 else "",
+        *(difference(gaps) if change else ("", "")),
         str(len(seeds)),
         minutes(seconds) if timed else "",
         f"{seconds / base_seconds:.2f}x" if timed else "",
     ]
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean of two or more values."""
-    return statistics.stdev(values) / len(values) ** 0.5
 
 
 def main() -> int:

@@ -7,7 +7,7 @@
 # COMMIT.
 #
 # OUTPUT/parts then has what the next start needs, the logs and the checkpoints of each unfinished run, in files of at
-# most 15 MB, as some machines give back only small files. A start unpacks it if OUTPUT has no unfinished runs. After
+# most 15 MB, small enough to carry anywhere. A start unpacks it if OUTPUT has no unfinished runs. After
 # SIGTERM or Ctrl-C the benchmark saves first.
 set -u
 cd "$(dirname "$0")/.." || exit

@@ -130,9 +130,10 @@ def step(found: list[dict]) -> str:
     columns = {
         "float32": ["jax float32"],
         "PyTorch float32": ["torch float32", "torch float32 channels_last"],
+        "PyTorch float32, compiled": ["torch float32 compiled"],
         "bfloat16": ["jax bfloat16"],
         "PyTorch bfloat16": ["torch bfloat16"],
-        "compiled": ["torch bfloat16 compiled"],
+        "PyTorch bfloat16, compiled": ["torch bfloat16 compiled"],
     }
     rows = []
     for name, batch in sorted({(line["case"]["network"], line["case"]["batch"]) for line in found}):
@@ -189,7 +190,12 @@ SECTIONS = (
         "steps, or as training does on a GPU.",
         ways,
     ),
-    ("step", "Images per second of a training step, compared with PyTorch", "Both with SGD and momentum.", step),
+    (
+        "step",
+        "Images per second of a training step, compared with PyTorch",
+        "Both with SGD and momentum. PyTorch is eager unless compiled, and in the faster memory format of those measured.",
+        step,
+    ),
     (
         "speed",
         "Seconds to an accuracy",
@@ -206,15 +212,17 @@ SECTIONS = (
     (
         "speed_ablation",
         "What each idea of `speed94` contributes, in a small copy of it",
-        "Widths 8/16/32, 4 epochs on 10,000 images; accuracy on 5,000 held-out images, mean and standard deviation.",
+        "Widths 8/16/32, 4 epochs on 10,000 images; accuracy on 5,000 held-out images, mean and standard deviation.\n"
+        "The difference is from the recipe with the same seed, with Student's interval: if that contains 0, it may be\n"
+        "chance.",
         speed_ablation.table,
     ),
     (
         "ablation",
         "Effect of single changes to a recipe",
         "Accuracy after the last epoch on held-out training images, mean and standard deviation; the difference is\n"
-        "from the recipe with the same seed. One of less than two standard errors, or of one seed, shows neither gain\n"
-        "nor loss. Where a machine was shared with other work, times would say nothing and are left out.",
+        "from the recipe with the same seed, with Student's interval. If that contains 0, or for one seed, it may be\n"
+        "chance. Where a machine was shared with other work, times would say nothing and are left out.",
         ablation.tables,
     ),
     ("profile", "Where the time of a training step goes", "By kind of kernel.", profile),

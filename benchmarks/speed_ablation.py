@@ -35,7 +35,7 @@ SMALL = (
     "--config.train.ema_decay=0.98",  # does not change training, so each run also shows what averaging is worth
 )
 
-HEADER = ("change", "accuracy, %", "difference", "core seconds", "seeds")
+HEADER = ("change", "accuracy, %", "difference", "95 % interval", "core seconds", "seeds")
 BASE, RANDOM = "none (the recipe)", "random filters instead of whitening"
 # Change -> how it is made in the config.
 IDEAS: dict[str, tuple[str, ...]] = {
@@ -91,17 +91,16 @@ def table(lines: list[dict]) -> str:
     for idea in IDEAS:
         seeds = [seed for name, seed in found if name == idea and (BASE, seed) in found]
         here, base = ([100 * found[name, seed]["accuracy"] for seed in seeds] for name in (idea, BASE))
-        if len(seeds) > 1:
+        if seeds:
             gaps = [a - b for a, b in zip(here, base, strict=True)]
-            difference = "" if idea == BASE else f"{statistics.mean(gaps):+.1f} ± {statistics.stdev(gaps):.1f}"
             cost = statistics.mean(found[idea, seed]["core_seconds"] for seed in seeds)
-            accuracy = f"{statistics.mean(here):.1f} ± {statistics.stdev(here):.1f}"
-            rows.append([idea, accuracy, difference, f"{cost:.0f}", str(len(seeds))])
+            compared = ("", "") if idea == BASE else tables.difference(gaps)
+            rows.append([idea, tables.spread(here), *compared, f"{cost:.0f}", str(len(seeds))])
     text = tables.table(HEADER, rows)
     averaged = [100 * (one["averaged_accuracy"] - one["accuracy"]) for one in found.values()]
     if len(averaged) > 1:
-        gain = f"{statistics.mean(averaged):+.2f} ± {statistics.stdev(averaged):.2f}"
-        text += f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain}\n"
+        gain, interval = tables.difference(averaged)
+        text += f"\nAveraged weights, decay 0.98, in all {len(averaged)} runs: {gain} (95 % interval {interval})\n"
     return text
 
 

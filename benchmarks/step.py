@@ -82,6 +82,7 @@ VARIANTS: dict[str, Callable[..., Program]] = {
     "jax float32": partial(ours, dtype="float32"),
     "torch float32": partial(theirs, dtype="float32"),
     "torch float32 channels_last": partial(theirs, dtype="float32", channels_last=True),
+    "torch float32 compiled": partial(theirs, dtype="float32", channels_last=True, compiled=True),
     "jax bfloat16": partial(ours, dtype="bfloat16"),
     "torch bfloat16": partial(theirs, dtype="bfloat16", channels_last=True),
     "torch bfloat16 compiled": partial(theirs, dtype="bfloat16", channels_last=True, compiled=True),

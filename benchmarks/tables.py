@@ -4,6 +4,8 @@ import re
 import statistics
 from collections.abc import Sequence
 
+from resnet_flax.studies.seeds import half_interval
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table without the columns that are empty; those of numbers are aligned to the right."""
@@ -18,6 +20,15 @@ def spread(values: Sequence[float]) -> str:
     """Return the mean and, for several values, the standard deviation of the sample."""
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def difference(gaps: Sequence[float]) -> tuple[str, str]:
+    """Return the mean of differences and, for several, Student's 95 % interval of it: ("-0.93", "-1.62 to -0.24")."""
+    mean = statistics.mean(gaps)
+    if len(gaps) == 1:
+        return f"{mean:+.2f}", ""
+    half = half_interval(gaps)
+    return f"{mean:+.2f}", f"{mean - half:+.2f} to {mean + half:+.2f}"
 
 
 def span(values: Sequence[int]) -> str:

@@ -42,9 +42,9 @@ from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
 
 # Upper limits for one H200 in thousands of training images per second, from the arithmetic and the memory traffic of
-# all layers, at the 790 TFLOP/s (bfloat16) and 4.3 TB/s measured on one. Peak: arithmetic only; roofline: perfect
-# convolutions plus the traffic of what XLA fuses around them; attainable: the same with convolutions at 60 % of the
-# peak, as reached by the best public code.
+# all layers, at 790 TFLOP/s (bfloat16) and 4.3 TB/s: 80 and 90 % of its data sheet. Peak: arithmetic only; roofline:
+# perfect convolutions plus the traffic of what XLA fuses around them; attainable: the same with convolutions at 60 % of
+# the peak.
 LIMITS = {
     "resnet_443": {"peak": 164, "roofline": 92, "attainable": 65},
     "resnet_353": {"peak": 164, "roofline": 92, "attainable": 65},

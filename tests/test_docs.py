@@ -232,7 +232,7 @@ def test_workflow_runs_the_tests_on_every_python_that_is_supported():
     (job,) = workflow["jobs"].values()
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
     assert any(step.get("run", "").startswith("make test") for step in job["steps"])
-    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()
+    assert 'requires-python = ">=3.11,<3.14"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_hooks_run_what_lint_runs():

@@ -47,11 +47,16 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float], largest: float = math.inf) -> "Spread":
         """Return the spread of at least two values, which are from 0 to `largest`."""
-        from scipy.stats import t as student  # takes half a second to import
+        mean, half = statistics.mean(values), half_interval(values)
+        return cls(mean, statistics.stdev(values), max(0.0, mean - half), min(mean + half, largest), len(values))
 
-        count, mean, std = len(values), statistics.mean(values), statistics.stdev(values)
-        half = float(student.ppf(0.975, count - 1)) * std / count**0.5
-        return cls(mean, std, max(0.0, mean - half), min(mean + half, largest), count)
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return half the length of Student's 95 % interval of the mean of at least two values."""
+    from scipy.stats import t as student  # takes half a second to import
+
+    count = len(values)
+    return float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
 
 
 def train_seeds(
