@@ -193,7 +193,7 @@ SECTIONS = (
     (
         "step",
         "Images per second of a training step, compared with PyTorch",
-        "Both with SGD and momentum. PyTorch is eager unless compiled, and in the faster memory format of those measured.",
+        "Both with SGD and momentum. PyTorch is eager unless compiled, in the faster memory format of those measured.",
         step,
     ),
     (

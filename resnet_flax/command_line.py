@@ -3,17 +3,17 @@
 import ast
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from resnet_flax.config.checks import CHOICES, TYPES, complete, normalized_like, raise_errors
+from resnet_flax.config.checks import CHOICES, TYPES, complete, normalized_like, raise_errors, set_fields
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.identify import training_fields
 from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
-from resnet_flax.config.recipes import default_run_name, load_recipe
+from resnet_flax.config.recipes import default_run_name, find_recipe, load_recipe
 from resnet_flax.config.stored import differences
 from resnet_flax.errors import UserError, lookup, refuse_address
 from resnet_flax.files import user_path
@@ -53,8 +53,9 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     options: dict[str, Any] = {}
     if "watch" in verb.flags and (own := read_flags(argv, verb.flags, get_config()).own)["watch"]:
         # Runs that may not have begun, or folders of several runs.
-        folders = named_workdirs(name, argv, words) or ["runs"]
-        return name, [Job(FrozenConfigDict(), read_workdir(folder)) for folder in folders], own
+        run = f"runs/{default_run_name(recipe)}" if recipe and find_recipe(recipe.partition(":")[0]) else "runs"
+        folders = each_once(map(read_workdir, named_workdirs(name, argv, words) or [run]))
+        return name, [Job(FrozenConfigDict(), folder) for folder in folders], own
     for workdir in find_workdirs(name, recipe, argv, words):
         config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
         config, options = read_flags(argv, verb.flags, config)
@@ -75,7 +76,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
 def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[str]) -> list[Path]:
     """Return the workdirs that a command line names, or else the default one of its recipe.
 
-    For verbs on trained networks, except `report`, they may be weights (see find_trained); `predict` has a default.
+    For verbs on trained networks they may be weights (see find_trained); `predict` has a default.
     """
     texts = named_workdirs(verb, argv, words)
     if len(texts) > 1 and VERBS[verb].words != "workdirs":
@@ -86,8 +87,16 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
         if VERBS[verb].trained:
             raise UserError("which run? Give --workdir=PATH")
         raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the verb list shows all")
-    read = read_trained if VERBS[verb].trained and verb != "report" else read_workdir  # weights have no history
-    return [read(text) for text in texts or [f"runs/{default_run_name(recipe)}"]]
+    read = read_trained if VERBS[verb].trained == "network" else read_workdir
+    return each_once(map(read, texts or [f"runs/{default_run_name(recipe)}"]))
+
+
+def each_once(paths: Iterable[Path]) -> list[Path]:
+    """Return paths in their order, of several for the same file or folder the first."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve(), path)
+    return list(found.values())
 
 
 def named_workdirs(verb: str, argv: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -163,7 +172,7 @@ def check_flags(verb: str, argv: Sequence[str]) -> None:
         name = word.removeprefix("--").partition("=")[0]
         if word.startswith("--") and name in FLAGS and name not in VERBS[verb].flags:
             others = [other for other in VERBS if name in VERBS[other].flags]
-            raise UserError(f"{verb} has no flag --{name}, only {' and '.join(others)}")
+            raise UserError(f"{verb} has no flag --{name}, only {', '.join(others)}")
 
 
 def check_network(job: Job) -> None:
@@ -260,7 +269,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
             values[name] = os.path.expanduser(values[name])  # a shell leaves --output=~/x
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
-    config.update_from_flattened_dict({field: value for field, value in fields.items() if field in present})
+    set_fields(config, {field: value for field, value in fields.items() if field in present})
     return Values(config, {name: values.get(name, flag.default) for name, flag in own.items() if not flag.field})
 
 

@@ -31,11 +31,15 @@ def main(argv: list[str]) -> int:
 
 def run_command(argv: list[str]) -> None:
     """Run one command. Raises UserError for a mistake in it, and whatever its verb raises."""
+    from resnet_flax.errors import lookup
     from resnet_flax.text import print_line
     from resnet_flax.verbs import VERBS, help_text
 
     if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
-        print_line(help_text(next((word for word in argv if word in VERBS), None)))
+        words = [word for word in argv[argv[:1] == ["help"] :] if not word.startswith("-")]
+        if words:
+            lookup("verb", words[0], VERBS)
+        print_line(help_text(words[0] if words else None))
         return
     if "--version" in argv:
         print_line(versions())

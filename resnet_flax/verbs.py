@@ -23,7 +23,8 @@ class Verb(NamedTuple):
     The function is called with a config, a workdir and the verb's own flags. `words` says what follows the verb on the
     command line: for "workdirs", the function gets a list of jobs instead of config and workdir; "files" and "fields"
     are passed as one more argument, fields together with `recipe`, the flags that set the config. A verb for a
-    `trained` network uses the config in the workdir, never a recipe. A `standalone` verb has no flags and no arguments.
+    `trained` "run" uses the config in its workdir, never a recipe; one for a trained "network" also takes weights
+    without a run. A `standalone` verb has no flags and no arguments.
     """
 
     summary: str
@@ -31,7 +32,7 @@ class Verb(NamedTuple):
     flags: Mapping[str, Flag] = {}
     details: str = ""
     words: str = ""
-    trained: bool = False
+    trained: str = ""
     standalone: bool = False
 
 
@@ -92,7 +93,7 @@ VERBS: dict[str, Verb] = {
         },
         "A run may still be training. Several runs are sorted by validation accuracy.",
         words="workdirs",
-        trained=True,
+        trained="run",
     ),
     "evaluate": Verb(
         "score runs on a split, and their ensemble",
@@ -103,7 +104,7 @@ VERBS: dict[str, Verb] = {
             "tta": Flag("", "VIEWS", "test-time augmentation: also score the mean over flip, shift, or flip,shift"),
         },
         words="workdirs",
-        trained=True,
+        trained="network",
     ),
     "predict": Verb(
         "classify your own images, or compute their features",
@@ -119,7 +120,7 @@ VERBS: dict[str, Verb] = {
         "The ending of --output says what is written: .csv or .json for predictions, .png for a contact sheet of the "
         "first 100 images with their predictions, .npy for features (images, channels) float32.",
         words="files",
-        trained=True,
+        trained="network",
     ),
     "export": Verb(
         "export the trained weights, optionally with a model card, or a program for JAX or ONNX",
@@ -135,7 +136,7 @@ VERBS: dict[str, Verb] = {
             "push": Flag("", "OWNER/NAME", "also upload the folder of --format=hub to the Hugging Face Hub"),
         },
         "Uses the best checkpoint by validation, or the newest of a run without a validation split.",
-        trained=True,
+        trained="network",
     ),
     "import-torch": Verb(
         "start a run from PyTorch weights",
@@ -165,8 +166,14 @@ COMMON = {
     "exists --workdir is enough",
 }
 COMMON_TRAINED = {
-    "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
-    "--workdir=PATH": "the folder of the run, exported weights, or a pretrained network of the verb list",
+    "run": {
+        "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
+        "--workdir=PATH": "the folder of the run",
+    },
+    "network": {
+        "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
+        "--workdir=PATH": "the folder of the run, exported weights, or a pretrained network of the verb list",
+    },
 }
 
 
@@ -182,7 +189,7 @@ def help_text(verb: str | None) -> str:
         usage = " ".join(word for word in (verb, WORDS.get(words), "" if standalone else "[FLAG ...]") if word)
         about = " ".join([f"{summary[0].upper()}{summary[1:]}.", details]).strip()
         own = {flag_usage(name, flag): flag_help(flag) for name, flag in flags.items()}
-        common = COMMON_TRAINED if trained else COMMON
+        common = COMMON_TRAINED[trained] if trained else COMMON
         parts = [] if standalone else [section("flags", own | common)]
     text = textwrap.fill(about, HELP_WIDTH)
     return "\n\n".join([f"usage: {PROGRAM} {usage}", text, *parts, f"example\n  {PROGRAM} {example}"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from resnet_flax.command_line import canonical, parse, parse_tuple
+from resnet_flax.config.recipes import load_recipe
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.main import main
 from resnet_flax.training.initial import find_source
@@ -80,12 +81,16 @@ MISTAKES = [
     (["--config=configs/preakt.py"], "there is no config file 'configs/preakt.py': did you mean 'configs/preact.py'"),
     (["--config=preakt"], "there is no recipe 'preakt': did you mean 'preact'?"),
     (["--config=nowhere/preakt.py"], "there is no config file 'nowhere/preakt.py': did you mean 'configs/preact.py'?"),
+    (["--config=nowhere/preact.py"], "there is no config file 'nowhere/preact.py': did you mean 'preact'?"),
     (["--config=preact:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
     (["list", QUICKSTART], "list takes no flags and no arguments: what is '--config="),
     (["list", "runs"], "list takes no flags and no arguments: what is 'runs'?"),
     ([f"--config={ROOT}/configs/preact.py:sdg"], "unknown config argument 'sdg': did you mean 'sgd'"),
     ([f"--config={ROOT}/configs/preact.py:sgd,adam"], "config argument 'sgd,adam' names two alternatives"),
     (["trian", QUICKSTART], "unknown verb 'trian': did you mean 'train'"),
+    (["help", "trian"], "unknown verb 'trian': did you mean 'train'"),
+    (["trian", "--help"], "unknown verb 'trian': did you mean 'train'"),
+    (["report", "--watch", "--config=preakt"], "there is no recipe 'preakt': did you mean 'preact'?"),
     (["train", "summary", QUICKSTART], "train takes flags only: what is 'summary'?"),
     (["report"], "/run holds no run"),
     (["train", QUICKSTART, "--workdir=a"], "train takes one --workdir, not 2"),
@@ -114,6 +119,12 @@ MISTAKES = [
     ([QUICKSTART, "--config.model.blocks={[1]: 2}"], "config.model.blocks must be a tuple, not '{[1]: 2}'"),
     ([QUICKSTART, "--config.model.widths=(8,0,8)"], "one per stage, each at most 8,192, not (8, 0, 8)"),
     ([QUICKSTART, "--config.train.epochs=0"], "config.train.epochs must be positive, not 0"),
+    ([QUICKSTART, "--config.train.epochs=3000000000"], "must be positive, and at most 2,147,483,647, not 3000000000"),
+    (
+        [QUICKSTART, "--config.optimizer.learning_rate=1e40"],
+        "must be positive, and from about 1e-45 to 3e38, not 1e+40",
+    ),
+    ([QUICKSTART, "--config.optimizer.learning_rate=nan"], "config.optimizer.learning_rate must be positive, not nan"),
     ([QUICKSTART, "--config.train.batch_size=-3"], "config.train.batch_size must be positive, not -3"),
     ([QUICKSTART, "--config.train.batch_size=5000"], "is more than an epoch's 1293"),
     ([QUICKSTART, "--config.schedule.name=multistep"], "config.schedule.milestones must be epochs between"),
@@ -181,6 +192,43 @@ def test_verbs_for_runs_ask_for_one_and_name_the_nearest(capsys, tmp_path, monke
     assert "unknown field config.model.nam: did you mean 'model.name'?" in err
 
 
+def test_a_run_below_runs_is_found_for_a_name_without_that_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "own").mkdir(parents=True)
+    (tmp_path / "runs" / "own" / "config.json").write_text("{}")
+    for verb, message in {
+        "evaluate": "there is no network 'own': did you mean 'runs/own'?",
+        "report": "own holds no run: did you mean 'runs/own'?",
+    }.items():
+        assert run(verb, "own") == 1
+        assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_a_page_that_follows_a_recipe_follows_its_run():
+    assert parse(["report", "--watch"])[1][0].workdir == Path("runs")
+    assert parse(["report", "--watch", "--config=preact:sgd"])[1][0].workdir == Path("runs/preact-sgd")
+
+
+def test_another_network_by_its_name_is_all_of_that_network():
+    preact, other = ["summary", "--config=preact"], "--config.model.name=resnet_443"
+    for words, blocks, activation in [
+        ([], (2, 2, 2, 2), "gelu"),
+        ([other], (4, 4, 3), "relu"),
+        ([other, "--config.model.activation=gelu"], (4, 4, 3), "gelu"),
+        (["--config.model.name=preact"], (2, 2, 2, 2), "gelu"),  # the recipe's own
+    ]:
+        model = parse([*preact, *words])[1][0].config.model
+        assert (model.blocks, model.activation) == (blocks, activation)
+
+
+def test_the_argument_of_a_recipe_in_a_file_may_be_a_path(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from resnet_flax.config import recipe\n\ndef get_config(folder):\n"
+        "    config, _ = recipe('tiny', '')\n    config.data.dir = folder\n    return config\n"
+    )
+    assert load_recipe(f"{tmp_path}/mine.py:/data/photos").data.dir == "/data/photos"
+
+
 def test_a_folder_of_several_runs_names_one_of_them(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for run_folder in ("q-seeds/seed0", "q-seeds/seed1", "sweep/trials/b1=0.8", "sweep/trials/b1=0.9", "one/seed3"):
@@ -206,8 +254,8 @@ def test_a_workdir_holds_its_config(tmp_path):
         assert parse([verb, f"--workdir={tmp_path}"])[1] == [(config, tmp_path)]
     _, [(changed, _)], _ = parse(["train", f"--workdir={tmp_path}", "--config.train.epochs=4"])
     assert changed.train.epochs == 4
-    _, [(same, _), other], _ = parse(["evaluate", str(tmp_path), f"{tmp_path}/."])
-    assert same == other[0] == config
+    _, [(same, once)], _ = parse(["evaluate", str(tmp_path), f"{tmp_path}/."])
+    assert (same, once) == (config, tmp_path)
 
 
 def test_a_recipe_that_is_not_that_of_the_run_is_refused(small_runs, capsys):

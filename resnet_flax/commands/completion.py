@@ -41,6 +41,12 @@ def field_flags() -> list[str]:
     return [f"--config.{name}{'=' * (kind is not bool)}" for name, (kind, _) in field_types().items()]
 
 
+def flags_before_values() -> list[str]:
+    """Return the flags whose value may be the next word; --config.FIELD is any field that is no switch."""
+    own = {flag[:-1] for verb in VERBS.values() for flag in verb_flags(verb) if flag.endswith("=")}
+    return sorted(own | {flag[:-1] for flag in field_flags() if flag.endswith("=")})
+
+
 def shell_script(template: str) -> str:
     """Return the script of bash or zsh: `template` with the names in place of @NAMES@."""
     cases = [
@@ -55,6 +61,7 @@ def shell_script(template: str) -> str:
         "recipes": " ".join(recipe_names()),
         "shells": " ".join(SHELLS),
         "paths": "|".join(f"{flag}=*" for flag in path_flags()),
+        "before": " ".join(flags_before_values()),
         "cases": "\n".join(cases),
     }
     for name, part in parts.items():
@@ -101,22 +108,30 @@ FISH_WORDS: dict[str, Callable[[], list[str]]] = {
 
 BASH = r"""# Completion of @program@ in bash. In ~/.bashrc: source <(@program@ completion bash)
 _resnet_flax() {
-    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} current= verb= word words flags kind= paths= value
-    local verbs="@verbs@" fields="@fields@" recipes="@recipes@"
+    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} current= verb= word words flag= flags kind= paths= value
+    local verbs="@verbs@" fields="@fields@" recipes="@recipes@" before=" @before@ "
     read -ra words <<< "$line"
     [[ $line == *[[:space:]] ]] || { current=${words[-1]}; unset 'words[-1]'; }
     for word in "${words[@]:1}"; do
-        [[ $word == -* ]] || { verb=$word; break; }
+        if [[ $flag ]]; then
+            flag= # and this is its value
+        elif [[ $word != -* ]]; then
+            verb=${verb:-$word}
+        elif [[ $before == *" $word "* ]]; then
+            flag=$word
+        fi
     done
     case ${verb:-train} in
 @cases@
     esac
     value=${current#*=}
-    case $current in
+    [[ $flag ]] && value=$current
+    case ${flag:+$flag=}$current in
         --config=*) paths=-f; COMPREPLY=($(compgen -W "$recipes" -- "$value")) ;;
         --workdir=*) paths=-d ;;
         @paths@) paths=-f ;;
         --config.*) value=$current; COMPREPLY=($(compgen -W "$fields" -- "$current")) ;;
+        -*=*) ;;
         -*) value=$current; COMPREPLY=($(compgen -W "$flags" -- "$current")) ;;
         *)
             value=$current
@@ -130,6 +145,7 @@ _resnet_flax() {
             ;;
     esac
     if [[ $paths ]]; then
+        IFS=$'\n'
         [[ $COMPREPLY ]] || COMPREPLY=($(compgen $paths -- "$value"))
         compopt -o filenames 2> /dev/null
     fi
@@ -143,18 +159,25 @@ complete -F _resnet_flax @program@
 
 ZSH = r"""# Completion of @program@ in zsh. In ~/.zshrc, after compinit: source <(@program@ completion zsh)
 _resnet_flax() {
-    local verb= word flags kind
+    local verb= word flag= flags kind before=" @before@ "
     for word in ${words[2,CURRENT-1]}; do
-        [[ $word == -* ]] || { verb=$word; break }
+        if [[ -n $flag ]]; then
+            flag= # and this is its value
+        elif [[ $word != -* ]]; then
+            verb=${verb:-$word}
+        elif [[ $before == *" $word "* ]]; then
+            flag=$word
+        fi
     done
     case ${verb:-train} in
 @cases@
     esac
-    case $PREFIX in
+    case ${flag:+$flag=}$PREFIX in
         --config=*) compset -P '*='; compadd -- @recipes@; _files -g '*.py' ;;
         --workdir=*) compset -P '*='; _files -/ ;;
         @paths@) compset -P '*='; _files ;;
-        --config.*) compadd -S '' -- @fields@ ;;
+        --config.*) [[ -n $flag ]] || compadd -S '' -- @fields@ ;;
+        -*=*) ;;
         -*) compadd -S '' -- ${=flags} ;;
         *)
             [[ -n $verb ]] || { compadd -- @verbs@; return }

@@ -1,6 +1,7 @@
 """Export a trained network for use elsewhere: its weights for PyTorch, a program that needs only jax, or ONNX."""
 
 import io
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from resnet_flax.training.teacher import teacher_names
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.results import read_results
 from resnet_flax.workdir.trained import (
+    HUB_WEIGHTS,
     display_name,
     encode_network,
     exported_files,
@@ -44,15 +46,15 @@ def export(config: FrozenConfigDict, workdir: Path, format: str, output: str, pu
 
     `output` is the file or folder, in the workdir by default, and `format` one of EXPORT_FORMATS, by default that of
     the file's ending, or safetensors. With `push`, a repository OWNER/NAME of the Hugging Face Hub, the format is hub,
-    and the folder is uploaded. Raises UserError if the flags disagree, if there is no checkpoint, and if the upload
-    fails.
+    and the folder is uploaded. Raises UserError if the flags disagree, if the folder for hub holds other files, if
+    there is no checkpoint, and if the upload fails.
     """
     if push:
         hub.library(push)  # before anything is computed
         if format not in ("", "hub"):
             raise UserError(f"--push uploads what --format=hub writes, not --format={format}: leave one of them out")
     chosen = EXPORT_FORMATS[choose_format("hub" if push else format, output)]
-    path = Path(output) if output else output_folder(workdir) / chosen.default
+    path = output_path(output, chosen, workdir)
     checkpoint = restore_checkpoint(config, workdir)
     files = chosen.encode(config, checkpoint.tree["state"], workdir)
     try:
@@ -81,6 +83,24 @@ def choose_format(format: str, output: str) -> str:
     if by_ending not in ("", format):
         raise UserError(f"--output={output} has the ending of {by_ending}, but --format is {format}: choose one")
     return format
+
+
+def output_path(output: str, chosen: "Format", workdir: Path) -> Path:
+    """Return the file or folder to write, in the folder `output` if a file is to be written and that is a folder.
+
+    Raises UserError for a file with an ending that no reader knows, and for a folder that holds anything but an earlier
+    export: in a workdir, the export would replace the config of the run.
+    """
+    path = Path(output) if output else output_folder(workdir) / chosen.default
+    if not chosen.endings:
+        if path.is_dir() and any(path.iterdir()) and not (path / HUB_WEIGHTS).is_file():
+            raise UserError(f"{path} holds other files: let --output name a new folder, or that of an earlier export")
+        return path
+    if path.is_dir() or output.endswith(os.sep):
+        return path / chosen.default
+    if path.suffix.lower() not in chosen.endings:
+        raise UserError(f"--output={output} must end in {' or '.join(chosen.endings)}, or in / for a folder")
+    return path
 
 
 def hub_files(config: FrozenConfigDict, state: TrainState, workdir: Path) -> dict[str, bytes]:

@@ -13,9 +13,8 @@ def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
     """Write the report of one run, which may still be training, or compare several in the folder `output`.
 
     With `watch`, serve a page about them on a `port` instead, until Ctrl-C. Raises UserError for an `output` or a
-    `port` that would be ignored. A run that is named twice counts once.
+    `port` that would be ignored.
     """
-    jobs = list({job.workdir.resolve(): job for job in reversed(jobs)}.values())[::-1]
     if output and (watch or len(jobs) == 1):
         raise UserError("--output is the folder of a comparison: name several runs, without --watch")
     if port and not watch:

@@ -208,15 +208,23 @@ def type_errors(values: dict[str, Any]) -> Iterator[str]:
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Set fields by their dotted names; a list or an array becomes a tuple, and a NumPy number a Python one.
+    """Set fields by their dotted names; a list or an array becomes a tuple, a NumPy number a Python one, a path a text.
 
-    Raises UserError with a line for each unknown field and each value of the wrong type.
+    Another model.name is that of a whole network: fields of the network that a recipe has set for its own become those
+    of the other, unless `values` has them. Raises UserError with a line for each unknown field and each value of the
+    wrong type.
     """
     fields = {}
     for field, value in values.items():
         plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        plain = os.fspath(plain) if isinstance(plain, os.PathLike) else plain
         fields[field] = tuple(plain) if isinstance(plain, list) else plain
     raise_errors(type_errors(fields))
+    name = fields.get("model.name")
+    if name in NETWORKS and name != config.get("model", {}).get("name"):
+        present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
+        own = {f"model.{field}": None for field in architecture(name)}
+        fields = {field: None for field in own if field in present} | fields
     config.update_from_flattened_dict(fields)
 
 
@@ -227,7 +235,7 @@ def value_errors(config: ConfigDict) -> Iterator[str]:
             kind, names = CHOICES[field]
             yield from complaint(f"config.{field}", lookup, kind, value, dict.fromkeys(names))
         if value is not None and field in RULES and not follows(value, RULES[field]):
-            yield f"config.{field} must be {RULES[field][1]}, not {short_repr(value)}"
+            yield f"config.{field} must be {demand(value, RULES[field])}, not {short_repr(value)}"
     yield from complaint("config.data.policy", Policy, config.data.policy)
 
 
@@ -246,6 +254,14 @@ def follows(value: Any, rule: Rule) -> bool:
             value = float(np.float32(value))
         return math.isfinite(value) and rule[0](value)
     return not (isinstance(value, int) and abs(value) > MAX_INT32) and rule[0](value)
+
+
+def demand(value: Any, rule: Rule) -> str:
+    """Return what a value that does not follow a rule must be, in words: the rule, or the limits of its type, too."""
+    fits, words = rule
+    if not fits(value):
+        return words
+    return f"{words}, and {'from about 1e-45 to 3e38' if isinstance(value, float) else f'at most {MAX_INT32:,}'}"
 
 
 def conflicts(config: ConfigDict) -> Iterator[str]:

@@ -45,7 +45,8 @@ def find_recipe(text: str) -> str:
     if not is_path:
         raise UserError(f"there is no recipe {short_repr(text)}: {nearest(text, recipe_names())}")
     files = [str(other) for other in path.parent.glob("*.py")] or [str(other) for other in Path("configs").glob("*.py")]
-    hint = nearest(text, files) if files else nearest(path.stem, recipe_names())
+    in_files = files and path.stem not in recipe_names()
+    hint = nearest(text, files) if in_files else nearest(path.stem, recipe_names())
     raise UserError(f"there is no config file {short_repr(text)}: {hint}")
 
 
@@ -54,8 +55,9 @@ def load_recipe(recipe: str) -> ConfigDict:
 
     Raises UserError if there is no such recipe, or, naming the line of its file, if something goes wrong in it.
     """
-    refuse_address("--config", recipe)
     text, colon, argument = recipe.partition(":")
+    if not text.endswith(".py"):  # whose argument may be a path
+        refuse_address("--config", recipe)
     file = find_recipe(text)
     loader = importlib.machinery.SourceFileLoader("recipe", file)
     module = types.ModuleType(loader.name)

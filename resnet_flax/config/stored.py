@@ -36,11 +36,12 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def no_run(workdir: Path) -> str:
-    """Return the message that `workdir` holds no run: it names one below, or else the nearest beside it."""
+    """Return the message that `workdir` holds no run: it names one below, or else the nearest beside it or in runs."""
     below = list(islice(runs_below(workdir), 2))
     if len(below) > 1:
         return f"{escape_line(workdir)} holds several runs: name one of them, such as {escape_line(below[0])}"
-    runs = [str(run) for run in below or (path.parent for path in workdir.parent.glob("*/config.json"))]
+    beside = (path.parent for path in workdir.parent.glob("*/config.json"))
+    runs = {str(run) for run in below or (*beside, *runs_below(Path("runs")))}
     return f"{escape_line(workdir)} holds no run" + (f": {nearest(str(workdir), runs)}" if runs else "")
 
 

@@ -16,6 +16,7 @@ from resnet_flax.config.stored import config_to_json, differences, read_config
 from resnet_flax.errors import Damaged, UserError
 from resnet_flax.files import atomic_write, try_lock
 from resnet_flax.text import print_line
+from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.identity import is_extension
 from resnet_flax.workdir.results import remove_results
 
@@ -86,8 +87,13 @@ def is_another_process(pid: int) -> bool:
     return pid != os.getpid()
 
 
+def has_begun(workdir: Path) -> bool:
+    """Return whether the run in `workdir` has trained: what ended before that, by a mistake, need not be kept."""
+    return (workdir / "metrics.csv").exists() or bool(steps_in(workdir / "checkpoints"))
+
+
 def check_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write the config of a new or extended run into `workdir`; UserError if it holds a run with another config."""
+    """Write the config of a new or extended run into `workdir`; UserError if another config has trained there."""
     path = workdir / "config.json"
     if path.exists():
         try:
@@ -98,10 +104,11 @@ def check_config(workdir: Path, config: FrozenConfigDict) -> None:
             changed = differences(stored.to_dict(), config.to_dict())
             if not changed:
                 return
-            if not is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
+            if is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
+                print_line(f"extending the run from {stored.train.epochs} to {config.train.epochs} epochs")
+                remove_results(workdir)
+            elif has_begun(workdir):
                 changes = "; ".join(changed)
                 raise UserError(f"{workdir} holds a run of another config ({changes}): choose another --workdir")
-            print_line(f"extending the run from {stored.train.epochs} to {config.train.epochs} epochs")
-            remove_results(workdir)
     with atomic_write(path) as file:
         file.write(config_to_json(config))

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 import resnet_flax
 from resnet_flax.config.defaults import changed
-from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config, runs_below
 from resnet_flax.errors import Damaged, UserError, nearest, reason, refuse_address
 from resnet_flax.files import atomic_write, read_json
 from resnet_flax.models.torch_weights import Tensors
@@ -84,7 +84,8 @@ def find_pretrained(name: str) -> Path | None:
             f"{name} is a pretrained network, and a network in this folder: write {PRETRAINED}{name} or ./{name}"
         )
     if not os.path.lexists(name) and os.sep not in name and bare not in networks:
-        runs = [str(path.parent) for path in Path().glob("*/config.json")]
+        here = (path.parent for path in Path().glob("*/config.json"))
+        runs = map(str, (*here, *runs_below(Path("runs"))))
         raise UserError(f"there is no network {short_repr(name)}: {nearest(name, [*networks, *runs])}")
     return networks.get(bare)
 

@@ -56,7 +56,15 @@ def test_differences_are_paired_by_seed_with_students_interval():
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     half = 4.3027 * 0.5 / 3**0.5  # t for two degrees of freedom; 1.0, 1.5 and 0.5 have a standard deviation of 0.5
     assert cells[0] == ["none (preact)", "91.00 ± 1.00", "", "", "3", "2 min", "1.00x"]
-    assert cells[1] == [f"`{MIXUP}`", "92.00 ± 1.32", "+1.00", f"{1 - half:+.2f} to {1 + half:+.2f}", "3", "2 min", "1.50x"]
+    assert cells[1] == [
+        f"`{MIXUP}`",
+        "92.00 ± 1.32",
+        "+1.00",
+        f"{1 - half:+.2f} to {1 + half:+.2f}",
+        "3",
+        "2 min",
+        "1.50x",
+    ]
     assert cells[2] == [f"`{SMOOTH}`", "50.00", "-40.00", "", "1", "90 s", "0.90x"]
     assert cells[3][4] == "0"
     assert ablation.row("--config.data.policy=flip|normalize(half)", "preact", {})[0].count(r"\|") == 1

@@ -34,9 +34,10 @@ def script(shell: str, capsys) -> str:
 
 
 def candidates(folder: Path, capsys, *lines: str, setup: str = "") -> list[str]:
-    """Return what bash offers at the end of each line, in a folder with two other ones and a recipe."""
+    """Return what bash offers at the end of each line, in a folder with a few others and a recipe."""
     (folder / "script.bash").write_text(script("bash", capsys) + setup)
     (folder / "runs" / "preact").mkdir(parents=True, exist_ok=True)
+    (folder / "my photos").mkdir(exist_ok=True)
     (folder / "mine.py").touch()
     command = ["bash", "--norc", "-c", ASK, "-", "./script.bash", *lines]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
@@ -63,6 +64,14 @@ def test_bash_completes_verbs_flags_fields_recipes_and_paths(tmp_path, capsys):
         "predict mi": "mine.py (filenames)",
         "export --output=mi": "mine.py (filenames)",
         "export --images": "",
+        "--config preact --tr": "--track= (nospace)",
+        "--config prea": "preact (filenames)",
+        "--workdir r": "runs (filenames)",
+        "--workdir runs eva": "evaluate",
+        "--config.train.epochs 3 eva": "evaluate",
+        "predict --top 3 mi": "mine.py (filenames)",
+        "--track=w": "",
+        "predict my": "my photos (filenames)",
         "list --": "",
         "completion z": "zsh",
         "nonsense ": "",

@@ -75,9 +75,10 @@ def test_mistakes_are_one_line(small_runs, tmp_path):
         export(config, tmp_path, "safetensors", "")
     with pytest.raises(UserError, match="unknown format 'stablehl': did you mean 'stablehlo'"):
         export(config, tmp_path, "stablehl", "")
+    (tmp_path / "file").touch()
     for format in ("safetensors", "stablehlo"):
         with pytest.raises(UserError, match="cannot write"):
-            export(complete(read_config(small_runs[0])), small_runs[0], format, str(small_runs[0]))
+            export(complete(read_config(small_runs[0])), small_runs[0], format, f"{tmp_path}/file/")
 
 
 @pytest.mark.parametrize(
@@ -85,10 +86,10 @@ def test_mistakes_are_one_line(small_runs, tmp_path):
     [
         ([], "weights.safetensors", safetensors.numpy.load_file),
         (["--output={}/x.safetensors"], "x.safetensors", safetensors.numpy.load_file),
-        (["--format=safetensors", "--output={}/weights"], "weights", safetensors.numpy.load_file),
+        (["--format=safetensors", "--output={}"], "weights.safetensors", safetensors.numpy.load_file),
+        (["--format=safetensors", "--output={}/new/"], "new/weights.safetensors", safetensors.numpy.load_file),
         (["--output={}/deep/x.NPZ"], "deep/x.NPZ", np.load),
         (["--format=stablehlo"], "network.npz", np.load),
-        (["--format=stablehlo", "--output={}/program"], "program", np.load),
     ],
 )
 def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags, name, load):
@@ -117,9 +118,23 @@ def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags
             "which format? Let --output=x.h5 end in one of .safetensors, .pt, .pth, .bin, .npz, .onnx, or give",
         ),
         ("", "x", "which format? Let --output=x end in one of .safetensors"),
+        ("torch", "x", "--output=x must end in .pt or .pth or .bin, or in / for a folder"),
     ],
 )
 def test_an_output_that_contradicts_the_format_is_refused(tmp_path, format, output, message):
     with pytest.raises(UserError) as refusal:
         export(complete(get_config()), tmp_path, format, output)
     assert str(refusal.value).startswith(message)
+
+
+def test_a_folder_for_the_hub_replaces_nothing_but_an_earlier_one(small_runs, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(small_runs[0], workdir)
+    before = (workdir / "config.json").read_bytes()
+    command = ["export", f"--workdir={workdir}", "--format=hub"]
+    assert main([*command, f"--output={workdir}"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {workdir} holds other files: let --output name a new folder, or that of an earlier export\n"
+    )
+    assert (workdir / "config.json").read_bytes() == before
+    assert main([*command, f"--output={tmp_path}/hub"]) == main([*command, f"--output={tmp_path}/hub"]) == 0

@@ -330,3 +330,9 @@ def test_count_moves_on_a_terminal_and_nowhere_else(small_runs, tmp_path):
     assert re.search(rb"\r(0|360) images \[", screen)
     plain = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
     assert plain == f"360 images in {tmp_path}/out.csv\n"
+
+
+def test_an_empty_word_is_no_path(capsys):
+    """pathlib takes it for the current folder; a shell gives it for a variable that is not set."""
+    assert main(["predict", ""]) == 1
+    assert capsys.readouterr().err == "error: an image must be a path, not ''\n"

@@ -4,7 +4,31 @@ import os
 import subprocess
 import sys
 
-from resnet_flax.workdir.folder import remove_leftovers
+import pytest
+
+from resnet_flax.config.checks import complete
+from resnet_flax.config.defaults import changed, get_config
+from resnet_flax.config.stored import read_config
+from resnet_flax.errors import UserError
+from resnet_flax.workdir.folder import check_config, remove_leftovers
+
+
+def test_a_config_may_be_mended_until_the_first_epoch_or_checkpoint(tmp_path):
+    config = complete(get_config())
+    for field, begun in {
+        "seed": "",
+        "train.batch_size": "metrics.csv",
+        "optimizer.learning_rate": "checkpoints/5",
+    }.items():
+        check_config(tmp_path, config)
+        (tmp_path / begun).mkdir(parents=True, exist_ok=True)
+        other = changed(config, {field: 1})
+        if begun:
+            with pytest.raises(UserError, match=f"holds a run of another config .config.{field}"):
+                check_config(tmp_path, other)
+            (tmp_path / begun).rmdir()
+        check_config(tmp_path, other)
+        assert complete(read_config(tmp_path)) == other
 
 
 def test_files_half_written_by_a_dead_process_are_removed_and_no_others(tmp_path):

@@ -121,6 +121,8 @@ def list_image_files(words: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for word in words:
+        if not word:  # an unset variable of a shell, which pathlib takes for the current folder
+            raise UserError("an image must be a path, not ''")
         path = user_path(word)
         if path.is_dir():
             found += image_files_below(path)
