@@ -92,12 +92,15 @@ def delete_bad_entry(show: Callable[..., None], message: Warning | str, *place: 
     """Show a warning; but if it is about a bad entry of JAX's cache, delete the entry instead.
 
     A process that is killed while writing an entry leaves a part of it. JAX then compiles the program at each start and
-    never replaces the entry; once it is deleted, JAX writes it again.
+    never replaces the entry; once it is deleted, JAX writes it again. An error of the system, such as too many open
+    files, says nothing about the entry.
     """
-    if entry := BAD_ENTRY.match(str(message)):
-        folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-        for path in Path(folder).glob(f"{entry[1]}-*-cache"):
-            with contextlib.suppress(OSError):  # of a cache that can only be read, each start compiles it again
-                path.unlink()
-    else:
-        show(message, *place, **more)
+    entry = BAD_ENTRY.match(str(message))
+    if not entry:
+        return show(message, *place, **more)
+    if "[Errno " in str(message):
+        return
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    for path in Path(folder).glob(f"{entry[1]}-*-cache"):
+        with contextlib.suppress(OSError):  # of a cache that can only be read, each start compiles it again
+            path.unlink()

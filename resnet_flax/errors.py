@@ -13,11 +13,14 @@ from resnet_flax.text import escape_line, first_few, print_line, short_repr
 # Failures of a disk, a folder or a path: full, over a limit, not writable, vanished, or impossible.
 STORAGE: tuple[int, ...] = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 STORAGE += (errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+STORAGE += (errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT)  # of a network file system
 MAX_COMPARED_CHARS = 100  # of a name that is compared with the valid ones
 MAX_NAMES_LISTED = 100
 NO_MEMORY = "RESOURCE_EXHAUSTED"  # XLA's status code
 NO_BACKEND = "Unable to initialize backend"  # how JAX says that a device is missing
 INTERRUPTED = 128 + signal.SIGINT  # exit code after Ctrl-C
+# Whether this process is a program that runs one command, so that a signal may end it at once: then nothing is lost.
+runs_command_only = False
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # gs://BUCKET, and gs:/BUCKET, into which pathlib turns it
 
 

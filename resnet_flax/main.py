@@ -113,6 +113,9 @@ def console() -> NoReturn:
         signal.signal(signal.SIGINT, end_at_once)
     use_utf8()
     open_standard_streams()
+    from resnet_flax import errors
+
+    errors.runs_command_only = True
     try:
         code = main(sys.argv[1:])
     except Exception:

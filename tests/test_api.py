@@ -26,7 +26,6 @@ from resnet_flax.errors import Damaged
 from resnet_flax.main import main
 from resnet_flax.models.weight_files import encode_safetensors
 from resnet_flax.training.classifier import Classifier
-from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals, eval_step, feature_step, train_step
 from resnet_flax.workdir.predictions import read_predictions
 
@@ -313,11 +312,28 @@ def test_recipes_are_listed_as_the_program_does(capsys, small_runs, monkeypatch,
     assert not any(line and line[0].endswith("/hub") for line in lines)  # an exported folder is no run
 
 
-def test_a_stop_while_it_compiles_does_not_end_an_interactive_process(monkeypatch):
-    """A notebook's process, which ends with a run that is stopped before it has anything to save, holds other work."""
-    assert StopRequest()._may_end_at_once
-    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
-    assert not StopRequest()._may_end_at_once
+def test_a_stop_while_it_compiles_ends_a_program_but_not_a_process_that_has_more_to_do(tmp_path):
+    """Python handles Ctrl-C when the program is compiled; tests/faults/test_resume.py stops the command."""
+    fields = {"model.blocks": (3, 5, 3), "model.widths": (8, 16, 32), "train.epochs": 1, "data.train_examples": 64}
+    code = f"""
+import os, signal, threading
+import resnet_flax as rf
+from resnet_flax.errors import Interrupted
+from resnet_flax.training.run import Run
+
+advance = Run.advance
+def interrupt(run, step):
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    return advance(run, step)
+
+Run.advance = interrupt
+try:
+    rf.train("quickstart", {fields}, workdir="{tmp_path}")
+except Interrupted:
+    print("saved")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["saved"]), done.stderr
 
 
 def test_a_thread_trains_without_signals(tmp_path):

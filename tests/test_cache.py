@@ -77,6 +77,16 @@ def test_a_bad_program_that_cannot_be_deleted_does_not_end_the_run(tmp_path, mon
     assert capsys.readouterr().out == ""
 
 
+def test_an_error_of_the_system_deletes_no_program(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "jax", SimpleNamespace(config=SimpleNamespace(jax_compilation_cache_dir=tmp_path)))
+    (tmp_path / "jit_step-123-cache").touch()
+    about = "Error reading persistent compilation cache entry for 'jit_step': "
+    cache.delete_bad_entry(print, f"{about}OSError: [Errno 24] Too many open files")
+    assert (tmp_path / "jit_step-123-cache").exists()
+    cache.delete_bad_entry(print, f"{about}ZstdError: it is cut short")
+    assert not (tmp_path / "jit_step-123-cache").exists() and capsys.readouterr().out == ""
+
+
 COMPILE = """
 import warnings
 import jax

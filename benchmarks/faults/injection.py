@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+from resnet_flax import errors
 from resnet_flax.command_line import parse
 from resnet_flax.commands import train as command
 from resnet_flax.main import main
@@ -214,5 +215,6 @@ def wait_for_save(process: subprocess.Popen, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    errors.runs_command_only = True
     *changed, last = sys.argv[1 + len(SMALL) :]
     sys.exit(run(Path(last.removeprefix("--workdir=")), *changed))

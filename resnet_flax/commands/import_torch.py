@@ -43,5 +43,5 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = 
         state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, tree["state"]))
         init = {"weights": display_name(path), "sha256": digest(tensors)}
         run = identity(config, data={}, teacher={}) | {"seconds": 0.0, "init": init}  # the data need not be here yet
-        checkpoints.save(Checkpoint(0, tree | {"state": state}, [], run), None)
+        checkpoints.save(Checkpoint(0, tree | {"state": state}, [], run))
     print_line(f"{len(jax.tree.leaves(variables))} tensors of {file} imported into {workdir}")

@@ -141,7 +141,7 @@ def depends_on_length(config: ConfigDict, epochs: int, longer: int) -> bool:
     spans = (Span(length, steps_per_epoch, config.per) for length in (epochs, longer))
     short, long = (SCHEDULES[config.name](1.0, config, span) for span in spans)
     steps = np.arange(epochs * steps_per_epoch)
-    return not np.array_equal(short(steps), long(steps))
+    return cycles_momentum(config) or not np.array_equal(short(steps), long(steps))
 
 
 def learning_rate(config: ConfigDict, span: Span) -> Schedule:

@@ -77,11 +77,8 @@ class Watch:
         if listeners:
             threading.Thread(target=self._watch_others, args=listeners, daemon=True).start()
             return
-        with contextlib.suppress(OSError, EOFError, AuthenticationError):
-            first = Client((host, port), authkey=bytes.fromhex(key))
-            first.send_bytes(str(jax.process_index()).encode())
-            self.connections.append(first)
-            threading.Thread(target=self._watch_first, args=(first,), daemon=True).start()
+        # Not here, as the first process may be waiting for a stranger at its port that says nothing.
+        threading.Thread(target=self._watch_first, args=((host, port), bytes.fromhex(key)), daemon=True).start()
 
     def leave(self) -> None:
         """Tell the others that this process ends as it should."""
@@ -101,7 +98,15 @@ class Watch:
                 if last_words(ended) != LEAVING:
                     self._end(f"process {index}")
 
-    def _watch_first(self, first: Connection) -> None:
+    def _watch_first(self, address: tuple[str, int], key: bytes) -> None:
+        try:
+            first = Client(address, authkey=key)
+            first.send_bytes(str(jax.process_index()).encode())
+        except (OSError, EOFError, AuthenticationError):
+            return
+        self.connections.append(first)
+        if self.left:
+            self._tell(LEAVING)
         words = last_words(first)
         if words != LEAVING:
             self._end("" if words == REPORTED or jax.process_index() > 1 else "process 0")  # one of the others says so

@@ -7,6 +7,7 @@ import threading
 
 import jax
 
+from resnet_flax import errors
 from resnet_flax.errors import Interrupted
 from resnet_flax.parallel.processes import max_over_processes
 from resnet_flax.text import print_line
@@ -20,22 +21,25 @@ class StopRequest:
     Python handles a signal between two of its own instructions, and so not while XLA compiles, perhaps for a minute.
     Until there is work to save (see `save_before_stopping`), a thread woken by the system ends the process instead.
 
-    A request within another passes on to it what it has noted.
+    A request within another begins with what that one has noted, and passes on to it what it notes itself. A signal
+    that the process ignores, as under nohup, stays ignored.
     """
 
     def __init__(self) -> None:
         self.signum = self.noted = 0
-        # One of several processes cannot leave alone, and an interactive one, such as a notebook's, holds other work.
-        self._may_end_at_once = jax.process_count() == 1 and not hasattr(sys, "ps1")
+        # One of several processes cannot leave alone, and one that runs other code, such as a notebook's, has more to
+        # lose than this run.
+        self._may_end_at_once = jax.process_count() == 1 and errors.runs_command_only
+        self.previous: dict = {}
 
     def __enter__(self) -> "StopRequest":
-        self.previous: dict = {}
         if threading.current_thread() is not threading.main_thread():
             return self  # signals come to the main thread alone
-        signals = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup does
-            signals.append(signal.SIGHUP)
-        self.previous = {signum: signal.signal(signum, self._note) for signum in signals}
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        heard = [signum for signum in signals if signal.getsignal(signum) != signal.SIG_IGN]
+        self.previous = {signum: signal.signal(signum, self._note) for signum in heard}
+        if outer := self._outer():
+            self.noted, self.signum = outer.noted, outer.signum
         reader, self.writer = os.pipe()
         os.set_blocking(self.writer, False)
         self.previous_wakeup = signal.set_wakeup_fd(self.writer)
@@ -43,15 +47,19 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self.previous:
+        if threading.current_thread() is not threading.main_thread():
             return
         signal.set_wakeup_fd(self.previous_wakeup)
         os.close(self.writer)  # which ends the thread
         for signum, handler in self.previous.items():
             signal.signal(signum, handler)
-        outer = getattr(self.previous[signal.SIGTERM], "__self__", None)
-        if self.noted and isinstance(outer, StopRequest):
+        if self.noted and (outer := self._outer()):
             outer.noted, outer.signum = self.noted, self.signum
+
+    def _outer(self) -> "StopRequest | None":
+        """Return the request that this one is within, if any."""
+        handlers = (getattr(handler, "__self__", None) for handler in self.previous.values())
+        return next((handler for handler in handlers if isinstance(handler, StopRequest)), None)
 
     def save_before_stopping(self) -> None:
         """From now on, treat a signal as a request for the user of this context to answer: there is work to save."""

@@ -28,7 +28,7 @@ from resnet_flax.parallel.processes import (
     run_on_first_process,
 )
 from resnet_flax.text import print_line
-from resnet_flax.training.finite import check_finite, check_validation
+from resnet_flax.training.finite import check_finite, check_validation, not_finite
 from resnet_flax.training.initial import first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.mixing import COUNTED
@@ -44,7 +44,7 @@ from resnet_flax.workdir.folder import check_config, lock_workdir, remove_leftov
 from resnet_flax.workdir.history import EpochRow, best_row, improvement
 from resnet_flax.workdir.identity import check_same_run
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
-from resnet_flax.workdir.results import read_results, write_results
+from resnet_flax.workdir.results import read_results, remove_results, write_results
 
 IN_FLIGHT = 4  # most dispatches ahead of the one waited for: devices stay busy, yet a signal is answered soon
 DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
@@ -83,9 +83,11 @@ def explained_memory(batch_size: int) -> Iterator[None]:
 def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
     """Lock `workdir` for `run` and return results that it already holds, or {}; UserError if it holds another run."""
     locks.enter_context(lock_workdir(workdir))
-    check_same_run(workdir, run.identity)
+    extends = check_same_run(workdir, run.identity)
     check_config(workdir, run.config)
     remove_leftovers(workdir)
+    if extends:
+        remove_results(workdir)
     results = read_results(workdir)
     if results:
         print_line(f"{workdir} is finished: {workdir / 'report' / 'results.json'}")
@@ -106,7 +108,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
         start = checkpoints.restore_newest(template) or first_checkpoint(run, template)
         if start.run and not start.step:  # so the weights that the run starts from are not read again
-            checkpoints.save(start, None)
+            checkpoints.save(start)
             checkpoints.wait()
         if start.step:
             print_line(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
@@ -148,7 +150,7 @@ class Loop:
         self.steps_per_epoch = run.stream.steps_per_epoch
         self.state: TrainState = start.tree["state"]
         self.totals: Totals = start.tree["totals"]
-        self.history = start.history
+        self.history = self.saved_history = start.history
         self.init: dict[str, str] = start.run.get("init", {})  # the weights that the run started from
         self.started = time.monotonic() - start.run.get("seconds", 0.0)
         self.speeds: list[float] = []  # images a second of each epoch that was trained here
@@ -259,11 +261,13 @@ class Loop:
         """Save a checkpoint; raise NotFinite instead if something in it is not finite."""
         self.stop.save_before_stopping()
         check_finite(self.run, self.workdir, self.totals, self.state)
-        best = best_row(self.history, self.config.monitor)
+        # Of the checkpoint before, too: if this one is damaged, the run goes on from there.
+        best = [best_row(history, self.config.monitor) for history in (self.history, self.saved_history)]
         tree = {"state": self.state, "totals": self.totals}
         description = self.run.identity | {"seconds": self.seconds(), **({"init": self.init} if self.init else {})}
         checkpoint = Checkpoint(int(self.state.step), tree, self.history, description)
-        self.checkpoints.save(checkpoint, int(best["step"]) if best else None)
+        self.checkpoints.save(checkpoint, [int(row["step"]) for row in best if row])
+        self.saved_history = self.history
 
     def stop_if_requested(self) -> None:
         """Save and raise Interrupted if any process has been asked to stop."""
@@ -309,6 +313,8 @@ def evaluate_chosen(loop: Loop, chosen: EpochRow, template: dict) -> tuple[Split
     if not role:
         return None, {}
     found = loop.evaluate(role, role, state)
+    if len(found) and not math.isfinite(found.loss):
+        raise not_finite(loop.run, loop.workdir, int(chosen["step"]) - 1, f"the {role} loss")
     evaluated = SplitPredictions(found, role, loop.run.config.data[role], int(chosen["step"]))
     if role == "validation":
         return evaluated, {}

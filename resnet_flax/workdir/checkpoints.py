@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -44,16 +44,16 @@ class Checkpoint:
 
 
 class KeepNewestAndBest(PreservationPolicy):
-    """Keep the two newest checkpoints, as one may turn out to be damaged, and that of the step `best`.
+    """Keep the two newest checkpoints, as one may turn out to be damaged, and those of the steps `best`.
 
-    The best one follows from the history, so Orbax need not keep metrics itself, in files that can be damaged.
+    The best ones follow from the history, so Orbax need not keep metrics itself, in files that can be damaged.
     """
 
-    best: int | None = None
+    best: Collection[int] = ()
 
     def should_preserve(self, checkpoints, *, context):
         newest = [checkpoint.step for checkpoint in checkpoints[-2:]]
-        return [checkpoint.step in (*newest, self.best) for checkpoint in checkpoints]
+        return [checkpoint.step in (*newest, *self.best) for checkpoint in checkpoints]
 
 
 class Checkpoints:
@@ -89,14 +89,14 @@ class Checkpoints:
         """Return the steps that have a checkpoint, intact or damaged, newest first."""
         return steps_in(self.folder)
 
-    def save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Write `checkpoint` in the background, then delete all others except the newest before it and `best_step`.
+    def save(self, checkpoint: Checkpoint, best: Collection[int] = ()) -> None:
+        """Write `checkpoint` in the background, then delete all others except the newest before it and steps `best`.
 
         The arrays may change once this returns. If the step already has a checkpoint, its arrays are kept, as the same
         run has the same arrays at the same step; its history may have grown since. Raises UserError if this checkpoint,
         or the one before, cannot be written; whatever was saved earlier is still there.
         """
-        run_on_first_process(lambda: self._save(checkpoint, best_step))
+        run_on_first_process(lambda: self._save(checkpoint, best))
 
     def wait(self) -> None:
         """Wait until the last save is complete; UserError if it fails."""
@@ -116,8 +116,8 @@ class Checkpoints:
         """
         return broadcast_checkpoint(lambda: self._restore_newest(like), like)
 
-    def _save(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        self._kept.best = best_step
+    def _save(self, checkpoint: Checkpoint, best: Collection[int]) -> None:
+        self._kept.best = best
         host = replace(checkpoint, tree=jax.device_get(checkpoint.tree))
         record = {"history": host.history, "checksum": checksum(host)}
         record |= {"run": host.run, "run_checksum": json_checksum(host.run)}

@@ -20,11 +20,11 @@ def identity(config: FrozenConfigDict, data: dict[str, Examples], teacher: dict[
     return {"config": json.loads(config_to_json(config)), "data": data} | ({"teacher": teacher} if teacher else {})
 
 
-def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
+def check_same_run(workdir: Path, run: dict[str, Any]) -> bool:
     """Raise UserError if the checkpoints in `workdir` are of a run whose `identity` is not `run`.
 
-    More epochs are accepted where is_extension allows them, and so are checkpoints of older versions, which record no
-    identity.
+    More epochs are accepted where is_extension allows them, and then it returns True. So are checkpoints of older
+    versions, which record no identity.
     """
     recorded = recorded_run(workdir / "checkpoints")
     data = data_changes(recorded.get("data", {}), run["data"])
@@ -34,9 +34,10 @@ def check_same_run(workdir: Path, run: dict[str, Any]) -> None:
     teacher = teacher_changes(recorded.get("teacher", {}), run.get("teacher", {}))
     others = data + teacher
     if not others and config and is_extension(workdir, config, recorded["config"], run["config"]):
-        return
+        return True
     if changes := "; ".join(others + config):
         raise UserError(f"{workdir} holds a different run ({changes}): undo the change, or choose another --workdir")
+    return False
 
 
 def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> bool:

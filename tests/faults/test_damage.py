@@ -6,16 +6,18 @@ import shutil
 
 import pytest
 
-from benchmarks.faults.injection import SMALL, end, run
+from benchmarks.faults.injection import SMALL, STEPS, end, run
 from resnet_flax.command_line import parse
 from resnet_flax.main import main
 from resnet_flax.training.restore import checkpoint_template
-from resnet_flax.workdir.checkpoints import Checkpoints, checksum
+from resnet_flax.training.train import Loop
+from resnet_flax.workdir.checkpoints import Checkpoints, checksum, steps_in
+from resnet_flax.workdir.results import read_results
 
 
 @pytest.fixture
 def workdir(undisturbed, tmp_path):
-    """A finished run without its results, with checkpoints of steps 16 and 24."""
+    """A finished run without its results, with checkpoints of steps 24, the best, 16, and 8, the best until then."""
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "report" / "results.json").unlink()
     return tmp_path
@@ -77,7 +79,9 @@ def test_newest_intact_checkpoint_is_restored_with_a_message(name, workdir, blan
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.restore_newest(blank).step == (24 if name in HARMLESS else 16)
     assert ("checkpoint 24 is damaged and is skipped: " in capsys.readouterr().out) == (name not in HARMLESS)
-    assert sorted(path.name for path in folder.iterdir())[1:] == ["24" if name in HARMLESS else "24.damaged"]
+    assert sorted(path.name for path in folder.iterdir() if "24" in path.name) == [
+        "24" if name in HARMLESS else "24.damaged"
+    ]
 
 
 def test_flipped_bit_in_any_file_restores_no_wrong_number(workdir, blank):
@@ -130,7 +134,7 @@ def test_run_without_an_intact_checkpoint_is_refused_and_left_alone(workdir, cap
     for _ in range(2):
         assert run(workdir) == 1
         captured = capsys.readouterr()
-        assert captured.out.count("is damaged and is skipped") == 2
+        assert captured.out.count("is damaged and is skipped") == 3
         assert (
             captured.err
             == f"error: no checkpoint in {folder} is intact: choose another --workdir to start from scratch\n"
@@ -172,6 +176,23 @@ def test_damaged_config_is_recreated_by_the_whole_command(workdir, undisturbed, 
     assert f"{path} is damaged" in capsys.readouterr().out
     assert path.read_bytes() == (undisturbed() / "config.json").read_bytes()
     assert end(workdir) == end(undisturbed())
+
+
+def test_a_run_is_extended_though_its_config_is_missing(undisturbed, tmp_path, capsys):
+    longer = ["--config.train.patience=0", "--config.schedule.name=constant"]
+    assert run(tmp_path, *longer, "--config.train.epochs=1") == 0
+    (tmp_path / "config.json").unlink()
+    assert run(tmp_path, *longer, "--config.train.epochs=2") == 0
+    assert "is finished" not in capsys.readouterr().out
+    assert read_results(tmp_path)["epochs"] == 2
+
+
+def test_the_checkpoint_before_a_damaged_one_has_its_best_one(tmp_path, monkeypatch):
+    """The third epoch is the best, but if its checkpoint is damaged, the run goes on with the first as its best."""
+    accuracy = iter([0.5, 0.4, 0.6])
+    monkeypatch.setattr(Loop, "validation_row", lambda loop, epoch: {"val_loss": 1.0, "val_accuracy": next(accuracy)})
+    assert run(tmp_path, "--config.train.patience=0", "--config.train.epochs=3") == 0
+    assert steps_in(tmp_path / "checkpoints") == [3 * STEPS, 2 * STEPS, STEPS]
 
 
 @pytest.mark.parametrize("length", [5, 100, -30, -1])

@@ -113,13 +113,13 @@ def test_checkpoint_that_cannot_be_written_leaves_earlier_ones(tmp_path):
         return Checkpoint(step, {"state": TrainState(jnp.array(step), weights, {}, {}, {})})
 
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(saved_at(1), None)
+        checkpoints.save(saved_at(1))
         checkpoints.wait()
         with largest_file(10_000), pytest.raises(UserError, match=r"could be written.*File too large; earlier ones"):
-            checkpoints.save(saved_at(2), None)
+            checkpoints.save(saved_at(2))
             checkpoints.wait()
         assert checkpoints.restore_newest(saved_at(0).tree).step == 1
-        checkpoints.save(saved_at(2), None)
+        checkpoints.save(saved_at(2))
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore_newest(saved_at(0).tree).step == 2
         assert not list(tmp_path.glob("*tmp*"))  # a thread of the save that failed may leave a folder behind

@@ -1,5 +1,6 @@
 """A run that was stopped resumes to the very same end."""
 
+import os
 import signal
 import time
 from functools import partial
@@ -21,6 +22,8 @@ from benchmarks.faults.injection import (
     send,
     start,
 )
+from resnet_flax.training.run import Run
+from resnet_flax.training.signals import StopRequest
 
 TERM, INT = signal.SIGTERM, signal.SIGINT
 WAYS = {
@@ -50,6 +53,36 @@ def test_run_stopped_at_every_stage_ends_as_if_it_had_not_been(way, first, secon
     assert run(tmp_path, *words) == 0
     assert "stopped early after epoch 3" in capsys.readouterr().out
     assert end(tmp_path, *words) == end(undisturbed(*words), *words)
+
+
+def test_stopped_while_a_run_of_several_seeds_is_prepared(tmp_path, monkeypatch, capsys):
+    """The signal reaches the request around all seeds, before the run has one of its own."""
+    prepare = Run.from_config
+
+    def signalled(config):
+        send(TERM)()
+        return prepare(config)
+
+    monkeypatch.setattr(Run, "from_config", signalled)
+    assert run(tmp_path, "--seeds=2") == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM; the same command resumes from here\n"
+    assert newest(tmp_path / "seed0")[:2] == (0, []) and not (tmp_path / "seed1").exists()
+
+
+def test_ignored_signals_stay_ignored(monkeypatch):
+    """A shell starts a job in the background with Ctrl-C ignored, and nohup ignores the end of the terminal."""
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (INT, signal.SIGHUP)}
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), INT)
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested()
+            os.kill(os.getpid(), TERM)
+            assert stop.requested()
+        assert {signum: signal.getsignal(signum) for signum in before} == dict.fromkeys(before, signal.SIG_IGN)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 @pytest.mark.parametrize("seconds", [1, 5])

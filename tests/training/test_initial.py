@@ -157,6 +157,12 @@ def test_extension_is_refused_exactly_where_a_longer_schedule_begins_differently
     assert not identity.is_extension(Path("run"), ["config.seed: 0 -> 1", "config.train.epochs: 5 -> 8"], old, new)
 
 
+def test_a_momentum_that_depends_on_the_length_prevents_an_extension_with_any_learning_rate():
+    config = get_config().schedule
+    config.update({"name": "onecycle", "start_divisor": 1.0, "end_divisor": 1.0, "cycle_momentum": True})
+    assert schedules.depends_on_length(config, 3, 5)
+
+
 def test_a_run_that_begins_on_small_images_is_not_extended():
     """The longer one would begin with more epochs of them."""
     old, new = ({**get_config().to_dict(), "train": {"epochs": epochs, "small_share": 0.5}} for epochs in (4, 8))

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import re
 import subprocess
@@ -27,6 +28,7 @@ from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 from resnet_flax.training.train import out_of_patience
 from resnet_flax.workdir.checkpoints import Checkpoints, checksum, json_checksum
+from resnet_flax.workdir.predictions import Predictions
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -277,6 +279,14 @@ def test_without_validation_the_last_epoch_is_the_result(tmp_path):
     results = json.loads((tmp_path / "report" / "results.json").read_text())
     assert results["chosen_epoch"] == 3
     assert "val_accuracy" not in results
+
+
+def test_a_test_loss_that_is_not_finite_is_no_result(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Predictions, "loss", math.inf)
+    words = [*SMALL, "--config.train.epochs=1", "--config.data.train=train", "--config.data.validation="]
+    assert main([*words, f"--workdir={tmp_path}"]) == 4
+    assert capsys.readouterr().err.startswith("error: the test loss is not finite at step ")
+    assert not (tmp_path / "report" / "results.json").exists()
 
 
 @pytest.mark.parametrize("held_out", ["train[90%:]", ""])
