@@ -15,7 +15,7 @@ from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
-from resnet_flax.training.leakage import leakage_notes
+from resnet_flax.training.leakage import leakage_notes, place
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.folder import Job
@@ -124,8 +124,7 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     now, then = job.config.data, complete(read_trained_config(job.workdir)).data
     folder = find_arrays(now)
     evaluated = examples_of(now, folder, split)
-    same_place = (now.name, now.dir, now.image_size) == (then.name, then.dir, then.image_size)
-    there = examples_of(then, folder, "train") if same_place else None
+    there = examples_of(then, folder, "train") if place(now) == place(then) else None
     training = f"{display_name(job.workdir)} was trained on {then.train}"
     if (known := trained or there) and overlap(evaluated, known):
         return f"{training} of these data, so this says little about new images"

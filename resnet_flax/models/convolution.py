@@ -49,9 +49,7 @@ def with_gradients(
 
     In the dtype of `x`; the gradient of the kernel has the dtype of the kernel.
     """
-    if feature_group_count > 1:
-        kernel = ungrouped(kernel, feature_group_count)
-    return _convolve(x, kernel, strides[0], padding[0][0])
+    return _convolve(x, kernel, strides[0], padding[0][0], feature_group_count)
 
 
 def ungrouped(kernel: jax.Array, groups: int) -> jax.Array:
@@ -60,6 +58,8 @@ def ungrouped(kernel: jax.Array, groups: int) -> jax.Array:
     XLA has no fast CPU kernel for the gradients of a grouped convolution: these multiplications by zero are dozens of
     times faster.
     """
+    if groups == 1:
+        return kernel
     height, width, inputs, outputs = kernel.shape
     split = kernel.reshape(height, width, 1, inputs, groups, outputs // groups)
     same_group = jnp.eye(groups, dtype=kernel.dtype)[:, None, :, None]
@@ -71,20 +71,29 @@ def _conv(x: jax.Array, kernel: jax.Array, pads: Pads, **kwargs) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, padding=pads, dimension_numbers=layout, **kwargs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Convolve images (batch, H, W, I) with a kernel (K, K, I, O) to (batch, H', W', O)."""
-    return _conv(x, kernel.astype(x.dtype), [(padding, padding)] * 2, window_strides=(stride, stride))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int) -> jax.Array:
+    """Convolve images (batch, H, W, I) with a kernel (K, K, I / groups, O) to (batch, H', W', O)."""
+    pads, strides = [(padding, padding)] * 2, (stride, stride)
+    return _conv(x, kernel.astype(x.dtype), pads, window_strides=strides, feature_group_count=groups)
 
 
-def _forward(x, kernel, stride, padding):
-    if _by_winograd(x, kernel, stride, padding):
-        return _not_inlined(winograd.convolve, x, kernel), (x, kernel)
-    return _convolve(x, kernel, stride, padding), (x, kernel)
+def _forward(x, kernel, stride, padding, groups):
+    dense = ungrouped(kernel, groups)
+    if _by_winograd(x, dense, stride, padding):
+        return _not_inlined(winograd.convolve, x, dense), (x, kernel)
+    return _convolve(x, dense, stride, padding, 1), (x, kernel)
 
 
-def _backward(stride, padding, saved, gradient):
+def _backward(stride, padding, groups, saved, gradient):
     x, kernel = saved
+    dense, of_grouped = jax.vjp(partial(ungrouped, groups=groups), kernel)
+    of_images, of_dense = _gradients(x, dense, stride, padding, gradient)
+    return of_images, *of_grouped(of_dense)
+
+
+def _gradients(x: jax.Array, kernel: jax.Array, stride: int, padding: int, gradient: jax.Array) -> tuple:
+    """Return the gradients of the images and of the kernel (K, K, I, O)."""
     if _by_winograd(x, kernel, stride, padding):
         of_kernel = _not_inlined(winograd.kernel_gradient, x, gradient)
         return _not_inlined(winograd.convolve, gradient, _rotated(kernel)), of_kernel

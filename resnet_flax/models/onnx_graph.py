@@ -353,8 +353,12 @@ class Graph:
     def translate_reduce_window_sum(self, shape: Shape, x: Tensor, /, **params: Any) -> Tensor:
         return self.reduce_window("sum", shape, x, **params)
 
-    def translate_slice(self, shape: Shape, x: Tensor, /, *, start_indices, limit_indices, strides, **_: Any) -> str:
+    def translate_slice(
+        self, shape: Shape, x: Tensor, /, *, start_indices, limit_indices, strides, **_: Any
+    ) -> Tensor | str:
         axes = [axis for axis, size in enumerate(shape) if size != x.shape[axis]]
+        if not axes:
+            return x
         steps = strides or [1] * len(shape)
         parts = [[values[axis] for axis in axes] for values in (start_indices, limit_indices)]
         parts += [axes_in_graph(axes, len(shape)), [steps[axis] for axis in axes]]

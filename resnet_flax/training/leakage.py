@@ -8,7 +8,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.data.datasets.fingerprint import examples_of, overlap
 from resnet_flax.data.datasets.load import find_arrays
+from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError
+from resnet_flax.files import user_path
 from resnet_flax.training.teacher import teacher_names
 from resnet_flax.workdir.trained import find_trained, read_trained_config
 
@@ -36,5 +38,7 @@ def data_of(name: str) -> ConfigDict | None:
 
 
 def place(data: ConfigDict) -> tuple[str, str, int]:
-    """Return what two runs on the same data have in common; datasets with a name are the same in any folder."""
-    return data.name, data.dir if data.name == "folder" else "", data.image_size
+    """Return what two runs on the same data have in common; a dataset of TFDS is the same in any folder."""
+    folder = user_path(data.dir).resolve()
+    own_images = data.name == "folder" or (data.dir and split_names(folder))
+    return data.name, str(folder) if own_images else "", data.image_size

@@ -21,7 +21,7 @@ from resnet_flax.commands import predict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.data.datasets.images import IMAGES, Images, list_image_files
+from resnet_flax.data.datasets.images import IMAGES, Images, eight_bits, list_image_files
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.main import main
 from resnet_flax.workdir import predictions
@@ -263,6 +263,27 @@ def test_pixels_of_32_bits_are_refused(tmp_path):
         images = Images([tmp_path / name], (8, 8))
         assert list(images) == []
         assert images.unreadable[str(tmp_path / name)] == "has pixels of 32 bits: convert it to 8 or 16"
+
+
+def test_more_than_eight_bits_are_scaled_to_eight(tmp_path):
+    white = np.full((8, 8), 4095, np.uint16)
+    (tmp_path / "twelve.pgm").write_bytes(b"P5 8 8 4095\n" + white.astype(">u2").tobytes())
+    Image.fromarray(white << 4).save(tmp_path / "sixteen.tif")
+    twelve = Image.fromarray(white)
+    twelve.save(tmp_path / "twelve.tif", tiffinfo={258: 12})
+    with Image.open(tmp_path / "twelve.tif") as image:
+        assert image.tag_v2[258] == (16,)  # Pillow writes no other, so its tag is replaced
+    for image in Images([tmp_path / "twelve.pgm", tmp_path / "sixteen.tif"], (8, 8)):
+        assert image.pixels.min() == 255
+    twelve.tag_v2 = {258: (12,)}
+    assert np.asarray(eight_bits(twelve)).min() == 255
+
+
+def test_pixels_are_read_beside_damaged_exif_data(tmp_path):
+    red = Image.new("RGB", (8, 8), "red")
+    red.save(tmp_path / "red.png", exif=b"Exif\0\0garbage!")
+    images = Images([tmp_path / "red.png"], (8, 8))
+    assert [image.pixels[0, 0].tolist() for image in images] == [[255, 0, 0]] and not images.unreadable
 
 
 def test_photos_are_upright_animations_their_first_frame_and_endings_of_any_case(tmp_path):

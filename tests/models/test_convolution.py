@@ -64,6 +64,14 @@ def test_a_grouped_convolution_and_its_gradients_are_those_of_jax():
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-5), ours, theirs)
 
 
+def test_without_gradients_a_grouped_convolution_multiplies_by_no_zeros():
+    x, weights = jnp.ones((2, 5, 5, 6)), jnp.ones((3, 3, 2, 9))
+    jaxpr = str(
+        jax.make_jaxpr(partial(with_gradients, strides=(1, 1), padding=[(1, 1)] * 2, feature_group_count=3))(x, weights)
+    )
+    assert jaxpr.count("feature_group_count=3") == 1 and jaxpr.count("conv_general_dilated[") == 1
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_all_convolutions_have_the_layout_of_the_fast_kernel_even_in_a_loop(stride):
     x, weights = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))

@@ -75,6 +75,13 @@ def test_batchnorm_is_folded_into_every_convolution_before_it():
     assert operations(content).count("BatchNormalization") == 1 + 2  # what follows a sum has no convolution before it
 
 
+def test_a_shortcut_that_keeps_every_pixel_there_is():
+    """Every second pixel of one pixel is that pixel: a slice that takes nothing away."""
+    model = create("tiny", len(CLASSES), shortcut="pad", blocks=(1,) * 5, widths=(NARROW,) * 5)
+    content, expected = export(model, random_variables(model), train=False)
+    np.testing.assert_allclose(run(content, IMAGES), expected, rtol=0, atol=1e-5)
+
+
 def test_the_metadata_names_the_classes():
     model = create("tiny", len(CLASSES), blocks=(1,), widths=(NARROW,))
     content, _ = export(model, random_variables(model), train=False)

@@ -6,7 +6,7 @@ from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.config.stored import read_config
 from resnet_flax.main import main
-from resnet_flax.training.leakage import leakage_notes
+from resnet_flax.training.leakage import leakage_notes, place
 
 
 def notes(field: str, name: str, validation: str) -> list[str]:
@@ -22,6 +22,21 @@ def test_validation_on_images_that_the_source_was_trained_on_is_noted(field, sma
     (note,) = notes(field, str(small_runs[0]), "train[5%:40%]")
     trained = read_config(small_runs[0]).data.train
     assert note == f"{small_runs[0]} was trained on {trained}, so accuracy on validation says little about new images"
+
+
+def test_the_same_folder_is_known_by_any_of_its_names_and_own_arrays_are_not_those_of_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = get_config().data
+    data.name, data.dir = "folder", "photos"
+    there = place(data)
+    for name in ("./photos", str(tmp_path / "photos"), "../" + tmp_path.name + "/photos"):
+        data.dir = name
+        assert place(data) == there
+    data.name, data.dir = "cifar10", "photos"
+    assert place(data) == ("cifar10", "", 32)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "train_images.npy").touch()
+    assert place(data) == ("cifar10", str(tmp_path / "photos"), 32)
 
 
 def test_a_network_of_other_or_unknown_data_is_not_noted(tmp_path):

@@ -86,7 +86,8 @@ class Draws:
         drawn = self._bits(15)
         if high <= low:
             return xp.asarray(drawn * 0, xp.float32) + np.float32(low)
-        scale = 2.0 ** np.floor(np.log2(65535.0 / (high - low)))
+        largest = min(65535.0 / (high - low), 2.0**24 / max(abs(low), abs(high)))  # as float32 has 24 bits
+        scale = 2.0 ** np.floor(np.log2(largest))
         first, span = round(low * scale), round((high - low) * scale)
         return xp.asarray(first + xp.right_shift(drawn * span, 15), xp.float32) * np.float32(1 / scale)
 

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_flax.data.datasets.images import IMAGES, Images, image_files_below
+from resnet_flax.data.datasets.images import IMAGES, Images, files_below, image_files_below, is_image_name
 from resnet_flax.errors import UserError, nearest
 from resnet_flax.files import user_path
 from resnet_flax.text import escape_line, first_few, print_line
 
-SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}  # folder -> split
+# Folder -> split.
+SPLIT_FOLDERS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
 MAX_CLASSES_LISTED = 5  # in a message
-DECODING = 2  # goes up when files are decoded to different pixels than before
+DECODING = 3  # goes up when files are decoded to different pixels than before
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class Tree:
         """Return the tree of folders in `directory`; no file is opened.
 
         Each folder there is a class and all images are the split "train", unless there is a folder `train` with the
-        classes in it: then `val` or `validation` and `test` beside it are splits, too. Names that begin with a dot are
-        ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
+        classes in it: then `val`, `valid` or `validation` and `test` beside it are splits, too. Names that begin with a
+        dot are ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
         """
         root = user_path(directory).absolute()
         if not directory:
@@ -107,9 +114,16 @@ class Tree:
             print_line(changes)
         if images.unreadable:
             print_line(images.failures())
+        if ignored := self._ignored(split):
+            print_line(f"left out, as they do not end in {', '.join(IMAGES)}: {', '.join(first_few(ignored, 3))}")
         if lost := sorted(set(range(len(self.classes))) - set(labels)):
             raise UserError(f"no image in {self.splits[split] / self.classes[lost[0]]} can be read")
         return pixels[: len(labels)], np.array(labels, np.int32)
+
+    def _ignored(self, split: str) -> list[str]:
+        """Return the files in the folders of the classes of a split that are no images by their names, in order."""
+        below = (path for name in self.classes for path in files_below(self.splits[split] / name))
+        return sorted(escape_line(path) for path in below if not is_image_name(path))
 
     def _name(self, path: Path) -> bytes:
         """Return the path below the root, the same on every system."""

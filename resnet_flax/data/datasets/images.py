@@ -1,5 +1,6 @@
 """A user's own images: find the files, and read images out of files, arrays, archives and pickles."""
 
+import contextlib
 import io
 import os
 import sys
@@ -18,8 +19,9 @@ from resnet_flax.errors import UserError, reason
 from resnet_flax.files import check_size, read_npy, read_npz, user_path
 from resnet_flax.text import escape_line, first_few
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 PICKLES = (".pkl", ".pickle", ".p")
 MAX_IMAGE_BYTES = 2**28  # of a file: the size of the largest image that Pillow accepts, uncompressed
 MAX_FILES_LISTED = 20  # files that could not be read
@@ -136,13 +138,20 @@ def list_image_files(words: list[str]) -> list[Path]:
 
 
 def image_files_below(folder: Path) -> list[Path]:
-    """Return all images in `folder` and the folders in it, in order, except those whose names begin with a dot."""
-    found = []
+    """Return all images in `folder` and the folders in it, in order, see files_below."""
+    return [Path(path) for path in sorted(filter(is_image_name, files_below(folder)))]
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield all files in `folder` and the folders in it, except those whose names begin with a dot."""
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        images = (name for name in names if name.lower().endswith(IMAGES) and not name.startswith("."))
-        found += [path for name in images if os.path.isfile(path := os.path.join(place, name))]
-    return [Path(path) for path in sorted(found)]
+        paths = (os.path.join(place, name) for name in names if not name.startswith("."))
+        yield from filter(os.path.isfile, paths)
+
+
+def is_image_name(name: str) -> bool:
+    return name.lower().endswith(IMAGES)
 
 
 def is_pickle(file: Path) -> bool:
@@ -170,7 +179,8 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
             with Image.open(content, formats=IMAGE_FORMATS) as image:
                 original = image.size
                 image.draft(None, (4 * size[1], 4 * size[0]))
-                ImageOps.exif_transpose(image, in_place=True)  # copying a large image takes longer than decoding it
+                with contextlib.suppress(SyntaxError, ValueError, KeyError, OSError):  # its EXIF data may be damaged
+                    ImageOps.exif_transpose(image, in_place=True)  # copying a large image takes longer than decoding it
                 image.load()
                 return image, original
         except UnidentifiedImageError:
@@ -181,10 +191,12 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
 
 def eight_bits(image: Image.Image) -> Image.Image:
     """Return an image of any mode as RGB or, if it has transparency, RGBA; of 16 bits, the upper 8 are kept."""
-    if image.mode in ("I", "F"):
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("I", "F") and not sixteen:
         raise ValueError("has pixels of 32 bits: convert it to 8 or 16")
-    if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if sixteen:  # Pillow would clip, not scale
+        bits = getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (16,))[0]  # a TIFF's, which may be 12
+        image = Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8))
     mode = "RGBA" if image.has_transparency_data else "RGB"
     return image if image.mode == mode else image.convert(mode)
 

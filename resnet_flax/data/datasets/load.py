@@ -44,6 +44,8 @@ def fill_from_dataset(config: ConfigDict) -> None:
     if None not in [config.classes, *(config[role] for role in ROLES)]:
         return
     classes, splits = SOURCES[config.name].contents(config)
+    arrays = split_names(user_path(config.dir)) if config.dir else []  # which replace the images of any dataset
+    splits = tuple(arrays) or splits
     usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) & {"validation", "test"}], strict=True))
     if config.train is not None and "test" not in splits:
         usual["test"] = ""

@@ -31,6 +31,12 @@ def test_uniform_is_uniform(low, high):
     assert stats.kstest(drawn, stats.uniform(low, high - low).cdf).pvalue > SIGNIFICANCE
 
 
+@pytest.mark.parametrize("width", [1e-5, 1e-6])
+def test_uniform_in_a_narrow_range_stays_there(width):
+    drawn = fresh().uniform(1, 1 + width)
+    assert drawn.min() >= 1 and drawn.max() < 1 + width
+
+
 def test_uniform_of_an_empty_range_is_its_end():
     assert np.all(fresh().uniform(0.3, 0.3) == np.float32(0.3))
 

@@ -71,6 +71,7 @@ def test_an_image_nearly_keeps_its_place_when_others_are_added(tmp_path):
     ("splits", "expected"),
     [
         (["train", "val", "test"], ("train", "validation", "test")),
+        (["train", "valid", "test"], ("train", "validation", "test")),
         (["train", "validation"], ("train[:90%]", "validation", "train[90%:]")),
         (["train", "test"], ("train[:90%]", "train[90%:]", "test")),
         (["train"], ("train[:80%]", "train[80%:90%]", "train[90%:]")),
@@ -83,6 +84,23 @@ def test_split_folders_are_splits(tmp_path, splits, expected):
     assert (config.train, config.validation, config.test) == expected
     data = load_dataset(config)
     assert len(data.train) + len(data.validation) + len(data.test) == 15 * (len(splits) + 1)
+
+
+def test_files_that_are_no_images_by_their_names_are_named(tmp_path, capsys):
+    paint(tmp_path, 10)
+    (tmp_path / "red" / "0.png").rename(tmp_path / "red" / "0.heic")
+    load_dataset(data_config(tmp_path))
+    assert capsys.readouterr().out.endswith(f".pgm: {tmp_path}/red/0.heic\n")
+
+
+def test_arrays_in_place_of_a_dataset_have_its_classes_and_their_own_splits(tmp_path):
+    for split in ("train", "validation", "test"):
+        np.save(tmp_path / f"{split}_images.npy", np.zeros((10, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(10, dtype=np.int32))
+    config = get_config()
+    config.data.update(name="cifar10", dir=str(tmp_path))
+    data = complete(config).data
+    assert (data.train, data.validation, data.test, len(data.classes)) == ("train", "validation", "test", 10)
 
 
 def test_splits_that_the_config_names_are_kept(tmp_path):
