@@ -35,7 +35,7 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     policy = Policy(config.data.policy)
     images = min(images, len(data.train))
     stream = Stream(data.train, policy, images, config.seed, concat_original=False)
-    mixing, names = Mixing.of(config.train), [figures.short_label(name) for name in config.data.classes]
+    mixing, names = Mixing.of(config.train), figures.short_labels(config.data.classes)
     columns = [(data.train.images[:images] / np.float32(255), [""] * images)]
     columns += [version(stream, mixing, names, epoch) for epoch in range(versions)]
     lines = mixing.images if mixing.on else 0
@@ -44,6 +44,9 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     path = workdir / "preview.png"
     figures.write_png(figure, path)
     print_line(f"{str(policy)!r}\ndrawn into {escape_line(path)}")
+    if share := config.train.small_share:
+        small = config.train.small_size
+        print_line(f"note: the first {share:.0%} of the steps train on these images made {small} x {small}")
 
 
 def draw_columns(columns: Sequence[Column], labels: Sequence[str], lines: int) -> Figure:

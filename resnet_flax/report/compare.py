@@ -41,9 +41,11 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     text = "\n".join(text_table(header, found) for header, found in tables if found)
     files = Files()
     files.text("comparison.txt", text)
-    curves = {name: histories[run.workdir] for name, run in zip(short_names(ranked), ranked, strict=True)}
+    drawn = ranked[: figures.MAX_CURVES]
+    curves = {name: histories[run.workdir] for name, run in zip(short_names(drawn), drawn, strict=True)}
+    which = f" of the best {len(drawn)} of {len(ranked)} runs" if len(drawn) < len(ranked) else ""
     charts = [
-        files.chart(quantity, figures.compared_curves(curves, quantity), f"{title} after each epoch")
+        files.chart(quantity, figures.compared_curves(curves, quantity), f"{title} after each epoch{which}")
         for quantity, title in (("accuracy", "Accuracy"), ("loss", "Loss"))
     ]
     parts = [

@@ -8,7 +8,8 @@ from PIL import Image
 
 from resnet_flax.report import figures, html
 from resnet_flax.report.files import Files
-from resnet_flax.report.tables import CLASS_HEADER, class_rows, percent
+from resnet_flax.report.tables import CLASS_HEADER, MAX_NAME_CHARS, class_rows, percent
+from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import ClassScores, Predictions
 
 SHOWN = 24  # images of a gallery, in rows of 12, 8 or 4
@@ -47,7 +48,7 @@ def classes_section(files: Files, predictions: Predictions, classes: Sequence[st
 
 def confusion_tables(predictions: Predictions, classes: Sequence[str]) -> list[str]:
     """Return the confusion matrix as two tables, of counts and of percentages; cells without an image are empty."""
-    names, counts = [figures.short_label(name) for name in classes], predictions.confusion()
+    names, counts = figures.short_labels(classes), predictions.confusion()
     shares = figures.row_shares(counts)
     as_counts = [[f"{count:,}" if count else "" for count in row] for row in counts]
     as_percent = [
@@ -69,7 +70,7 @@ def confusions(predictions: Predictions, classes: Sequence[str]) -> list[list[st
     most = np.argsort(-counts, axis=None, kind="stable")[:MAX_CONFUSIONS]
     pairs = [divmod(int(index), len(classes)) for index in most if counts.flat[index]]
     support = predictions.confusion().sum(1)
-    names = [figures.short_label(name) for name in classes]
+    names = [escape_line(name, MAX_NAME_CHARS) for name in classes]
     return [
         [f"{names[true]} \u2192 {names[predicted]}", f"{count:,}", percent(count / support[true])]
         for (true, predicted), count in ((pair, counts[pair]) for pair in pairs)
@@ -80,18 +81,20 @@ def examples_section(predictions: Predictions, images: np.ndarray, classes: Sequ
     """Return the images that say most about what goes wrong: the most confident mistakes, least sure predictions."""
     surest = predictions.confident_mistakes(SHOWN)
     unsure = np.argsort(predictions.log_probabilities.max(1), kind="stable")[:SHOWN]
-    wrong = len(predictions) - predictions.correct
-    parts = [
-        html.paragraph(f"{wrong:,} of {len(predictions):,} images are classified wrongly."),
-        html.titled("Most confident mistakes", gallery(predictions, images, classes, surest)),
-        html.titled("Least confident predictions", gallery(predictions, images, classes, unsure)),
-        html.titled("Most confident mistakes by true class", class_galleries(predictions, images, classes)),
-    ]
+    wrong, names = len(predictions) - predictions.correct, figures.short_labels(classes)
+    doubts = html.titled("Least confident predictions", gallery(predictions, images, names, unsure))
+    parts = [html.paragraph(f"{wrong:,} of {len(predictions):,} images are classified wrongly."), doubts]
+    if wrong:
+        few = len(classes) <= MAX_CLASSES_SHOWN
+        by_class = "by true class" if few else f"of the {MAX_CLASSES_SHOWN} classes with the lowest recall"
+        galleries = class_galleries(predictions, images, names)
+        parts.insert(1, html.titled("Most confident mistakes", gallery(predictions, images, names, surest)))
+        parts.append(html.titled(f"Most confident mistakes {by_class}", galleries))
     return html.section("Mistakes", *parts)
 
 
-def class_galleries(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> str:
-    """Return a row of mistakes for each class that has any."""
+def class_galleries(predictions: Predictions, images: np.ndarray, names: Sequence[str]) -> str:
+    """Return a row of mistakes for each class that has any; `names` are what to call the classes."""
     mistakes = predictions.confident_mistakes(len(predictions))
     recall = ClassScores.of(predictions.confusion()).recall
     lowest = np.argsort(recall, kind="stable")[:MAX_CLASSES_SHOWN]  # a class without images is last
@@ -99,30 +102,29 @@ def class_galleries(predictions: Predictions, images: np.ndarray, classes: Seque
     for index in sorted(lowest.tolist()):
         chosen = mistakes[predictions.labels[mistakes] == index][:SHOWN_PER_CLASS]
         if len(chosen):
-            title = f"{figures.short_label(classes[index])}, recall {percent(recall[index])}"
-            shown = html.gallery([example(predictions, images, classes, one) for one in chosen], SHOWN_PER_CLASS)
+            title = f"{names[index]}, recall {percent(recall[index])}"
+            shown = html.gallery([example(predictions, images, names, one) for one in chosen], SHOWN_PER_CLASS)
             rows.append(html.titled(title, shown, level=4))
     return html.pair(*rows)
 
 
-def gallery(predictions: Predictions, images: np.ndarray, classes: Sequence[str], chosen: Iterable[int]) -> str:
+def gallery(predictions: Predictions, images: np.ndarray, names: Sequence[str], chosen: Iterable[int]) -> str:
     """Return the `chosen` images, each also with its true class."""
     notes = {
-        index: f"true: {figures.short_label(classes[predictions.labels[index]])}"
+        index: f"true: {names[predictions.labels[index]]}"
         if predictions.predicted[index] != predictions.labels[index]
         else "right"
         for index in chosen
     }
-    return html.gallery(example(predictions, images, classes, index, note) for index, note in notes.items())
+    return html.gallery(example(predictions, images, names, index, note) for index, note in notes.items())
 
 
-def example(predictions: Predictions, images: np.ndarray, classes: Sequence[str], index: int, note: str = "") -> str:
+def example(predictions: Predictions, images: np.ndarray, names: Sequence[str], index: int, note: str = "") -> str:
     """Return an image with what was predicted and how confidently."""
     predicted = predictions.predicted[index]
     confidence = f"{predictions.probabilities[index, predicted]:.1%}"
     right = bool(predicted == predictions.labels[index])
-    name = figures.short_label(classes[predicted])
-    return html.example(thumbnail(images[index]), name, confidence, right, note)
+    return html.example(thumbnail(images[index]), names[predicted], confidence, right, note)
 
 
 def thumbnail(pixels: np.ndarray) -> str:
@@ -137,11 +139,13 @@ def thumbnail(pixels: np.ndarray) -> str:
 def calibration_section(files: Files, predictions: Predictions) -> str:
     calibration = predictions.calibration()
     confidence = float(predictions.probabilities.max(1).mean(dtype=np.float64))
-    gap = confidence - predictions.accuracy
+    gap = round(100 * (confidence - predictions.accuracy), 2)
     named = {
         "accuracy": percent(predictions.accuracy),
         "mean confidence": percent(confidence),
-        "on the whole": f"{'over' if gap > 0 else 'under'}confident by {abs(100 * gap):.2f} percentage points",
+        "on the whole": f"{'over' if gap > 0 else 'under'}confident by {abs(gap):.2f} percentage points"
+        if gap
+        else "neither over- nor underconfident",
         "expected calibration error": f"{percent(calibration.error)}, in {len(calibration.counts)} bins",
     }
     chart = files.chart("reliability", figures.reliability(calibration), "Accuracy by confidence")

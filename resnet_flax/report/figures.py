@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ml_collections import FrozenConfigDict
 
@@ -24,6 +25,8 @@ TILE_SIDE = 1.5  # inches
 MAX_LABEL_CHARS = 20  # characters of a class name
 MAX_RUN_CHARS = 40  # characters of a run's name
 MAX_TEXT_ROWS = 1000  # rows of a table drawn as a picture
+LEGEND_ROW = 0.21  # inches
+MAX_CURVES = len(RUN_COLORS)  # in a comparison of runs
 MARKED_EPOCHS = 30  # a curve of fewer epochs has a marker at each
 
 History = Sequence[Mapping[str, float]]  # one row per epoch, as in metrics.csv
@@ -39,13 +42,26 @@ def short_label(name: str, longest: int = MAX_LABEL_CHARS) -> str:
     return escape_line(name, longest)
 
 
+def short_labels(names: Sequence[str], longest: int = MAX_LABEL_CHARS) -> list[str]:
+    """Return class names for a figure, see short_label; where two would be the same, their ends are kept, too."""
+    labels = [short_label(name, longest) for name in names]
+    if len(set(labels)) == len(set(names)):
+        return labels
+    begin = longest // 3
+    lines = list(map(escape_line, names))
+    return [
+        line if len(line) <= longest else f"{line[:begin]}\u2026{line[begin + 1 - longest :]}"  # the middle is left out
+        for line in lines
+    ]
+
+
 def axes_over_epochs() -> tuple[Figure, Axes]:
     figure = Figure(figsize=CHART_SIZE, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure, axes
 
 
@@ -66,10 +82,9 @@ def training_curves(history: History, quantity: str, results: Mapping, training:
 
 
 def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
-    """ "loss" or "accuracy" of several runs: validation as solid lines, training dashed."""
+    """ "loss" or "accuracy" of at most MAX_CURVES runs: validation as solid lines, training dashed."""
     figure, axes = axes_over_epochs()
-    for index, (name, history) in enumerate(histories.items()):
-        color = RUN_COLORS[index % len(RUN_COLORS)]
+    for color, (name, history) in zip(RUN_COLORS, histories.items(), strict=False):
         held_out = f"val_{quantity}" in history[0]
         name = run_label(name)
         plot_column(axes, history, f"val_{quantity}", label=name, color=color)
@@ -78,7 +93,9 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
             axes, history, f"train_{quantity}", label=label, color=color, linestyle="--", alpha=0.6, linewidth=1
         )
     axes.set_title("validation; dashed: training", fontsize="medium", loc="left")
-    finish_axes(axes, quantity)
+    label_axes(axes, quantity)
+    figure.set_figheight(CHART_SIZE[1] + LEGEND_ROW * len(histories))
+    plain_text(figure.legend(frameon=False, loc="outside lower left"))  # beside the curves it could hide them
     return figure
 
 
@@ -98,11 +115,19 @@ def plot_column(axes: Axes, history: History, column: str, **style) -> None:
 
 
 def finish_axes(axes: Axes, quantity: str) -> None:
+    """Label the axes of curves and add a legend to them."""
+    label_axes(axes, quantity)
+    plain_text(axes.legend(frameon=False))
+
+
+def label_axes(axes: Axes, quantity: str) -> None:
     axes.set_ylabel(quantity)
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    legend = axes.legend(frameon=False)
-    legend.set_in_layout(False)  # names of many runs would leave no room for their curves
+
+
+def plain_text(legend: Legend) -> None:
+    """Draw names in a legend as they are: a run may be called $x$."""
     for label in legend.get_texts():
         label.set_parse_math(False)
 
@@ -136,7 +161,7 @@ def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> Figure
     shares = row_shares(matrix)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = None if few else 5
-    names, style = [short_label(name) for name in classes], dict(size=size, parse_math=False)
+    names, style = short_labels(classes), dict(size=size, parse_math=False)
     labelled = range(0, len(classes), -(-len(classes) // MAX_LABELS))
     names = [names[at] for at in labelled]
     axes.set_xticks(labelled, names, rotation=45 if few else 90, ha="right" if few else "center", **style)
@@ -170,7 +195,7 @@ def add_class_scores(axes: Axes, scores: ClassScores) -> None:
 
 def mistakes(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> Figure:
     """The most confident mistakes, each with its true class and the predicted one."""
-    worst, names = predictions.confident_mistakes(MAX_MISTAKES), [short_label(name, 15) for name in classes]
+    worst, names = predictions.confident_mistakes(MAX_MISTAKES), short_labels(classes, 15)
     predicted, shares = predictions.predicted[worst], predictions.probabilities[worst].max(1)
     captions = [
         [names[predictions.labels[index]], f"as {names[label]}, {share:.1%}"]

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from resnet_flax.config.stored import runs_below
 from resnet_flax.errors import UserError
 from resnet_flax.report import figures, html
+from resnet_flax.report.ensure import is_current
 from resnet_flax.report.html import Tile
 from resnet_flax.report.render import RUN_COLORS, svg
 from resnet_flax.report.report import EPOCH_HEADER, epoch_rows
@@ -118,7 +119,7 @@ class Pages:
         """Return the report of a run if it has one, or else how far the run is."""
         live = read_live(workdir)
         report = workdir / "report" / "report.html"
-        if live.state == "finished" and report.exists():
+        if live.state == "finished" and is_current(workdir):
             return Page(report.read_bytes(), True)
         parts = [html.paragraph(ABOUT[live.state].format(live.failure))]
         if live.state == "training":

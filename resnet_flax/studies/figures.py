@@ -63,14 +63,17 @@ class Scores:
         for axes, pair in zip(panels, pairs, strict=False):
             for which, name in zip("xy", pair, strict=True):
                 self.label(axes, which, name)
-            ranges = any(isinstance(self.space.fields[name], Range) for name in pair)
-            (self.draw_dots if ranges else self.draw_cells)(axes, *pair)
+            (self.draw_dots if self.has_range(pair) else self.draw_cells)(axes, *pair)
         for spare in panels[len(pairs) :]:
             spare.set_axis_off()
         bar = figure.colorbar(self.colors(), ax=panels, shrink=0.8)
-        bar.set_label(self.monitor + (", the best over the other fields" if len(pairs) > 1 else ""))
+        of_several = len(pairs) > 1 and not all(map(self.has_range, pairs))
+        bar.set_label(self.monitor + ("\nin a cell, the best over the other fields" if of_several else ""))
         bar.ax.yaxis.set_major_formatter(lambda value, _: format_metric(self.monitor, value))
         return figure
+
+    def has_range(self, names: Sequence[str]) -> bool:
+        return any(isinstance(self.space.fields[name], Range) for name in names)
 
     def panel_size(self, x: str, y: str) -> tuple[float, float]:
         """Return (width, height) in inches, with room for the labels and a number in each cell."""
@@ -110,7 +113,7 @@ class Scores:
         axes.set(**{f"{which}label": self.space.label(name)})
         if isinstance(field, Range):
             if field.log:
-                log_scale(axes, which)
+                log_scale(axes, which, field)
             return
         turned = which == "x" and max(map(len, self.levels(name))) > MAX_LEVEL_CHARS
         style: dict[str, Any] = dict(rotation=30, ha="right", rotation_mode="anchor") if turned else {}
@@ -176,11 +179,11 @@ def axis_of(axes: Axes, which: str) -> Axis:
     return axes.xaxis if which == "x" else axes.yaxis
 
 
-def log_scale(axes: Axes, which: str) -> None:
-    """Give an axis a logarithmic scale with ticks such as 0.01, 0.02, 0.05."""
+def log_scale(axes: Axes, which: str, field: Range) -> None:
+    """Give an axis a logarithmic scale with ticks such as 0.01, 0.02, 0.05; only powers of ten in a wide range."""
     axes.set(**{f"{which}scale": "log"})
     axis = axis_of(axes, which)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if field.high <= 20 * field.low else (1,)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(NullFormatter())
 

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.command_line import flag_values, read_flags
 from resnet_flax.config.checks import complete
-from resnet_flax.config.defaults import field_types, flatten
+from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.recipes import load_recipe
+from resnet_flax.config.stored import config_to_json
 from resnet_flax.errors import UserError
 
 Settings = dict[str, str]  # field -> its value, as one would type it
@@ -60,7 +61,7 @@ class Space:
         for word in words:
             name, _, text = word.partition("=")
             values = split_values(text)
-            if not values:
+            if not text:
                 raise UserError(f"{word!r} must be a field and its values, {EXAMPLE}")
             if name in SAME_FOR_ALL:
                 raise UserError(f"config.{name} must be the same for all trials: they are compared on validation")
@@ -132,13 +133,25 @@ class Plan:
         return self.workdir / "trials" / self.space.folder(settings)
 
 
+def with_defaults(plan: dict) -> dict:
+    """Return a stored plan, see Plan.about, with fields of the config that are newer than it at their defaults."""
+    return flatten(json.loads(config_to_json(FrozenConfigDict(get_config()))), "config.") | plan
+
+
 def recipe_config(words: Sequence[str]) -> ConfigDict:
     return read_flags(list(words), {}, load_recipe(flag_values(list(words), "--config")[-1])).config
 
 
 def split_values(text: str) -> tuple[str, ...]:
-    """Split "(8,16),(16,32)" into its values: commas within brackets do not separate them."""
-    return tuple(dict.fromkeys(re.findall(r"(?:[^,()]|\([^()]*\))+", text)))
+    """Split "(8,16),(16,32)" into its values, of which one may be empty: commas in brackets do not separate them."""
+    values, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            values.append("")
+        else:
+            values[-1] += character
+    return tuple(dict.fromkeys(values))
 
 
 def read_range(name: str, match: re.Match, default: object) -> Range:

@@ -26,7 +26,7 @@ from resnet_flax.errors import NotFinite, OutOfMemory, UserError, reason
 from resnet_flax.files import try_lock
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.studies import sweep_report
-from resnet_flax.studies.space import Field, Plan, Range, Settings
+from resnet_flax.studies.space import Field, Plan, Range, Settings, with_defaults
 from resnet_flax.studies.sweep_report import Outcome
 from resnet_flax.text import print_line
 from resnet_flax.training.run import Run
@@ -125,7 +125,7 @@ class Study:
                 direction="minimize" if lower_is_better(plan.monitor) else "maximize",
                 load_if_exists=True,
             )
-            found = trials.user_attrs.get("plan", asked)
+            found = with_defaults(trials.user_attrs.get("plan", asked))
             changed = [f"{k}: {found.get(k)} -> {asked.get(k)}" for k in found | asked if found.get(k) != asked.get(k)]
             if changed:
                 raise UserError(f"{plan.workdir} holds another sweep ({'; '.join(changed)}): choose another --workdir")

@@ -43,17 +43,34 @@ def test_a_class_is_drawn_as_it_is_called():
     assert r"$\frac$" in [label.get_text() for label in matrix.axes[0].get_yticklabels()]
     assert "_x_\nas <script>alert(…, 50.0%" in [text.get_text() for text in mistakes.axes[0].texts]
     rows = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
-    legend = figures.compared_curves({"_first_": rows, "$second$": rows}, "loss").axes[0].get_legend()
+    (legend,) = figures.compared_curves({"_first_": rows, "$second$": rows}, "loss").legends
     assert [text.get_text() for text in legend.get_texts()] == [" _first_", "$second$"]
     assert len(png(figures.text_figure("a row\n" * 10_000))) > 10_000
 
 
-def test_curves_keep_their_room_beside_the_names_of_many_runs():
+def test_curves_keep_their_room_beside_the_names_of_as_many_runs_as_there_are_colours():
     rows = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
-    figure = figures.compared_curves({f"{index:03}/{'x' * 200}": rows for index in range(30)}, "loss")
+    names = [f"{index:03}/{'x' * 200}" for index in range(figures.MAX_CURVES)]
+    figure = figures.compared_curves(dict.fromkeys(names, rows), "loss")
     assert len(png(figure)) > 5_000
-    assert figure.axes[0].get_window_extent().width > 0.5 * figure.bbox.width
-    assert {len(text.get_text()) for text in figure.axes[0].get_legend().get_texts()} == {40}
+    curves, (legend,) = figure.axes[0].get_window_extent(), figure.legends
+    assert curves.width > 0.7 * figure.bbox.width and curves.height > 2 * figure.dpi
+    assert not curves.overlaps(legend.get_window_extent()) and legend.get_window_extent().y0 >= 0
+    assert [len(text.get_text()) for text in legend.get_texts()] == [40] * figures.MAX_CURVES
+
+
+def test_classes_that_begin_alike_keep_their_ends():
+    grades = [f"diabetic_retinopathy_grade_{grade}" for grade in range(5)]
+    for longest in (15, 20):
+        labels = figures.short_labels(grades, longest)
+        assert len(set(labels)) == 5 and {len(label) for label in labels} == {longest}
+    assert figures.short_labels(["cat", "x" * 30]) == ["cat", "x" * 19 + "\u2026"]
+
+
+def test_an_axis_of_one_epoch_has_no_parts_of_epochs():
+    axes = figures.training_curves([{"epoch": 1, "train_loss": 1.0}], "loss", {}).axes[0]
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_svg_has_the_names_as_text_and_nothing_that_a_name_can_change():

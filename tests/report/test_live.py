@@ -106,6 +106,8 @@ def test_a_finished_run_is_its_report(small_runs, unfinished):
     shutil.copy(small_runs[0] / "report" / "results.json", unfinished / "report")
     waiting = Pages([unfinished]).at("/")
     assert "its report is being written" in text_of(waiting) and not waiting.is_last
+    shutil.copy(small_runs[1] / "report" / "report.html", unfinished / "report")  # of other results
+    assert not Pages([unfinished]).at("/").is_last
 
 
 def test_several_runs_are_one_list_with_those_in_training_first(small_runs, unfinished):

@@ -15,6 +15,8 @@ from PIL import Image
 from resnet_flax.commands import train as command
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
+from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.load import load_split
 from resnet_flax.main import main
 from resnet_flax.report import ensure, facts
 from resnet_flax.report import report as report_module
@@ -331,4 +333,18 @@ def test_predictions_about_other_images_are_refused(small_runs, tmp_path, capsys
     path = workdir / "report" / "predictions.npz"
     predictions.write_predictions(fewer, path, role="test", split="test", step=1)
     assert main(["report", f"--workdir={workdir}"]) == 1
-    assert f"{path} is damaged (it is not about the 360 images of the split)" in capsys.readouterr().err
+    message = f"{path} is damaged (it is about 7 images, and the results about 360)"
+    assert message in capsys.readouterr().err
+
+
+def test_after_a_change_of_the_test_split_no_other_images_are_shown(small_runs, tmp_path, capsys, monkeypatch):
+    workdir = copy(small_runs[0], tmp_path / "run", finished=True)
+
+    def reversed_split(config, split):
+        text, found = load_split(config, split)
+        return text, Split(found.images[::-1], found.labels[::-1])
+
+    monkeypatch.setattr("resnet_flax.report.report.load_split", reversed_split)
+    assert main(["report", f"--workdir={workdir}"]) == 0
+    assert "no mistakes are shown: the test split has changed since it was evaluated" in capsys.readouterr().out
+    assert "Most confident mistakes" not in (workdir / "report" / "report.html").read_text()

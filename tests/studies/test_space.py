@@ -18,6 +18,7 @@ def test_values_ranges_and_brackets():
         "data.policy=crop(4)|flip|normalize(cifar10),color_jitter(0.2,0.2)|normalize(half)",
         "model.activation=relu,gelu,relu",
         "train.init_from=../runs/a,../runs/b",
+        "train.teacher=,preact",
     ]
     assert Space.read(words, RECIPE).fields == {
         "optimizer.learning_rate": Range(1e-3, 1.0, True),
@@ -26,6 +27,7 @@ def test_values_ranges_and_brackets():
         "data.policy": ("crop(4)|flip|normalize(cifar10)", "color_jitter(0.2,0.2)|normalize(half)"),
         "model.activation": ("relu", "gelu"),
         "train.init_from": ("../runs/a", "../runs/b"),
+        "train.teacher": ("", "preact"),
     }
 
 
@@ -60,7 +62,8 @@ def test_names_of_trials_are_folders_and_differ():
     [
         ([], "what should be swept?"),
         (["optimizer.momentum"], "'optimizer.momentum' must be a field and its values, such as"),
-        (["optimizer.momentum=,"], "'optimizer.momentum=,' must be a field and its values, such as"),
+        (["optimizer.momentum="], "'optimizer.momentum=' must be a field and its values, such as"),
+        (["optimizer.momentum=0.8,"], "config.optimizer.momentum must be a number, not ''"),
         (["optimizer.momentun=0.8,0.9"], "unknown field config.optimizer.momentun: did you mean 'optimizer.momentum'?"),
         (["optimizer.learning_rate=0.1,fast"], "config.optimizer.learning_rate must be a number, not 'fast'"),
         (["train.batch_size=32,1e2"], "1e2"),
