@@ -68,7 +68,7 @@ class Scores:
             spare.set_axis_off()
         bar = figure.colorbar(self.colors(), ax=panels, shrink=0.8)
         of_several = len(pairs) > 1 and not all(map(self.has_range, pairs))
-        bar.set_label(self.monitor + ("\nin a cell, the best over the other fields" if of_several else ""))
+        bar.set_label(self.monitor + ("\nin a cell, the best\nover the other fields" if of_several else ""))
         bar.ax.yaxis.set_major_formatter(lambda value, _: format_metric(self.monitor, value))
         return figure
 
