@@ -1,6 +1,5 @@
 """The test accuracy of recorded runs, as text and tables for the documents."""
 
-import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ class Group(NamedTuple):
 
     @property
     def device(self) -> str:
-        return ", ".join(sorted(set(self.values("device"))))
+        return " and ".join(sorted(set(self.values("device"))))
 
     def values(self, name: str) -> list:
         return [run.results[name] for run in self.runs if run.results.get(name) is not None]
@@ -33,7 +32,7 @@ class Group(NamedTuple):
 
     def seconds(self) -> str:
         found = self.values("training_seconds")
-        return minutes(statistics.mean(found)) if found else ""
+        return " to ".join(dict.fromkeys(minutes(bound) for bound in (min(found), max(found)))) if found else ""
 
 
 def groups(found: Sequence[Recorded]) -> list[Group]:
