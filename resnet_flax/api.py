@@ -76,11 +76,13 @@ class Network:
         `split` is "test", "validation", "train", or a part of a split such as "train[:500]". Raises UserError if the
         dataset is missing, or has no such split.
         """
+        check_type("split", split, str)
         _, examples = load_split(self.config.data, split)
         return self._classifier(batch_size(len(examples)), eval_step).evaluate(self._state, examples)
 
     def normalize(self, images: np.ndarray | jax.Array) -> jax.Array:
         """Return uint8 images (n, H, W, 3) in the form that `model` takes: float32, normalised as in training."""
+        check_type("images", images, np.ndarray | jax.Array)
         pixels = jnp.asarray(images)
         check_images(pixels, image_shape(self.config.data))
         return Policy(self.config.data.policy).normalize(jnp, pixels)
@@ -138,6 +140,7 @@ def load(name: PathLike, checkpoint: str | int = "best") -> Network:
     Raises UserError if there is none of these, if it is damaged or does not match its checksum, for weights that do not
     fit their network, and for a name that is also that of a network in the current folder.
     """
+    check_type("name", name, PathLike)
     path = find_trained(name)
     config = complete(read_trained_config(path))
     state = restore_checkpoint(config, path, str(checkpoint)).tree["state"]
@@ -164,8 +167,11 @@ def train(
     Raises UserError for mistakes, before anything is compiled; NotFinite, a UserError, if the loss diverges; and
     Interrupted after Ctrl-C, once the run is saved. In a thread other than the main one no signal stops it.
     """
-    if not isinstance(recipe, str) or not isinstance(fields or {}, Mapping):
-        raise UserError(f"train takes a recipe and a dict of fields, not {short_repr(recipe)} and {short_repr(fields)}")
+    check_type("recipe", recipe, str)
+    check_type("fields", fields or {}, Mapping)
+    for name in fields or {}:
+        check_type("the name of a field", name, str)
+    check_type("workdir", workdir, PathLike)
     keep_freed_memory()
     config = load_recipe(recipe)
     named = {full_name(name): value for name, value in keywords.items()}
@@ -175,6 +181,13 @@ def train(
     folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}")
     train_and_report(complete(config), folder, seeds="", track=track)
     return load(folder)
+
+
+def check_type(name: str, value: Any, kind: Any) -> None:
+    """Raise UserError if an argument is not of a `kind`, a type or a union of types."""
+    if not isinstance(value, kind):
+        wanted = " or ".join(one.__name__.rpartition(".")[2] for one in getattr(kind, "__args__", [kind]))
+        raise UserError(f"{name} must be {wanted}, not {short_repr(value)}")
 
 
 def full_name(keyword: str) -> str:

@@ -53,8 +53,10 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
     options: dict[str, Any] = {}
     if "watch" in verb.flags and (own := read_flags(argv, verb.flags, get_config()).own)["watch"]:
         # Runs that may not have begun, or folders of several runs.
-        run = f"runs/{default_run_name(recipe)}" if recipe and find_recipe(recipe.partition(":")[0]) else "runs"
-        folders = each_once(map(read_workdir, named_workdirs(name, argv, words) or [run]))
+        if recipe:
+            find_recipe(recipe.partition(":")[0])  # or raise UserError
+        default = f"runs/{default_run_name(recipe)}" if recipe else "runs"
+        folders = each_once(map(read_workdir, named_workdirs(name, argv, words) or [default]))
         return name, [Job(FrozenConfigDict(), folder) for folder in folders], own
     for workdir in find_workdirs(name, recipe, argv, words):
         config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)

@@ -254,8 +254,10 @@ def test_build_refuses_a_name_or_an_incomplete_config_and_says_what_takes_it(giv
 
 TRAINING_MISTAKES = {
     "there is no recipe 'preakt': did you mean 'preact'?": (["preakt"], {}),
-    "train takes a recipe and a dict of fields, not None and None": ([None], {}),
-    "train takes a recipe and a dict of fields, not 'quickstart' and ['epochs=1']": (["quickstart", ["epochs=1"]], {}),
+    "recipe must be str, not None": ([None], {}),
+    "fields must be Mapping, not ['epochs=1']": (["quickstart", ["epochs=1"]], {}),
+    "the name of a field must be str, not 1": (["quickstart", {1: 2}], {}),
+    "workdir must be str or PathLike, not None": (["quickstart"], {"workdir": None}),
     "unknown config argument 'sdg': did you mean 'sgd'?": (["preact:sdg"], {}),
     "config.train.epochs must be a whole number, not 'five'": (["quickstart"], {"epochs": "five"}),
     "config.train.epochs must be positive, not -1": (["quickstart"], {"epochs": -1}),
@@ -277,6 +279,16 @@ def test_a_mistake_in_a_training_is_one_line_and_leaves_nothing(message, tmp_pat
     with pytest.raises(rf.UserError, match=re.escape(message)):
         rf.train(*words, **keywords)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_argument_of_a_wrong_type_is_one_line(net):
+    for call, message in {
+        lambda: rf.load(None): "name must be str or PathLike, not None",
+        lambda: net.evaluate(5): "split must be str, not 5",
+        lambda: net.normalize("cat.jpg"): "images must be ndarray or Array, not 'cat.jpg'",
+    }.items():
+        with pytest.raises(rf.UserError, match=re.escape(message)):
+            call()
 
 
 def test_training_is_that_of_the_command_line(small_runs, capsys):

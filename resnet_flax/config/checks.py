@@ -261,7 +261,11 @@ def demand(value: Any, rule: Rule) -> str:
     fits, words = rule
     if not fits(value):
         return words
-    return f"{words}, and {'from about 1e-45 to 3e38' if isinstance(value, float) else f'at most {MAX_INT32:,}'}"
+    if not isinstance(value, float):
+        return f"{words}, and at most {MAX_INT32:,}"
+    with np.errstate(over="ignore"):
+        held = math.isfinite(np.float32(value)) and np.float32(value) != 0
+    return f"{words}, {'also when rounded to float32' if held else 'and from about 1e-45 to 3e38'}"
 
 
 def conflicts(config: ConfigDict) -> Iterator[str]:

@@ -197,9 +197,9 @@ def test_imported_run_trains_like_one_that_started_with_these_weights(tmp_path, 
         state, totals, _ = ours
         trained = {"learning_rate": 0.1, "train_loss": 1.5, "train_accuracy": 0.25}
         history = [{"epoch": 1, "step": 1, **trained, "val_accuracy": 0.5}]
-        checkpoints.save(Checkpoint(1, {"state": state, "totals": totals}, history), 1)
+        checkpoints.save(Checkpoint(1, {"state": state, "totals": totals}, history), [1])
         worse = {"state": jax.tree.map(np.zeros_like, state), "totals": totals}
-        checkpoints.save(Checkpoint(2, worse, [*history, {"epoch": 2, "step": 2, **trained, "val_accuracy": 0.4}]), 1)
+        checkpoints.save(Checkpoint(2, worse, [*history, {"epoch": 2, "step": 2, **trained, "val_accuracy": 0.4}]), [1])
     export(config, tmp_path / "run", "safetensors", "")
     trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
     assert_equal(trained, to_torch({"params": state.params, "batch_stats": state.batch_stats}))

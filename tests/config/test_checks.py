@@ -108,7 +108,10 @@ NARROW = [
     (("model.shortcut", "avgpool"), "did you mean 'avg_pool'?"),
     (("optimizer.learning_rate", 1e-46), "must be positive"),  # 0 in float32
     (("optimizer.momentum", 1.0), "at least 0 and below 1"),
-    (("optimizer.b2", 1 - 1e-9), "at least 0 and below 1, not 0.999999999"),  # 1 in float32
+    (
+        ("optimizer.b2", 1 - 1e-9),
+        "at least 0 and below 1, also when rounded to float32, not 0.999999999",
+    ),  # 1 in float32
     (("optimizer.eps", 0.0), "must be positive"),
     (("schedule.factor", 1.1), "above 0 and at most 1"),
     (("schedule.end_factor", 1.1), "from 0 to 1"),
