@@ -5,10 +5,12 @@ benchmarks.runs; README.md, a table of accuracy and licence; and SHA256SUMS, whi
 
 With --pretrained instead of --output, a run recorded in benchmarks/results/runs becomes a pretrained network of the
 package, named after the run's network, in place of the previous one. Its kernels are rounded to float16, and the test
-split is then evaluated again, which needs the dataset.
+split is then evaluated again, which needs the dataset. WORKDIR may also be the folder of a pretrained network: its card
+is written again, with all seeds that have been recorded since.
 """
 
 import hashlib
+import statistics
 import sys
 from pathlib import Path
 
@@ -29,7 +31,15 @@ from resnet_flax.report.card import model_card
 from resnet_flax.training.restore import fit_weights, restore_checkpoint
 from resnet_flax.workdir.predictions import SplitPredictions, wilson_interval
 from resnet_flax.workdir.results import read_results
-from resnet_flax.workdir.trained import PRETRAINED_FOLDER, encode_network, exported_files, write_folder
+from resnet_flax.workdir.trained import (
+    PRETRAINED_FOLDER,
+    encode_network,
+    exported_files,
+    find_trained,
+    read_trained_config,
+    read_trained_results,
+    write_folder,
+)
 
 LICENCE = "Apache-2.0"
 HEADER = (
@@ -70,22 +80,31 @@ def pack(workdir: Path, output: Path) -> list[str]:
 
 def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Path = RESULTS) -> Path:
     """Write the network of a finished run that is recorded in `results` into `folder`, and return its folder there."""
-    config, outcome = complete(read_config(workdir)), read_results(workdir)
+    path = find_trained(workdir)
+    config, outcome = complete(read_trained_config(path)), read_trained_results(path)
     name = runs.name_of(config, outcome.get("device", ""))
     recorded = {run.path.name: run for run in runs.read(results) if run.results}
-    if name not in recorded or recorded[name].results["test_accuracy"] != outcome.get("test_accuracy"):
+    accuracy = outcome.get("run_test_accuracy", outcome.get("test_accuracy"))
+    if name not in recorded or recorded[name].results["test_accuracy"] != accuracy:
         raise UserError(f"{workdir} is not the finished run {name} in {results / runs.RUNS}: record it first")
     run = recorded[name]
-    tensors = half_precision(to_torch(restore_checkpoint(config, workdir).tree["state"].variables))
-    found = Network(config, fit_weights(config, tensors, workdir), {}).evaluate("test")
+    tensors = half_precision(to_torch(restore_checkpoint(config, path).tree["state"].variables))
+    found = Network(config, fit_weights(config, tensors, path), {}).evaluate("test")
+    seeds = [
+        other.results["test_accuracy"]
+        for other in recorded.values()
+        if (other.recipe, other.changes) == (run.recipe, run.changes)
+    ]
+    spread = {"mean": statistics.mean(seeds), "std": statistics.stdev(seeds)} if len(seeds) > 1 else {}
     facts = run.results | {
         "test_accuracy": found.accuracy,
         "test_loss": found.loss,
         "test_examples": len(found),
         "test_interval": [round(bound, 5) for bound in wilson_interval(found.correct, len(found))],
         "run": name,
-        "run_test_accuracy": outcome["test_accuracy"],
-        "seeds": sum(other.recipe == run.recipe and other.changes == run.changes for other in recorded.values()),
+        "run_test_accuracy": accuracy,
+        "seeds": len(seeds),
+        **({"seeds_test_accuracy": spread} if spread else {}),
         "recipe": " ".join([run.recipe, *run.changes]),
         "command": run.command(),
         "weights": "kernels rounded to float16, the rest float32",
@@ -93,9 +112,8 @@ def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Pa
     files = exported_files(config, encode_network(config, tensors), facts)
     evaluated = SplitPredictions(found, "test", config.data.test, 0)
     card = model_card(config, facts, evaluated, files, LICENCE)
-    path = folder / config.model.name
-    write_folder(path, files | {"README.md": card.encode()})
-    return path
+    write_folder(folder / config.model.name, files | {"README.md": card.encode()})
+    return folder / config.model.name
 
 
 def half_precision(tensors: Tensors) -> Tensors:

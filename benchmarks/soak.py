@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,9 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(signum) == signal.SIG_IGN:  # as under nohup; the runs would ignore it, too
+            signal.signal(signum, lambda *_: None)
     soak = Soak(record.Journal("soak"), arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")

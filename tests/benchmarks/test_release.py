@@ -49,8 +49,24 @@ def test_a_recorded_run_becomes_a_pretrained_network_in_half_precision(small_run
     assert net.results["test_accuracy"] == net.evaluate("test").accuracy
     kernels = [tensor for tensor in load_file(folder / "model.safetensors").values() if tensor.ndim > 1]
     assert kernels and all(tensor.dtype == np.float16 for tensor in kernels)
+    runs.record(small_runs[1], tmp_path)
+    before = (folder / "model.safetensors").read_bytes()
+    assert release.pack_pretrained(folder, tmp_path / "pretrained", tmp_path) == folder
+    again = rf.load(folder).results
+    assert (folder / "model.safetensors").read_bytes() == before
+    accuracies = [rf.load(workdir).results["test_accuracy"] for workdir in small_runs]
+    assert (again["seeds"], again["seeds_test_accuracy"]["mean"]) == (2, pytest.approx(sum(accuracies) / 2))
+    assert again["test_accuracy"] == net.results["test_accuracy"]
     card = (folder / "README.md").read_text()
     assert 'license: "apache-2.0"' in card and f"| test accuracy | {net.results['test_accuracy']:.2%} |" in card
+
+
+@pytest.mark.parametrize("name", rf.list_pretrained())
+def test_the_card_of_a_pretrained_network_counts_all_seeds_that_are_recorded(name):
+    """If not: python -m benchmarks.release resnet_flax/pretrained/NAME --pretrained."""
+    results = rf.load(name).results
+    recorded = [run for run in runs.read() if run.results and not run.changes and run.recipe == results["recipe"]]
+    assert results["seeds"] == len(recorded)
 
 
 def test_weights_too_large_for_half_precision_are_refused():
