@@ -36,10 +36,10 @@ def run_command(argv: list[str]) -> None:
     from resnet_flax.verbs import VERBS, help_text
 
     if {"--help", "-h"} & set(argv) or argv[:1] == ["help"]:
-        words = [word for word in argv[argv[:1] == ["help"] :] if not word.startswith("-")]
-        if words:
-            lookup("verb", words[0], VERBS)
-        print_line(help_text(words[0] if words else None))
+        given = argv[argv[:1] == ["help"] :]
+        if given and not given[0].startswith("-"):
+            lookup("verb", given[0], VERBS)
+        print_line(help_text(next((word for word in given if word in VERBS), None)))
         return
     if "--version" in argv:
         print_line(versions())

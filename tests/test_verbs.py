@@ -12,7 +12,7 @@ from resnet_flax.main import main
 from resnet_flax.verbs import VERBS, help_text
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["help"], ["--config=x", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["help"], ["--config=x", "--help"], ["--config", "x", "-h"]])
 def test_help_names_every_verb_and_fits_a_screen(argv, capsys):
     assert main(argv) == 0
     text = capsys.readouterr().out
