@@ -165,16 +165,12 @@ COMMON = {
     "--workdir=PATH": "the folder of the run (default: runs/NAME[-ARGUMENT]); it holds its config, so for a run that "
     "exists --workdir is enough",
 }
-COMMON_TRAINED = {
-    "run": {
-        "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
-        "--workdir=PATH": "the folder of the run",
-    },
-    "network": {
-        "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
-        "--workdir=PATH": "the folder of the run, exported weights, or a pretrained network of the verb list",
-    },
+OF_RUN = {
+    "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
+    "--workdir=PATH": "the folder of the run",
 }
+WEIGHTS = "the folder of the run, exported weights, or a pretrained network of the verb list"
+COMMON_TRAINED = {"run": OF_RUN, "network": OF_RUN | {"--workdir=PATH": WEIGHTS}}
 
 
 def help_text(verb: str | None) -> str:

@@ -223,8 +223,8 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
     name = fields.get("model.name")
     if name in NETWORKS and name != config.get("model", {}).get("name"):
         present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
-        own = {f"model.{field}": None for field in architecture(name)}
-        fields = {field: None for field in own if field in present} | fields
+        of_network = (f"model.{field}" for field in architecture(name))
+        fields = {field: None for field in of_network if field in present} | fields
     config.update_from_flattened_dict(fields)
 
 
@@ -257,7 +257,10 @@ def follows(value: Any, rule: Rule) -> bool:
 
 
 def demand(value: Any, rule: Rule) -> str:
-    """Return what a value that does not follow a rule must be, in words: the rule, or the limits of its type, too."""
+    """Return what a value that does not follow a rule must be, in words.
+
+    If the value itself obeys the rule, these name the limit of int32 or float32 that it exceeds.
+    """
     fits, words = rule
     if not fits(value):
         return words

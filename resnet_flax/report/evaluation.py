@@ -82,15 +82,15 @@ def examples_section(predictions: Predictions, images: np.ndarray, classes: Sequ
     surest = predictions.confident_mistakes(SHOWN)
     unsure = np.argsort(predictions.log_probabilities.max(1), kind="stable")[:SHOWN]
     wrong, names = len(predictions) - predictions.correct, figures.short_labels(classes)
+    count = html.paragraph(f"{wrong:,} of {len(predictions):,} images are classified wrongly.")
     doubts = html.titled("Least confident predictions", gallery(predictions, images, names, unsure))
-    parts = [html.paragraph(f"{wrong:,} of {len(predictions):,} images are classified wrongly."), doubts]
-    if wrong:
-        few = len(classes) <= MAX_CLASSES_SHOWN
-        by_class = "by true class" if few else f"of the {MAX_CLASSES_SHOWN} classes with the lowest recall"
-        galleries = class_galleries(predictions, images, names)
-        parts.insert(1, html.titled("Most confident mistakes", gallery(predictions, images, names, surest)))
-        parts.append(html.titled(f"Most confident mistakes {by_class}", galleries))
-    return html.section("Mistakes", *parts)
+    if not wrong:
+        return html.section("Mistakes", count, doubts)
+    few = len(classes) <= MAX_CLASSES_SHOWN
+    which = "by true class" if few else f"of the {MAX_CLASSES_SHOWN} classes with the lowest recall"
+    mistakes = html.titled("Most confident mistakes", gallery(predictions, images, names, surest))
+    by_class = html.titled(f"Most confident mistakes {which}", class_galleries(predictions, images, names))
+    return html.section("Mistakes", count, mistakes, doubts, by_class)
 
 
 def class_galleries(predictions: Predictions, images: np.ndarray, names: Sequence[str]) -> str:

@@ -95,7 +95,7 @@ def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
     axes.set_title("validation; dashed: training", fontsize="medium", loc="left")
     label_axes(axes, quantity)
     figure.set_figheight(CHART_SIZE[1] + LEGEND_ROW * len(histories))
-    plain_text(figure.legend(frameon=False, loc="outside lower left"))  # beside the curves it could hide them
+    plain_text(figure.legend(frameon=False, loc="outside lower left"))  # among the curves it could hide them
     return figure
 
 

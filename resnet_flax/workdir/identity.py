@@ -21,10 +21,10 @@ def identity(config: FrozenConfigDict, data: dict[str, Examples], teacher: dict[
 
 
 def check_same_run(workdir: Path, run: dict[str, Any]) -> bool:
-    """Raise UserError if the checkpoints in `workdir` are of a run whose `identity` is not `run`.
+    """Return whether `run`, the identity of a run, is that of the checkpoints in `workdir` with more epochs.
 
-    More epochs are accepted where is_extension allows them, and then it returns True. So are checkpoints of older
-    versions, which record no identity.
+    Raises UserError if it is that of a different run, or if is_extension does not allow more epochs. Checkpoints of
+    older versions record no identity and are accepted.
     """
     recorded = recorded_run(workdir / "checkpoints")
     data = data_changes(recorded.get("data", {}), run["data"])

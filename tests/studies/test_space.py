@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from resnet_flax.errors import UserError
-from resnet_flax.studies.space import Range, Space
+from resnet_flax.studies.space import Plan, Range, Space, with_defaults
 
 RECIPE = [f"--config={Path(__file__).parents[2]}/configs/preact.py:sgd", "--config.train.epochs=3"]
 
@@ -100,3 +100,9 @@ def test_a_grid_has_no_range():
     space = Space.read(["optimizer.learning_rate=0.1,0.2", "optimizer.momentum=0.1..0.9"], RECIPE)
     with pytest.raises(UserError, match=r"momentum has a range: use --method=random"):
         space.combinations()
+
+
+def test_a_sweep_from_before_a_field_of_the_config_goes_on_with_its_default():
+    space = Space.read(["optimizer.momentum=0.8"], RECIPE)
+    about = Plan(space.config({}), Path("x"), space, "grid", 0).about()
+    assert with_defaults({name: value for name, value in about.items() if name != "config.train.small_share"}) == about

@@ -25,7 +25,7 @@ from resnet_flax.errors import Interrupted, NotFinite, OutOfMemory, UserError
 from resnet_flax.files import try_lock
 from resnet_flax.main import main
 from resnet_flax.studies import figures, trials
-from resnet_flax.studies.space import Plan, Range, Space, with_defaults
+from resnet_flax.studies.space import Plan, Range, Space
 
 ROOT = Path(__file__).parents[2]
 RECIPE = [
@@ -156,12 +156,6 @@ def test_another_sweep_in_the_workdir_is_refused(finished, runs, capsys):
     assert "(fields.optimizer.learning_rate: ['0.05', '0.1', '1e30'] -> ['0.05', '0.1'])" in capsys.readouterr().err
     assert main([*REAL, "--config.train.epochs=4", f"--workdir={workdir}"]) == 1
     assert "config.train.epochs: 3 -> 4" in capsys.readouterr().err
-
-
-def test_a_sweep_from_before_a_field_of_the_config_goes_on_with_its_default():
-    plan = Space.read(["optimizer.momentum=0.8"], RECIPE)
-    about = Plan(plan.config({}), Path("x"), plan, "grid", 0).about()
-    assert with_defaults({name: value for name, value in about.items() if name != "config.train.small_share"}) == about
 
 
 @pytest.mark.parametrize(
