@@ -25,7 +25,7 @@ from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
-from resnet_flax.files import atomic_write
+from resnet_flax.files import atomic_write, write_files
 from resnet_flax.models.torch_weights import Tensors, listed, to_torch
 from resnet_flax.report.card import model_card
 from resnet_flax.training.restore import fit_weights, restore_checkpoint
@@ -38,7 +38,6 @@ from resnet_flax.workdir.trained import (
     find_trained,
     read_trained_config,
     read_trained_results,
-    write_folder,
 )
 
 LICENCE = "Apache-2.0"
@@ -112,7 +111,7 @@ def pack_pretrained(workdir: Path, folder: Path = PRETRAINED_FOLDER, results: Pa
     files = exported_files(config, encode_network(config, tensors), facts)
     evaluated = SplitPredictions(found, "test", config.data.test, 0)
     card = model_card(config, facts, evaluated, files, LICENCE)
-    write_folder(folder / config.model.name, files | {"README.md": card.encode()})
+    write_files(folder / config.model.name, files | {"README.md": card.encode()})
     return folder / config.model.name
 
 

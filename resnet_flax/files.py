@@ -9,7 +9,7 @@ import math
 import mmap
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError("is not a text in UTF-8") from None
+        raise ValueError("is not UTF-8 text") from None
 
 
 def read_json(path: Path) -> Any:
@@ -145,6 +145,14 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO]:
         if isinstance(error, OSError) and not error.filename:
             error.filename = str(path)  # a failed write does not name its file
         raise
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files by name into `folder`, which is created if need be, in their order, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        with atomic_write(folder / name, "wb") as file:
+            file.write(content)
 
 
 def try_lock(path: Path) -> IO | None:

@@ -40,7 +40,8 @@ from resnet_flax.workdir import predictions
 from resnet_flax.workdir.predictions import Predictions
 from resnet_flax.workdir.results import read_results
 
-NUMBERS = [b"0", b"-1", b"1e999", b"nan", b"-inf", b"9" * 400, b"9" * 5000, b"2147483648", b"1e-46", b"True", b"None"]
+NUMBERS = [b"0", b"-1", b"1e999", b"nan", b"NaN", b"-inf", b"9" * 400, b"9" * 5000, b"2147483648"]
+NUMBERS += [b"1e-46", b"True", b"None"]
 WORDS = [
     b"",
     b"\0",
@@ -283,7 +284,7 @@ def array_readers(folder: Path, of_file: Callable) -> dict[str, Reader]:
 
 
 def image_readers(of_file: Callable) -> dict[str, Reader]:
-    """Return the readers of all that predict takes, each with its ending and format."""
+    """Return the readers of all that predict takes, each with its extension and format."""
 
     def read(path: Path) -> list:
         found = images.Images([path], (32, 32))
@@ -376,7 +377,7 @@ def report_results(path: Path) -> Figures:
     if not results:
         raise UserError("damaged, which has been reported")
     comparison_row(CONFIG, path.parents[1], ROWS, results)
-    headline(CONFIG, ROWS, results)
+    headline(CONFIG, ROWS, results, None)
     return Figures(
         [
             lambda: figures.training_curves(ROWS, "loss", results),

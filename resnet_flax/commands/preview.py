@@ -17,6 +17,7 @@ from resnet_flax.report import figures
 from resnet_flax.text import escape_line, print_line
 
 MAX_GRID = 50  # images or versions in a figure
+CAPTION_CHARS = 10  # of a class below an image, as wide as that
 
 Column = tuple[np.ndarray, list[str]]  # images (n, H, W, 3) float32, pixels from 0 to 1, and a caption for each
 
@@ -36,14 +37,15 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     images = min(images, len(data.train))
     stream = Stream(data.train, policy, images, config.seed, concat_original=False)
     mixing, names = Mixing.of(config.train), figures.short_labels(config.data.classes)
+    shorter = figures.short_labels(config.data.classes, CAPTION_CHARS)
     columns = [(data.train.images[:images] / np.float32(255), [""] * images)]
-    columns += [version(stream, mixing, names, epoch) for epoch in range(versions)]
+    columns += [version(stream, mixing, shorter, epoch) for epoch in range(versions)]
     lines = mixing.images if mixing.on else 0
     figure = draw_columns(columns, [names[label] for label in data.train.labels[:images]], lines)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "preview.png"
     figures.write_png(figure, path)
-    print_line(f"{str(policy)!r}\ndrawn into {escape_line(path)}")
+    print_line(f"{str(policy)!r}\nwritten to {escape_line(path)}")
     if share := config.train.small_share:
         small = config.train.small_size
         print_line(f"note: the first {share:.0%} of the steps train on these images made {small} x {small}")

@@ -24,4 +24,4 @@ def report(jobs: list[Job], output: str, watch: bool, port: int) -> None:
     elif len(jobs) == 1:
         write_report(*jobs[0])
     else:
-        write_comparison(jobs, Path(output) if output else jobs[0].workdir.parent / "comparison")
+        write_comparison(jobs, Path(output) if output else jobs[0].workdir.absolute().parent / "comparison")

@@ -12,14 +12,13 @@ from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report.evaluation import CONFUSIONS_HEADER, confusions
 from resnet_flax.report.facts import interval_text, number, run_facts
-from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, percent
+from resnet_flax.report.tables import CLASS_HEADER, MAX_NAME_CHARS, class_rows, decimal, percent
 from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
 
 # Our name of a dataset -> the Hub's.
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "svhn": "ufldl-stanford/svhn"}
 MARKUP = re.compile(r"([\\`*_\[\]|<>#&$])")
-MAX_CELL_CHARS = 200
 
 Rows = Sequence[Sequence[object]]
 
@@ -65,10 +64,11 @@ def front_matter(config: FrozenConfigDict, results: Mapping[str, Any], licence: 
 def introduction(config: FrozenConfigDict) -> str:
     size, classes = config.data.image_size, len(config.data.classes)
     parameters = models.count_parameters(models.build(config), image_shape(config.data))
+    names = [plain(escape_line(name, MAX_NAME_CHARS)) for name in config.data.classes[:20]]
     return f"""# {plain(config.model.name)}
 
 A residual network with {parameters:,} parameters for {size} x {size} colour images of {classes} classes:
-{", ".join(map(plain, config.data.classes[:20]))}{", ..." if classes > 20 else "."}
+{", ".join(names)}{", ..." if classes > 20 else "."}
 
 ```python
 import resnet_flax as rf
@@ -149,7 +149,7 @@ def calibration_rows(found: Predictions) -> Rows:
 def limits(config: FrozenConfigDict) -> str:
     size = config.data.image_size
     return f"""- It predicts one of these {len(config.data.classes)} classes for any image, even for noise.
-- It sees {size} x {size} pixels: larger images are made that small first, and small objects in them are lost.
+- It sees {size} x {size} pixels: larger images are first reduced to that size, and small objects in them are lost.
 - Its accuracy was measured on images from the source of the training data. Expect less on other photographs.
 - Nobody has examined it for bias, or for robustness against changed or hostile images. It is for research and teaching.
 """
@@ -177,4 +177,4 @@ def table(header: Sequence[str], rows: Rows) -> str:
 
 def plain(text: object) -> str:
     """Return `text`, which may be an untrusted class name, escaped so that Markdown shows it as it is."""
-    return MARKUP.sub(r"\\\1", escape_line(text, MAX_CELL_CHARS))
+    return MARKUP.sub(r"\\\1", escape_line(text))

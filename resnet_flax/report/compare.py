@@ -7,13 +7,14 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
+from resnet_flax.config.defaults import flatten
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report import figures, html
-from resnet_flax.report.facts import chosen_row, config_differences, interval_text, run_facts
+from resnet_flax.report.facts import MAX_VALUE_CHARS, chosen_row, interval_text, run_facts
 from resnet_flax.report.files import Files
 from resnet_flax.report.tables import decimal, difference_text, percent, text_table
-from resnet_flax.text import print_line
+from resnet_flax.text import escape_line, print_line
 from resnet_flax.training.restore import read_history
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.history import EpochRow
@@ -35,7 +36,7 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     ranked = sorted(runs, key=accuracy, reverse=True)
     names = [str(run.workdir) for run in ranked]
     rows = [comparison_row(*run, histories[run.workdir], results[run.workdir]) for run in ranked]
-    differences = difference_rows(ranked)
+    differences = difference_rows([run for run in ranked if results[run.workdir]])
     different = differing_rows(ranked, [results[run.workdir] for run in ranked])
     tables = [(COMPARISON_HEADER, rows), (DIFFERENCE_HEADER, differences), (["", *names], different)]
     text = "\n".join(text_table(header, found) for header, found in tables if found)
@@ -45,8 +46,10 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     curves = {name: histories[run.workdir] for name, run in zip(short_names(drawn), drawn, strict=True)}
     which = f" of the best {len(drawn)} of {len(ranked)} runs" if len(drawn) < len(ranked) else ""
     charts = [
-        files.chart(quantity, figures.compared_curves(curves, quantity), f"{title} after each epoch{which}")
-        for quantity, title in (("accuracy", "Accuracy"), ("loss", "Loss"))
+        files.chart(
+            quantity, figures.compared_curves(curves, quantity), f"{quantity.capitalize()} after each epoch{which}"
+        )
+        for quantity in figures.QUANTITIES
     ]
     parts = [
         html.paragraph("Sorted by validation accuracy. Each run is shown at its chosen epoch, whose weights it keeps."),
@@ -56,7 +59,6 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
         html.section("What differs", html.table(["", *names], different, "wrap")) if different else "",
     ]
     files.text("comparison.html", html.document(f"{len(runs)} runs compared", parts))
-    folder.mkdir(parents=True, exist_ok=True)
     files.write(folder)
     print_line(f"{text}comparison: {folder}")
 
@@ -83,7 +85,7 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
 
 
 def difference_rows(runs: list[Job]) -> list[list[str]]:
-    """Return by how much the test accuracy of each run differs from that of the first, as far as the images agree."""
+    """Return by how much the test accuracy of each finished run differs from the first's, where the images agree."""
     tested = [(str(run.workdir), found) for run in runs if (found := test_predictions(run))]
     return [
         [f"{name} minus {tested[0][0]}", difference_text(found, tested[0][1])]
@@ -94,16 +96,18 @@ def difference_rows(runs: list[Job]) -> list[list[str]]:
 
 def test_predictions(run: Job) -> Predictions | None:
     """Return the predictions of a finished run for its test split, None if there are none."""
-    if not read_results(run.workdir):
-        return None
     saved = read_split_predictions(run.workdir, len(run.config.data.classes))
     return saved.found if saved and saved.role == "test" else None
 
 
 def differing_rows(runs: list[Job], results: list[dict]) -> list[list[str]]:
     """Return a row for each field of the config and each fact about the training in which runs differ."""
-    facts = [run_facts(run.config, found) for run, found in zip(runs, results, strict=True)]
-    names = {name: None for fact in facts for name in fact if name != "seed"}
-    rows = config_differences([run.config for run in runs])
-    rows |= {name: [fact.get(name, "-") for fact in facts] for name in names}
-    return [[name, *values] for name, values in rows.items() if len(set(values)) > 1]
+    columns = [
+        flatten(run.config.to_dict()) | run_facts(run.config, found) for run, found in zip(runs, results, strict=True)
+    ]
+    rows = {name: [column.get(name, "-") for column in columns] for column in columns for name in column}
+    return [
+        [name, *(escape_line(value, MAX_VALUE_CHARS) for value in values)]
+        for name, values in rows.items()
+        if any(value != values[0] for value in values)
+    ]

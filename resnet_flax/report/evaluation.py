@@ -51,9 +51,7 @@ def confusion_tables(predictions: Predictions, classes: Sequence[str]) -> list[s
     names, counts = figures.short_labels(classes), predictions.confusion()
     shares = figures.row_shares(counts)
     as_counts = [[f"{count:,}" if count else "" for count in row] for row in counts]
-    as_percent = [
-        [f"{100 * share:.0f}" if share >= 0.005 else "<1" if share else "" for share in row] for row in shares
-    ]
+    as_percent = [[f"{100 * share:.0f}" if share > 0.005 else "<1" if share else "" for share in row] for row in shares]
     return [
         html.titled(title, html.matrix(names, cells, shares.tolist()))
         for title, cells in (

@@ -1,17 +1,16 @@
 """Facts about a run, for its report and for comparisons: its numbers, and how they came about."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from ml_collections import FrozenConfigDict
 
-from resnet_flax.config.defaults import flatten
 from resnet_flax.text import escape_line
 from resnet_flax.training.progress import duration
 from resnet_flax.workdir.history import EpochRow, best_row
 from resnet_flax.workdir.predictions import wilson_interval
 
-MAX_VALUE_CHARS = 80  # characters of a value in a table
+MAX_VALUE_CHARS = 300  # characters of a value in a table
 MAX_NUMBER = 1e12  # seconds, or images per second
 
 
@@ -44,16 +43,6 @@ def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:
         "python": word(results, "python"),
     }
     return {name: fact for name, fact in facts.items() if fact}
-
-
-def config_differences(configs: Sequence[FrozenConfigDict]) -> dict[str, list[str]]:
-    """Return the fields in which complete configs differ, with the value of each in every config."""
-    flat = [flatten(config.to_dict()) for config in configs]
-    return {
-        field: [escape_line(fields[field], MAX_VALUE_CHARS) for fields in flat]
-        for field in flat[0]
-        if any(fields[field] != flat[0][field] for fields in flat)
-    }
 
 
 def word(results: Mapping, name: str) -> str:

@@ -27,6 +27,7 @@ MAX_RUN_CHARS = 40  # characters of a run's name
 MAX_TEXT_ROWS = 1000  # rows of a table drawn as a picture
 LEGEND_ROW = 0.21  # inches
 MAX_CURVES = len(RUN_COLORS)  # in a comparison of runs
+QUANTITIES = ("accuracy", "loss")  # of which there are curves, in their order on a page
 MARKED_EPOCHS = 30  # a curve of fewer epochs has a marker at each
 
 History = Sequence[Mapping[str, float]]  # one row per epoch, as in metrics.csv
@@ -37,14 +38,12 @@ def write_png(figure: Figure, path: Path) -> None:
         file.write(png(figure))
 
 
-def short_label(name: str, longest: int = MAX_LABEL_CHARS) -> str:
-    """Return a class name for a figure. Draw it with parse_math=False: a class may be called $x$."""
-    return escape_line(name, longest)
-
-
 def short_labels(names: Sequence[str], longest: int = MAX_LABEL_CHARS) -> list[str]:
-    """Return class names for a figure, see short_label; where two would be the same, their ends are kept, too."""
-    labels = [short_label(name, longest) for name in names]
+    """Return class names for a figure; where two would be the same, their ends are kept, too.
+
+    Draw them with parse_math=False: a class may be called $x$.
+    """
+    labels = [escape_line(name, longest) for name in names]
     if len(set(labels)) == len(set(names)):
         return labels
     begin = longest // 3

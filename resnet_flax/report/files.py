@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from resnet_flax.files import atomic_write
+from resnet_flax.files import write_files
 from resnet_flax.report import html
 from resnet_flax.report.render import png, svg
 
@@ -28,6 +28,4 @@ class Files:
         return html.chart(svg(figure), caption)
 
     def write(self, folder: Path) -> None:
-        for name, content in self.contents.items():
-            with atomic_write(folder / name, "wb") as file:
-                file.write(content)
+        write_files(folder, self.contents)

@@ -228,7 +228,8 @@ def matrix_cell(text: str, share: float) -> str:
 def image(content: bytes, kind: str, small: bool) -> str:
     """Return an image file of a kind such as "png" as an element; the pixels of a `small` one stay sharp."""
     data = base64.b64encode(content).decode()
-    return f'<img alt="" class="{"small" if small else "large"}" src="data:image/{kind};base64,{data}">'
+    sharp = ' class="small"' if small else ""
+    return f'<img alt=""{sharp} src="data:image/{kind};base64,{data}">'
 
 
 def gallery(items: Iterable[str], columns: int = 0) -> str:

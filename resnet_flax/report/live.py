@@ -19,7 +19,7 @@ from resnet_flax.errors import UserError
 from resnet_flax.report import figures, html
 from resnet_flax.report.ensure import is_current
 from resnet_flax.report.html import Tile
-from resnet_flax.report.render import RUN_COLORS, svg
+from resnet_flax.report.render import svg
 from resnet_flax.report.report import EPOCH_HEADER, epoch_rows
 from resnet_flax.report.tables import decimal, percent
 from resnet_flax.text import escape_line, print_line
@@ -29,14 +29,13 @@ from resnet_flax.workdir.live import CLOCK, RUN_STATES, Live, read_live
 
 HOST = "127.0.0.1"
 REFRESH_SECONDS = 3
-QUANTITIES = ("Loss", "Accuracy")
 LIST_HEADER = ["run", "state", "epochs", "time left", "best val acc", "train acc"]
 ABOUT = {
     "not begun": "There is no run in this folder yet. This page shows it once it begins.",
     "training": "Training. This page follows the run and shows its report at the end.",
     "stopped": "Stopped: the same command resumes it.",
     "failed": "Failed: {}.",
-    "finished": "Finished: its report is being written.",
+    "finished": "Finished: its report appears here once it is written; the training command writes it.",
 }
 
 
@@ -129,12 +128,12 @@ class Pages:
         if live.history:
             charts = [
                 self.chart(
-                    f"{title} of {workdir}",
-                    f"{title} after each epoch",
-                    partial(figures.training_curves, live.history, title.lower(), {}),
+                    f"{quantity} of {workdir}",
+                    f"{quantity.capitalize()} after each epoch",
+                    partial(figures.training_curves, live.history, quantity, {}),
                     live.history,
                 )
-                for title in QUANTITIES
+                for quantity in figures.QUANTITIES
             ]
             table = html.table(EPOCH_HEADER, epoch_rows(live.history)[::-1], "long")
             parts += [html.section("Training", html.pair(*charts)), html.section("Epochs, newest first", table)]
@@ -147,17 +146,18 @@ class Pages:
         names = [self.name(run) for run in order]
         rows = [list_row(name, lives[run]) for name, run in zip(names, order, strict=True)]
         histories = {name: lives[run].history for name, run in zip(names, order, strict=True) if lives[run].history}
-        shown = dict([*histories.items()][: len(RUN_COLORS)])
+        shown = dict([*histories.items()][: figures.MAX_CURVES])
         compare = partial(figures.compared_curves, shown)
+        which = f" of the first {len(shown)} of {len(histories)} runs" if len(shown) < len(histories) else ""
         charts = [
-            self.chart(title, f"{title} after each epoch", partial(compare, title.lower()), shown)
-            for title in QUANTITIES
+            self.chart(quantity, f"{quantity.capitalize()} after each epoch{which}", partial(compare, quantity), shown)
+            for quantity in figures.QUANTITIES
             if shown
         ]
         counts = {state: sum(live.state == state for live in lives.values()) for state in RUN_STATES}
         about = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         parts = [
-            html.paragraph(f"{about}."),
+            html.paragraph(f"{about}." if runs else ABOUT["not begun"]),
             html.table(LIST_HEADER, rows, "wrap long", list(map(link, order))),
             html.section("Training", html.pair(*charts)) if charts else "",
         ]
@@ -183,7 +183,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def link(workdir: Path) -> str:
-    return f"/run/{quote(os.fsencode(workdir), safe='')}"
+    return f"/run?{quote(os.fsencode(workdir), safe='')}"  # of a path, browsers would drop a last "/."
 
 
 def done_epochs(live: Live) -> float:

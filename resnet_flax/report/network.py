@@ -12,8 +12,9 @@ from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 from resnet_flax.models import count_parameters
 from resnet_flax.models.graph import MERGES, Node, block_names, graph, trace
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.report.figures import short_label
+from resnet_flax.report.figures import MAX_LABEL_CHARS
 from resnet_flax.report.render import BLUE, DPI, GREY, ORANGE, RUN_COLORS
+from resnet_flax.text import escape_line
 
 # Inches. The figure of a block with one shortcut is less than 5 wide, so that its text is legible on a phone.
 LEFT, MAIN, SIDE = 0.89, 2.69, 4.09  # the middle of the network, of the block's layers, and of its shortcut
@@ -59,7 +60,7 @@ def network(model: ResNet, name: str, image_shape: tuple[int, int, int]) -> Figu
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
     stage, number = re.findall(r"\d+", opened)
-    draw_title(axes, LEFT, short_label(name), f"{count_parameters(model, image_shape):,} parameters")
+    draw_title(axes, LEFT, escape_line(name, MAX_LABEL_CHARS), f"{count_parameters(model, image_shape):,} parameters")
     draw_title(axes, (MAIN + SIDE) / 2, f"stage {stage}, block {number}", type(traced.modules[opened]).__name__)
     draw_parts(axes, parts)
     draw_opening(axes, next(part for part in parts if opened in part.blocks), width, block_bottom)

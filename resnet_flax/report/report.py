@@ -45,7 +45,6 @@ def write_report(config: FrozenConfigDict, workdir: Path) -> None:
     while drawn != (digest := results_digest(workdir)):
         files, drawn = draw_report(config, workdir, digest), digest
         if results_digest(workdir) == digest:
-            folder.mkdir(exist_ok=True)
             files.write(folder)
     print_line(f"report: {folder}")
 
@@ -60,7 +59,7 @@ def draw_report(config: FrozenConfigDict, workdir: Path, digest: str) -> Files:
     files.picture("summary", figures.text_figure(layers))
     files.picture("epochs", figures.text_figure(text_table(EPOCH_HEADER, epoch_rows(history))))
     parts = [*headline(config, history, results, found), curves_section(files, config, history, results)]
-    parts += prediction_sections(files, config, workdir, found) if found else []
+    parts += prediction_sections(files, config, workdir, found, results) if found else []
     parts += [
         run_section(files, config, history, results),
         html.section("Epochs", html.table(EPOCH_HEADER, epoch_rows(history), "long")),
@@ -72,7 +71,7 @@ def draw_report(config: FrozenConfigDict, workdir: Path, digest: str) -> Files:
 
 
 def headline(
-    config: FrozenConfigDict, history: list[EpochRow], results: dict, found: SplitPredictions | None = None
+    config: FrozenConfigDict, history: list[EpochRow], results: dict, found: SplitPredictions | None
 ) -> list[str]:
     """Return what was trained, how far it is, and the numbers that matter."""
     chosen, epochs = chosen_row(config, history), int(history[-1]["epoch"])
@@ -120,18 +119,22 @@ def curves_section(files: Files, config: FrozenConfigDict, history: list[EpochRo
     training = "training, mixed images" if Mixing.of(config.train).on else "training"
     charts = [
         files.chart(
-            quantity, figures.training_curves(history, quantity, results, training), f"{title} after each epoch"
+            quantity,
+            figures.training_curves(history, quantity, results, training),
+            f"{quantity.capitalize()} after each epoch",
         )
-        for quantity, title in (("loss", "Loss"), ("accuracy", "Accuracy"))
+        for quantity in figures.QUANTITIES
     ]
     return html.section("Training", html.pair(*charts))
 
 
-def prediction_sections(files: Files, config: FrozenConfigDict, workdir: Path, found: SplitPredictions) -> list[str]:
+def prediction_sections(
+    files: Files, config: FrozenConfigDict, workdir: Path, found: SplitPredictions, results: dict
+) -> list[str]:
     """Return classes, mistakes and calibration on one split; no mistakes if its images are missing."""
     classes = config.data.classes
     about = f"the {found.role} split ({found.text}, {len(found.found):,} images, step {found.step:,})"
-    tested = read_results(workdir).get("test_examples")
+    tested = results.get("test_examples")
     if found.role == "test" and tested not in (None, len(found.found)):
         path = workdir / "report" / "predictions.npz"
         raise damaged_predictions(path, f"it is about {len(found.found):,} images, and the results about {tested:,}")
@@ -207,5 +210,5 @@ def predictions_to_report(config: FrozenConfigDict, workdir: Path, finished: boo
         return None
     checkpoint = restore_checkpoint(config, workdir)
     text, split = load_split(config.data, "validation")
-    found = Classifier(config).evaluate(checkpoint.tree["state"], split)
+    found = Classifier(config).evaluate(checkpoint.tree["state"].variables, split)
     return SplitPredictions(found, "validation", text, checkpoint.step)

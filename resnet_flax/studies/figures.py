@@ -25,7 +25,7 @@ from resnet_flax.report.figures import (
     History,
     axes_over_epochs,
     finish_axes,
-    short_label,
+    short_labels,
 )
 from resnet_flax.report.render import BLUE, DPI, GREY, ORANGE
 from resnet_flax.report.tables import format_metric
@@ -87,7 +87,7 @@ class Scores:
     def levels(self, name: str) -> list[str]:
         """Return the values of a field as labels, none for a range."""
         field = self.space.fields[name]
-        return [] if isinstance(field, Range) else [short_label(value, MAX_SETTING_CHARS) for value in field]
+        return [] if isinstance(field, Range) else short_labels(field, MAX_SETTING_CHARS)
 
     def best(self, points: Sequence[Point]) -> Point:
         """Return the best of `points`, a failed one only if all have failed."""

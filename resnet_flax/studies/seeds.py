@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.errors import Damaged, Interrupted, NotFinite, UserError, reason
 from resnet_flax.files import read_json
 from resnet_flax.parallel.processes import reported_by_first_process, run_on_first_process
@@ -21,10 +22,12 @@ from resnet_flax.report import html
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.report.tables import format_metric, text_table
 from resnet_flax.text import escape_line, print_line
+from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.restore import read_history
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.trackers import Tracker
 from resnet_flax.training.train import train
+from resnet_flax.workdir.results import read_results
 
 MEASURED = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_accuracy", "train_loss")
 MAX_SEEDS = 1000  # seeds
@@ -59,9 +62,7 @@ def half_interval(values: Sequence[float]) -> float:
     return float(student.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
 
 
-def train_seeds(
-    config: FrozenConfigDict, workdir: Path, seeds: Sequence[int], trackers: Sequence[Tracker] = ()
-) -> None:
+def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int], trackers: Sequence[Tracker]) -> None:
     """Train `config` with each of `seeds`, in workdir/seed0 and so on, followed by `trackers`.
 
     Once two are finished, the workdir holds seeds.json, seeds.html and their curves. Raises what training.train does,
@@ -140,6 +141,7 @@ def write_seeds_report(
     config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], diverged: Sequence[int]
 ) -> None:
     """Write seeds.json, seeds.html and the curves of the seeds that have `results`, at least two."""
+    from resnet_flax.report.figures import QUANTITIES
     from resnet_flax.report.files import Files  # imports Matplotlib, which a run of one seed does not need
     from resnet_flax.studies.figures import seed_curves
 
@@ -148,8 +150,8 @@ def write_seeds_report(
     files = Files()
     files.text("seeds.json", seeds_json(found, results, diverged))
     charts = [
-        files.chart(f"seeds_{quantity}", seed_curves(histories, quantity), f"{title} after each epoch")
-        for quantity, title in (("accuracy", "Accuracy"), ("loss", "Loss"))
+        files.chart(f"seeds_{quantity}", seed_curves(histories, quantity), f"{quantity.capitalize()} after each epoch")
+        for quantity in QUANTITIES
     ]
     each = [
         [str(seed), *(format_metric(name, one[name]) for name in found), f"{one['chosen_epoch']:.0f}"]
@@ -157,6 +159,7 @@ def write_seeds_report(
     ]
     left_out = f" Diverged and left out: {', '.join(map(str, diverged))}." if diverged else ""
     about = f"{config.model.name} on {config.data.name}; ± one standard deviation; Student's intervals.{left_out}"
+    about += f" Training accuracy is of {COUNTED}." if Mixing.of(config.train).on else ""
     parts = [
         html.paragraph(about),
         html.tiles(mean_tiles(found)),
@@ -175,7 +178,7 @@ def seeds_json(found: Mapping[str, Spread], results: Mapping[int, dict], diverge
 
 
 def seeds_beside(workdir: Path, seed: int) -> dict:
-    """Return what the seeds.json beside the run of `seed` says about all seeds; {} if it does not list this one.
+    """Return what the seeds.json beside the finished run of `seed` says about all seeds; {} if it is about other runs.
 
     That is the number of "seeds", how many are "seeds_diverged" and, if it is known, the "mean" and the "std" of the
     others' test accuracy as "seeds_test_accuracy". Raises Damaged if the file is.
@@ -185,7 +188,7 @@ def seeds_beside(workdir: Path, seed: int) -> dict:
         return {}
     try:
         found = read_json(folder / "seeds.json")
-        if str(seed) not in found["results"]:
+        if found["results"].get(str(seed)) != read_results(workdir):
             return {}
         diverged = len(found["diverged"])
         about = {"seeds": len(found["results"]) + diverged, "seeds_diverged": diverged}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnet_flax.config.stored import config_to_json
+from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.report import html
 from resnet_flax.report.files import Files
@@ -17,6 +18,7 @@ from resnet_flax.report.tables import decimal, format_metric, percent, text_tabl
 from resnet_flax.studies import figures
 from resnet_flax.studies.space import Plan, Settings
 from resnet_flax.text import first_few
+from resnet_flax.training.mixing import COUNTED
 from resnet_flax.verbs import PROGRAM
 from resnet_flax.workdir.history import lower_is_better
 from resnet_flax.workdir.predictions import wilson_interval
@@ -51,8 +53,11 @@ def write_sweep_report(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     examples = len(load_split(plan.config.data, "validation")[1])
     header = ["trial", *map(plan.space.label, plan.space.fields), *SCORE_COLUMNS]
     rows = [trial_row(one, examples) for one in ranked]
+    mixed = f" Training accuracy is of {COUNTED}." if Mixing.of(plan.config.train).on else ""
     parts = [
-        html.paragraph(f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}"),
+        html.paragraph(
+            f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}{mixed}"
+        ),
         *winner_parts(plan, ranked[0]),
         html.section("Settings", settings_chart(plan, ranked, files)),
         html.section("Trials", html.table(header, rows), html.paragraph(INTERVALS.format(examples))),

@@ -32,7 +32,7 @@ def check_results(results: Any) -> dict:
         raise ValueError("fields are missing")
     for name, limit in limits.items():
         value = results.get(name, 0)
-        if type(value) not in (int, float) or not (0 <= value <= limit or math.isnan(value)):
+        if type(value) not in (int, float) or not 0 <= value <= limit:
             raise ValueError(f"{name} is {value!r}")
     init = results.get("init", {"weights": "", "sha256": ""})
     if not (isinstance(init, dict) and all(isinstance(init.get(name), str) for name in ("weights", "sha256"))):

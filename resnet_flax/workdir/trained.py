@@ -16,7 +16,7 @@ import resnet_flax
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config, runs_below
 from resnet_flax.errors import Damaged, UserError, nearest, reason, refuse_address
-from resnet_flax.files import atomic_write, read_json
+from resnet_flax.files import read_json
 from resnet_flax.models.torch_weights import Tensors
 from resnet_flax.models.weight_files import encode_safetensors
 from resnet_flax.text import escape_line, short_repr
@@ -34,7 +34,7 @@ PRIVATE = {
     "train.init_from": "",
     "train.teacher": "",
 }  # fields of a config that name places on this machine
-RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # ending of a program that `export` writes -> what runs it
+RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # extension of a program that `export` writes -> what runs it
 
 
 def pretrained_names() -> list[str]:
@@ -155,13 +155,6 @@ def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> d
     about = results | {"sha256": hashlib.sha256(weights).hexdigest()}
     texts = {"config.json": portable_json(config), RESULTS_NAME: json.dumps(about, indent=2) + "\n"}
     return {HUB_WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()}
-
-
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        with atomic_write(folder / name, "wb") as file:
-            file.write(content)
 
 
 def output_folder(path: Path) -> Path:

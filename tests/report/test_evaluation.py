@@ -38,6 +38,12 @@ def test_the_matrix_is_there_in_counts_and_in_percent_of_the_true_class(found):
     assert text(shares).endswith("cat dog frog cat 67 33 dog 33 67 frog 100")
 
 
+def test_no_cell_with_an_image_is_shown_as_zero_percent():
+    predicted = np.eye(2, dtype=np.float32)[[1] + [0] * 199]
+    _, shares = evaluation.confusion_tables(Predictions(predicted, np.zeros(200, np.int32)), ["cat", "dog"])
+    assert "<td" in shares and ">&lt;1</td>" in shares and ">0</td>" not in shares
+
+
 def test_the_most_frequent_confusions_are_named(found):
     assert evaluation.confusions(found, NAMES) == [["dog → frog", "2", "66.67%"], ["cat → frog", "1", "33.33%"]]
 

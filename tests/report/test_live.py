@@ -105,7 +105,7 @@ def test_a_finished_run_is_its_report(small_runs, unfinished):
     (unfinished / "report").mkdir()
     shutil.copy(small_runs[0] / "report" / "results.json", unfinished / "report")
     waiting = Pages([unfinished]).at("/")
-    assert "its report is being written" in text_of(waiting) and not waiting.is_last
+    assert "its report appears here once it is written" in text_of(waiting) and not waiting.is_last
     shutil.copy(small_runs[1] / "report" / "report.html", unfinished / "report")  # of other results
     assert not Pages([unfinished]).at("/").is_last
 
@@ -121,11 +121,11 @@ def test_several_runs_are_one_list_with_those_in_training_first(small_runs, unfi
         shutil.rmtree(folder / "trials" / "lr=0.1" / "report")
         page = pages.at("/")
     assert "2 runs 1 training, 1 stopped." in text_of(page)
-    links = [link for link in Tags(page.content.decode()).loaded if link.startswith("/run/")]
+    links = [link for link in Tags(page.content.decode()).loaded if link.startswith("/run?")]
     assert [link.rpartition("%2F")[2] for link in links] == ["lr%3D0.1", "%3Cb%3E"]
     assert page.content.count(b"<svg") == 2
     assert "Stopped" in text_of(pages.at(links[1]))
-    for unknown in ("/run/", "/run/..%2F..%2Fetc", "/favicon.ico", f"/run/{folder}/.lock"):
+    for unknown in ("/run?", "/run?..%2F..%2Fetc", "/favicon.ico", f"/run?{folder}/.lock"):
         assert pages.at(unknown) is None
 
 
@@ -156,7 +156,7 @@ def test_a_look_does_not_keep_a_run_from_starting(unfinished, monkeypatch):
 def test_progress_is_written_now_and_then_and_removed_at_the_end(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
-    totals = Totals.zero()
+    totals = Totals.zero().replace(count=8)
     shown = []
     monkeypatch.setattr(progress, "write_progress", lambda folder, values: shown.append(values))
     with progress.Progress(Tracking(tmp_path, {}, []), epochs=2, steps_per_epoch=10, batch_size=8) as one:

@@ -204,7 +204,7 @@ def test_strange_facts_in_results_are_left_out_or_shown_harmless(value, small_ru
     config = complete(read_config(small_runs[0]))
     strange = dict.fromkeys(("training_seconds", "images_per_second", "date", "code", "device", "jax"), value)
     found = facts.run_facts(config, strange)
-    assert all(text.isprintable() and len(text) <= 100 for text in found.values())
+    assert all(text.isprintable() and len(text) <= facts.MAX_VALUE_CHARS for text in found.values())
 
 
 @contextlib.contextmanager

@@ -454,7 +454,7 @@ def test_killed_in_a_trial_it_goes_on_from_its_checkpoint(finished, tmp_path, ca
     assert main(words) == 0
     out = capsys.readouterr().out
     assert out.startswith("\ntrial 1 of 1: learning_rate=0.05\n")
-    assert re.search(r"resuming at step \d+ \(epoch [23]\)", out)
+    assert re.search(r"resuming at step \d+ \([12] of 3 epochs finished\)", out)
     run = Path("rates/trials/learning_rate=0.05/metrics.csv")
     assert (tmp_path / run).read_bytes() == (finished[0].parent / run).read_bytes()
 

@@ -20,6 +20,7 @@ import resnet_flax as rf
 from resnet_flax.errors import Damaged
 from resnet_flax.main import main
 from resnet_flax.workdir import hub
+from resnet_flax.workdir.results import read_results
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
 
@@ -168,10 +169,12 @@ def test_a_card_states_the_seeds_beside_its_run_and_their_spread(small_runs, tmp
     for seed, run in enumerate(small_runs):
         shutil.copytree(run, tmp_path / f"seed{seed}")
     statistics = {"test_accuracy": {"mean": 0.5, "std": 0.01}}
+    results = read_results(small_runs[0])
     for listed, diverged, rows in (
-        ({"0": {}, "1": {}}, [], ["| seeds trained | 2 |", "| 50.00% ± 1.00%, mean and standard deviation |"]),
-        ({"0": {}, "1": {}}, [7], ["| seeds trained | 3, of which 1 diverged |", "without those that diverged |"]),
-        ({"3": {}, "1": {}}, [], []),  # another study
+        ({"0": results, "1": {}}, [], ["| seeds trained | 2 |", "| 50.00% ± 1.00%, mean and standard deviation |"]),
+        ({"0": results, "1": {}}, [7], ["| seeds trained | 3, of which 1 diverged |", "without those that diverged |"]),
+        ({"3": results, "1": {}}, [], []),  # another study
+        ({"0": results | {"epochs": 1}, "1": {}}, [], []),  # before the run was extended
     ):
         found = {"statistics": statistics, "results": listed, "diverged": diverged}
         (tmp_path / "seeds.json").write_text(json.dumps(found))
