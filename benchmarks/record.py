@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_flax.parallel.devices import device_name
+from resnet_flax.processor import usable_cores
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "tensorflow-cpu", "torch", "timm", "torchvision", "pillow", "numpy")
@@ -77,7 +78,7 @@ def circumstances() -> dict:
     return {
         "date": datetime.date.today().isoformat(),
         "device": device_name(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "load": round(os.getloadavg()[0], 1),  # processes waiting for a core; a busy machine gives too low speeds
         "python": platform.python_version(),
         "versions": versions,

@@ -1,7 +1,7 @@
 """Your own images, in one folder per class: a residual network with 0.7 million parameters.
 
 python -m resnet_flax.main --config=configs/folder.py --config.data.dir=photos        (photos/cat, photos/dog, ...)
-python -m resnet_flax.main --config=configs/folder.py:full --config.data.dir=photos   (trains on all, last epoch)
+python -m resnet_flax.main --config=configs/folder.py:full --config.data.dir=photos   (all of train, last epoch)
 
 The splits are photos/train, photos/validation (or val, valid) and photos/test, if these exist; a missing one is taken
 from the training images, a tenth of each class. Images are resized to 32 x 32 (--config.data.image_size) and normalised

@@ -5,15 +5,15 @@ python -m resnet_flax.main --config=configs/preact.py:sgd,relu     (adam, sgd or
 python -m resnet_flax.main --config=configs/preact.py:full         (trains on all 50,000, last epoch)
 python -m resnet_flax.main --config=configs/preact.py:fast         (10 epochs of Muon on all 50,000, last epoch)
 
-The report: Adam 90.76 % (GELU) and 90.23 % (ReLU), SGD 88.56 % and 88.32 %, with 40,000 training images, batch 32 and
-early stopping within 100 epochs. It does not state:
+The report: Adam 90.76 % (GELU) and 90.23 % (ReLU), SGD 88.56 % and 88.32 %, with 40,000 training images, batch 32 (64
+in another place) and early stopping within 100 epochs. It does not state:
 - The learning rates. 0.001 for Adam and 0.01 for AdaGrad are PyTorch's defaults; for SGD, PyTorch has none that trains
   well, and 0.01 with momentum 0.9 is usual at batch 32.
 - The patience of early stopping: 10 epochs here.
 - Whether BatchNorm follows the last block. It does in the paper (He et al., 2016), but neither in the common CIFAR code
   on which the report is based nor here; `--config.model.final_norm` adds it: 2,796,714 parameters.
 
-This project: preact:fast 92.88 ± 0.15 % (n = 3, 1 x cpu and 2 cores of AMD EPYC with AVX2).
+This project: preact:fast 92.88 ± 0.15 % (n = 3, 2 cores of AMD EPYC with AVX2 and an unnamed CPU).
 """
 
 from resnet_flax.config import fast, recipe

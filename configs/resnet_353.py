@@ -1,7 +1,7 @@
 """Report 004: basic blocks 3-5-3 of 64/128/256 channels, 4,918,602 parameters.
 
 python -m resnet_flax.main --config=configs/resnet_353.py          (trains on 45,000, selects the epoch on 5,000)
-python -m resnet_flax.main --config=configs/resnet_353.py:full     (trains on all 50,000, last epoch, as in the report)
+python -m resnet_flax.main --config=configs/resnet_353.py:full     (trains on all 50,000, as in the report; last epoch)
 python -m resnet_flax.main --config=configs/resnet_353.py:fast     (10 epochs of Muon on all 50,000, last epoch)
 
 The report: 91.8 % test accuracy in the text, 93.93 % in its published log, after 50 epochs of AdamW. The learning rate

@@ -1,5 +1,6 @@
 """The processor of this machine, by its name and vector instructions."""
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -13,6 +14,11 @@ VECTORS = {"avx512_bf16": "AVX-512 and bfloat16", "avx512f": "AVX-512", "avx2": 
 def has_avx512() -> bool:
     """Return whether the processor has AVX-512, as far as the system says."""
     return "AVX-512" in processor_name()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: on Linux they can be fewer than the machine has, as under SLURM."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor_name() -> str:

@@ -24,7 +24,8 @@ def get_config() -> ConfigDict:
                 name="digits",  # a dataset: see SOURCES in data/datasets/sources.py; "folder" is your own images
                 dir="",  # its folder; "" for TFDS_DATA_DIR or the default of TensorFlow Datasets
                 # Splits in the syntax of TFDS, such as train[:90%]. None: whatever suits the splits that the dataset
-                # has; with only train and test, these are train[:90%], train[90%:] and test.
+                # has; with only train and test, these are train[:90%], train[90%:] and test, or all of train if no
+                # validation is wanted.
                 train=placeholder(str),  # trained on
                 validation=placeholder(str),  # selects the best epoch; "" for none: the last epoch is the result
                 test=placeholder(str),  # evaluated once, at the end; "" for none
@@ -135,7 +136,7 @@ def recipe(network: str, arg: str, *choices: tuple[str, ...]) -> tuple[ConfigDic
     known = {word: index for index, options in enumerate(choices) for word in options} | {"full": len(choices)}
     kinds = [lookup("config argument", word, known) for word in words]
     if len(set(kinds)) < len(kinds):
-        raise UserError(f"config argument {arg!r} names two alternatives")
+        raise UserError(f"config argument {arg!r} names two alternatives: choose one")
     config = get_config()
     config.model.name = network
     config.model.max_params = 5_000_000

@@ -63,28 +63,16 @@ NETWORKS: dict[str, dict] = {
     ),
 }
 
-# The fields of a network that a config may override, with their defaults.
-ARCHITECTURE = dict(
-    stem="conv",
-    stem_width=0,
-    block="basic",
-    blocks=None,
-    widths=None,
-    bottleneck_ratio=0.25,
-    groups=1,
-    shortcut="conv",
-    activation="relu",
-    stem_dropout=0.0,
-    block_dropout=0.0,
-    drop_path=0.0,
-    se=False,
-    final_norm=False,
+# The fields of ResNet that define a network; a config may override them.
+ARCHITECTURE = (
+    *("stem", "stem_width", "block", "blocks", "widths", "bottleneck_ratio", "groups", "shortcut", "activation"),
+    *("stem_dropout", "block_dropout", "drop_path", "se", "final_norm"),
 )
 
 
 def architecture(name: str) -> dict:
-    """Return all fields of ARCHITECTURE for the network `name` of NETWORKS."""
-    return ARCHITECTURE | NETWORKS[name]
+    """Return all fields of ARCHITECTURE for the network `name` of NETWORKS: its own, or else ResNet's defaults."""
+    return {field: getattr(ResNet, field, None) for field in ARCHITECTURE} | NETWORKS[name]
 
 
 def compute_dtype(setting: str) -> jnp.dtype:
@@ -143,6 +131,7 @@ def count_within_budget(module: ResNet, model: ConfigDict, image_shape: tuple[in
     count = count_parameters(module, image_shape)
     if model.max_params and count > model.max_params:
         raise UserError(
-            f"model {model.name!r} has {count:,} parameters, more than config.model.max_params {model.max_params:,}"
+            f"model {model.name!r} has {count:,} parameters, more than config.model.max_params "
+            f"{model.max_params:,}; 0 means no limit"
         )
     return count

@@ -54,10 +54,13 @@ class Block(nn.Module):
     dropout: float
     drop_path: float
     se: bool
+    axis_name: str | None  # mapped axis over which the batch is spread
 
     def drop(self, y: jax.Array, train: bool) -> jax.Array:
         """Apply dropout, if its rate is not 0."""
-        return Dropout(self.dropout, name="dropout")(y, deterministic=not train) if self.dropout else y
+        if not self.dropout:
+            return y
+        return Dropout(self.dropout, axis_name=self.axis_name, name="dropout")(y, deterministic=not train)
 
     def finish(self, y: jax.Array, train: bool) -> jax.Array:
         """Apply squeeze-and-excitation and stochastic depth, if they are used, to the end of the residual branch.
@@ -68,7 +71,7 @@ class Block(nn.Module):
         if self.se:
             y = SqueezeExcite(self.conv, name="se")(y)
         if self.drop_path:
-            rows = Dropout(self.drop_path, broadcast_dims=(1, 2, 3), name="drop_path")
+            rows = Dropout(self.drop_path, broadcast_dims=(1, 2, 3), axis_name=self.axis_name, name="drop_path")
             y = rows(y, deterministic=not train)
         return y
 

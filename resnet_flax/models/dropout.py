@@ -3,6 +3,7 @@
 import zlib
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ from resnet_flax.hashing import mix
 class Dropout(nn.Dropout):
     """Flax's dropout, with a hash of (key, path of the layer, position) instead of the stronger and slower threefry.
 
-    The position is in the global array, so under jit the result does not depend on the number of devices.
+    The position is in the global array, so the result does not depend on the number of devices.
     """
+
+    axis_name: str | None = None  # mapped axis over which the first axis of the input is spread
 
     @nn.compact
     def __call__(self, inputs: Any, deterministic: bool | None = None, rng: jax.Array | None = None) -> Any:
@@ -22,7 +25,8 @@ class Dropout(nn.Dropout):
             return inputs
         key = jax.random.key_data(self._key() if rng is None else rng)
         shape = tuple(1 if axis in self.broadcast_dims else size for axis, size in enumerate(inputs.shape))
-        keep = uniform_bits(key, "/".join(self.path), shape) >= jnp.uint32(round(self.rate * 2**32))
+        first_row = jax.lax.axis_index(self.axis_name) * shape[0] if self.axis_name else 0
+        keep = uniform_bits(key, "/".join(self.path), shape, first_row) >= jnp.uint32(round(self.rate * 2**32))
         return jnp.where(keep, inputs / (1 - self.rate), 0)
 
     def _key(self) -> jax.Array:
@@ -32,11 +36,14 @@ class Dropout(nn.Dropout):
         return self.scope.rngs[self.rng_collection].rng
 
 
-def uniform_bits(key: jax.Array, name: str, shape: tuple[int, ...]) -> jax.Array:
-    """Return uint32 of `shape` (size below 2**32), each a function of `key` (2,) uint32, `name` and its position."""
+def uniform_bits(key: jax.Array, name: str, shape: tuple[int, ...], first_row: chex.Numeric) -> jax.Array:
+    """Return uint32 of `shape` (size below 2**32), each a function of `key` (2,) uint32, `name` and its position.
+
+    These are the rows from `first_row` on of an array of more of them.
+    """
     first, second = mix(jnp, key + jnp.uint32(zlib.crc32(name.encode())))
-    position = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
+    position = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) + jnp.uint32(first_row)
+    for axis, size in list(enumerate(shape))[1:]:
         position = position * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     # Two rounds, because after one the counters of two layers overlap.
     return mix(jnp, mix(jnp, position + first) ^ second)

@@ -62,7 +62,7 @@ class ResNet(nn.Module):
     zero_last_scale: bool = False  # the last BatchNorm of every block starts with scale 0
     num_classes: int = 10
     dtype: Any = jnp.float32  # of the convolutions; parameters, statistics and logits are float32
-    axis_name: str | None = None  # mapped axis over which BatchNorm averages
+    axis_name: str | None = None  # mapped axis over which the batch is spread, and BatchNorm averages
     frozen: Sequence[str] = ()  # part_names whose BatchNorm and dropout behave in training as in evaluation
 
     @nn.compact
@@ -84,6 +84,7 @@ class ResNet(nn.Module):
             groups=self.groups,
             dropout=self.block_dropout,
             se=self.se,
+            axis_name=self.axis_name,
         )
         preact = BLOCKS[self.block] is PreActBlock  # such blocks activate their own input
 
@@ -100,7 +101,8 @@ class ResNet(nn.Module):
             if not preact:
                 x = norm_act(name="stem_norm")(x, trains["stem"])
         if self.stem_dropout:
-            x = Dropout(self.stem_dropout, name="stem_dropout")(x, deterministic=not trains["stem"])
+            dropout = Dropout(self.stem_dropout, axis_name=self.axis_name, name="stem_dropout")
+            x = dropout(x, deterministic=not trains["stem"])
         depth = 0
         for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True), start=1):
             name = f"stage{stage}"

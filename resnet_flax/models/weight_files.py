@@ -23,7 +23,7 @@ def read_weights(file: Path, key: str = "") -> Tensors:
     Raises UserError if there is none, if there are several and no `key`, and for a file that is damaged or larger than
     MAX_WEIGHTS_BYTES.
     """
-    read = lookup("ending of a weights file", file.suffix.lower(), READERS)
+    read = lookup("extension of a weights file", file.suffix.lower(), READERS)
     try:
         check_size(file, MAX_WEIGHTS_BYTES)
     except ValueError as error:

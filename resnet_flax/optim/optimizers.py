@@ -68,16 +68,17 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
 
 
 def scale_by_adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
-    """Return optax's Adam scaling; b1 is given as a schedule, which makes it part of the state."""
+    """Return optax's Adam scaling; b1 could be given directly, but the wrapper's state is in all saved ones."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
         b1=lambda _: now.momentum, b2=config.b2, eps=config.eps
     )
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
 
 
-def orthogonalized(matrices: jax.Array, steps: int = 5) -> jax.Array:
+def orthogonalized(matrices: jax.Array) -> jax.Array:
     """Return roughly the nearest matrix with all singular values 1 to each of `matrices` (..., m, n), m <= n.
 
     Singular values above 1 % of the norm become 0.7 to 1.2. A Newton-Schulz iteration of degree 5 with the coefficients
@@ -85,7 +86,7 @@ def orthogonalized(matrices: jax.Array, steps: int = 5) -> jax.Array:
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (norms(matrices) + 1e-8)
-    for _ in range(steps):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return x
@@ -201,7 +202,8 @@ def build(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     def at(now: Hyperparams) -> optax.GradientTransformation:
         clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
         biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []
-        rate = optax.scale_by_learning_rate(lambda _: now.learning_rate)  # a schedule, whose state counts the steps
+        # A schedule, as its counter, which nothing reads, is part of every saved state.
+        rate = optax.scale_by_learning_rate(lambda _: now.learning_rate)
         return optax.chain(*clip, OPTIMIZERS[config.name](config, now), *biases, rate)
 
     def update(gradients, state, params=None, *, learning_rate, momentum, weight_decay, **_):

@@ -4,7 +4,6 @@
 loss see the whole batch. `Pmap` runs on each device the same step, which itself sums over the axis "data".
 """
 
-import os
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, Protocol
@@ -15,10 +14,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_flax.errors import UserError
-from resnet_flax.parallel.processes import device_mesh
-from resnet_flax.processor import processor_name
-
-AXIS = "data"
+from resnet_flax.parallel.processes import AXIS, device_mesh
+from resnet_flax.processor import processor_name, usable_cores
 
 
 class Parallel(Protocol):
@@ -48,7 +45,7 @@ class Jit:
     axis_name = None
 
     def __init__(self) -> None:
-        self.mesh = device_mesh(AXIS)
+        self.mesh = device_mesh()
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
 
     def sharded(self, axis: int) -> NamedSharding:
@@ -139,7 +136,7 @@ def device_name() -> str:
     count, kind = jax.device_count(), jax.devices()[0].device_kind
     if kind != "cpu":
         return f"{count} x {kind}"
-    cores = f"{os.cpu_count()} cores of {processor_name()}"
+    cores = f"{usable_cores()} cores of {processor_name()}"
     return cores if count == 1 else f"{count} x cpu on {cores}"
 
 
@@ -149,7 +146,7 @@ def check_batch_size(size: int) -> None:
     if size % devices:
         fitting = max(round(size / devices), 1) * devices
         raise UserError(
-            f"config.train.batch_size {size} does not divide among {devices} devices: the nearest is {fitting}"
+            f"config.train.batch_size {size} cannot be divided evenly among {devices} devices: the nearest is {fitting}"
         )
 
 

@@ -28,6 +28,8 @@ Result = TypeVar("Result")
 Values = TypeVar("Values", bound=tuple)
 Error = TypeVar("Error", bound=Exception)
 
+AXIS = "data"  # of all devices, over which a batch is spread
+
 # Environment variables with the number of processes, set by srun, mpirun and a Cloud TPU of several slices.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 
@@ -245,15 +247,15 @@ def max_over_processes(values: Values) -> Callable[[], Values]:
 
 @cache
 def _maximum():
-    mesh = device_mesh("data")
-    across, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
+    mesh = device_mesh()
+    across, everywhere = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
     return across, jax.jit(lambda rows: rows.max(0), out_shardings=everywhere)
 
 
-def device_mesh(axis: str) -> Mesh:
-    """Return a mesh of all devices along one axis, ordered by process, so that those of a process are side by side.
+def device_mesh() -> Mesh:
+    """Return a mesh of all devices along AXIS, ordered by process, so that those of a process are side by side.
 
     jax.make_mesh may order them by the links between TPU chips; a process's rows would then not be its own.
     """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.array(devices), (axis,), axis_types=(AxisType.Auto,))
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))

@@ -45,7 +45,7 @@ def test_submission_of_a_pickle_is_as_accurate_as_evaluate_says(small_runs, tmp_
     output = tmp_path / "out.csv"
     words = [str(tmp_path / "test.pkl"), f"--workdir={small_runs[0]}", f"--output={output}", "--submission"]
     assert main(["predict", *words]) == 0
-    assert "made 32 x 32" not in capsys.readouterr().out
+    assert "converted to 32 x 32" not in capsys.readouterr().out
     assert output.read_text().splitlines()[0] == "ID,Labels"
     found = rows(output)
     assert [int(row["ID"]) for row in found] == content[b"ids"].tolist()
@@ -62,9 +62,10 @@ def test_files_folders_and_arrays_agree(small_runs, tmp_path, capsys):
         Image.fromarray(image).save(photos / f"{index}.png")
     np.save(tmp_path / "some.npy", images)
     np.savez(tmp_path / "some.npz", images=images, labels=np.zeros(4, np.int64))
+    np.savez(tmp_path / "rows.npz", images=images.transpose(0, 3, 1, 2).reshape(4, -1), labels=np.zeros(4, np.uint8))
     np.save(tmp_path / "grey.npy", images[..., 0])
     answers = []
-    for word in ("photos", "some.npy", "some.npz", "grey.npy"):
+    for word in ("photos", "some.npy", "some.npz", "rows.npz", "grey.npy"):
         output = tmp_path / f"{word}.csv"
         assert main(["predict", str(tmp_path / word), f"--workdir={small_runs[0]}", f"--output={output}"]) == 0
         found = rows(output)
@@ -73,7 +74,7 @@ def test_files_folders_and_arrays_agree(small_runs, tmp_path, capsys):
             row["name"] == "0123456789"[int(row["label"])] and 0 < float(row["probability"]) <= 1 for row in found
         )
         answers.append([(row["label"], row["probability"]) for row in found])
-    assert answers[0] == answers[1] == answers[2] == answers[3]
+    assert all(answer == answers[0] for answer in answers)
     assert rows(tmp_path / "photos.csv")[3]["file"] == str(photos / "3.png")
     assert rows(tmp_path / "some.npy.csv")[3]["file"] == f"{tmp_path}/some.npy[3]"
 
@@ -159,7 +160,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_written(small_runs, tmp_p
     assert main(["predict", *files, f"--workdir={small_runs[0]}", f"--output={output}"]) == 1
     assert [Path(row["file"]).name for row in rows(output)] == ["a.png", "h.gif"]
     captured = capsys.readouterr()
-    assert captured.out.count("images made 32 x 32, RGB; the first") == 1
+    assert captured.out.count("images converted to 32 x 32 RGB; the first") == 1
     assert "a.png, was 50 x 40, RGB" in captured.out
     for why in (
         "b.png: is not an image, or not one of PNG, JPEG",
@@ -213,7 +214,7 @@ def test_names_of_files_and_ids_are_data(small_runs, tmp_path, capsys, monkeypat
 
 
 def test_formats_that_start_programs_are_refused(tmp_path):
-    """Pillow passes EPS to Ghostscript, whatever the ending of the file."""
+    """Pillow passes EPS to Ghostscript, whatever the extension of the file."""
     path = tmp_path / "image.png"
     Image.new("RGB", (8, 8)).save(path, "eps")
     images = Images([path, tmp_path], (32, 32))

@@ -13,7 +13,7 @@ SHAPE = (64, 16, 16, 8)
 
 def kept(seed: int = 0, name: str = "block/dropout", bit: int = 31) -> np.ndarray:
     """Return one bit of each draw of a layer in a step, as -1 or 1."""
-    bits = uniform_bits(jax.random.key_data(jax.random.key(seed)), name, SHAPE)
+    bits = uniform_bits(jax.random.key_data(jax.random.key(seed)), name, SHAPE, 0)
     return np.asarray(bits >> bit & 1, np.float64) * 2 - 1
 
 

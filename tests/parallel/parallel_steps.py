@@ -14,7 +14,6 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.data.stream import Stream
-from resnet_flax.models.dropout import Dropout
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
@@ -38,7 +37,8 @@ def main(way: str, out: str) -> None:
     optimizer = optimizers.build(config.optimizer)
     hyperparams = dict(learning_rate=0.01, momentum=config.optimizer.momentum, weight_decay=1e-3)
     parallel = PARALLEL[way]()
-    model = ResNet((1, 1), (4, 8), axis_name=parallel.axis_name)
+    dropout = dict(stem_dropout=0.2, block_dropout=0.3, drop_path=0.5)
+    model = ResNet((1, 1), (4, 8), **dropout, axis_name=parallel.axis_name)
     network = Network(Colours(), np.float32([1, 1, 2]), np.float32([0, 1, 0]))
     teaching = ({"params": {"head": {"kernel": 9 * np.eye(3, 10, dtype=np.float32), "bias": np.zeros(10)}}},)
     state = parallel.replicate(jax.jit(partial(init_state, model, optimizer, 0, (16, 16, 3)))())
@@ -71,8 +71,7 @@ def main(way: str, out: str) -> None:
     evaluated = evaluate(state.variables, parallel.shard({"image": images}))
     leaves = jax.tree.leaves((state.params, state.batch_stats, totals.means(), evaluated))
     arrays = [np.asarray(leaf) for leaf in leaves]
-    random = fed(parallel) | patched(parallel) | kept(parallel)
-    np.savez(out, *arrays, devices=jax.device_count(), **random)
+    np.savez(out, *arrays, devices=jax.device_count(), **fed(parallel), **patched(parallel))
 
 
 def fed(parallel) -> dict[str, np.ndarray]:
@@ -108,15 +107,6 @@ def patched(parallel) -> dict[str, np.ndarray]:
 
     made = parallel.compile(patch, sharded=(0,))(parallel.shard(batch))
     return {name: np.asarray(rows) for name, rows in made.items()}
-
-
-def kept(parallel) -> dict[str, np.ndarray]:
-    """Return the factors of stochastic depth for 32 examples; nothing under pmap, where each device draws its own."""
-    if parallel.axis_name is not None:
-        return {}
-    drop = Dropout(0.5, broadcast_dims=(1, 2, 3), deterministic=False)
-    factors = parallel.compile(lambda ones: drop.apply({}, ones, rngs={"dropout": jax.random.key(0)}), sharded=(0,))
-    return {"kept": np.asarray(factors(parallel.shard({"ones": np.ones((32, 1, 1, 1), np.float32)})["ones"]))}
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def random_erasing(
     """Set a rectangle to `value` with probability `p`; its area is a fraction of the image's, and the logarithm of its
     ratio of height to width is uniform (RandomErasing; Zhong et al. 2017)."""
     _, rows, columns, _ = xp.shape(images)
-    height = width = draws.integers(1) * 0 + max(rows, columns)
+    height = width = draws.integers(1) + max(rows, columns)  # an array of the largest size
     # torchvision redraws a rectangle that does not fit, up to ten times: draw all at once and keep the first that fits.
     longest = math.sqrt(rows * columns * area_high * max(ratio_high, 1 / ratio_low))
     for _ in range(10 if longest >= min(rows, columns) - 1 else 1):
@@ -125,10 +125,13 @@ def random_erasing(
 
 
 def cutout(xp: Any, images: Array, draws: Draws, size: int) -> Array:
-    """Set a square of `size` pixels around a random pixel, clipped at the border, to 0 (DeVries and Taylor 2017)."""
+    """Set a square around a random pixel, clipped at the border, to 0 (DeVries and Taylor 2017).
+
+    Its side is `size` pixels, rounded down to an even number, as in the authors' code.
+    """
     _, height, width, _ = xp.shape(images)
     top, left = draws.integers(height) - size // 2, draws.integers(width) - size // 2
-    extent = top * 0 + size // 2 * 2  # the authors' code rounds to even sizes
+    extent = top * 0 + size // 2 * 2
     return pixels.erase(xp, images, top, left, extent, extent, 0.0)
 
 
@@ -232,5 +235,5 @@ OPS = {
         on_floats=True,
         check=_ordered("area", "ratio"),
     ),
-    "cutout": Op(cutout, {"size": Number(1, 1024, whole=True)}, on_floats=True),
+    "cutout": Op(cutout, {"size": Number(2, 1024, whole=True)}, on_floats=True),
 }

@@ -187,7 +187,7 @@ class Policy:
 
     def _refuse(self, part: Part, why: str) -> NoReturn:
         shown = "".join(c if c.isprintable() else "?" for c in self._source)
-        raise UserError(f"policy: {why}\n  {shown}\n  {' ' * part.start}{'^' * max(1, len(part.text))}")
+        raise UserError(f"{why}\n  {shown}\n  {' ' * part.start}{'^' * max(1, len(part.text))}")
 
 
 def _usage(name: str) -> str:

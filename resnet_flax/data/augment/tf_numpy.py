@@ -8,7 +8,7 @@ import tensorflow as tf
 
 uint8, int32, uint32, float32, float64 = tf.uint8, tf.int32, tf.uint32, tf.float32, tf.float64
 
-abs, maximum, minimum, where = tf.abs, tf.maximum, tf.minimum, tf.where
+maximum, minimum, where = tf.maximum, tf.minimum, tf.where
 cos, exp, floor, round, sin, sqrt, tan = tf.cos, tf.exp, tf.floor, tf.round, tf.sin, tf.sqrt, tf.tan
 concatenate, reshape, stack, broadcast_to, cumsum = tf.concat, tf.reshape, tf.stack, tf.broadcast_to, tf.cumsum
 cond, pad = tf.cond, tf.pad
@@ -20,8 +20,8 @@ def jit(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def asarray(x, dtype=None):
-    return tf.cast(x, dtype or x.dtype)
+def asarray(x, dtype):
+    return tf.cast(x, dtype)
 
 
 def arange(n, dtype):
@@ -38,8 +38,8 @@ def shape(x):
     return tuple(dynamic[axis] if size is None else size for axis, size in enumerate(x.shape))
 
 
-def argsort(x, axis=-1, stable=False):
-    return tf.argsort(x, axis=axis, stable=stable)
+def argsort(x, stable):
+    return tf.argsort(x, stable=stable)
 
 
 def right_shift(x, bits):

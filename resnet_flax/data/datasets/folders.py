@@ -38,8 +38,9 @@ class Tree:
         """Return the tree of folders in `directory`; no file is opened.
 
         Each folder there is a class and all images are the split "train", unless there is a folder `train` with the
-        classes in it: then `val`, `valid` or `validation` and `test` beside it are splits, too. Names that begin with a
-        dot are ignored. Raises UserError if there are fewer than two classes, or not the same ones in every split.
+        classes in it: then `val`, `valid` or `validation` and `test` beside it are splits, too, in upper or lower case.
+        Names that begin with a dot are ignored. Raises UserError if there are fewer than two classes, or not the same
+        ones in every split.
         """
         root = user_path(directory).absolute()
         if not directory:
@@ -48,10 +49,11 @@ class Tree:
             beside = [str(path) for path in root.parent.glob("*/")]
             raise UserError(f"there is no folder {root}" + (f": {nearest(str(root), beside)}" if beside else ""))
         splits = {"train": root}
-        if (root / "train").is_dir() and folders_in(root / "train"):
+        named = [(path, SPLIT_FOLDERS.get(path.name.lower())) for path in folders_in(root)]
+        if any(split == "train" and folders_in(path) for path, split in named):
             splits = {}
-            for path in folders_in(root):
-                if (split := SPLIT_FOLDERS.get(path.name)) in splits:
+            for path, split in named:
+                if split in splits:
                     raise UserError(f"{path} and {splits[split]} are both the split {split!r}: keep one of them")
                 if split:
                     splits[split] = path
@@ -76,7 +78,7 @@ class Tree:
             for label, name in enumerate(self.classes):
                 paths = image_files_below(folder / name)
                 if not paths:
-                    wanted = f"looked for {' '.join(IMAGES)}; remove the folder if it is no class"
+                    wanted = f"looked for {' '.join(IMAGES)}; remove the folder if it is not a class"
                     raise UserError(f"there are no images in {folder / name}: {wanted}")
                 paths.sort(key=lambda path: hashlib.sha256(self._name(path)).digest())
                 placed += [((rank + 0.5) / len(paths), label, path) for rank, path in enumerate(paths)]

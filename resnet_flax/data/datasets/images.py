@@ -22,6 +22,7 @@ from resnet_flax.text import escape_line, first_few
 IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow knows more, some of which start programs
 BITS_PER_SAMPLE = 258  # a tag of TIFF
+CIFAR_BYTES = 3 * 32 * 32  # of an image in CIFAR's own files
 PICKLES = (".pkl", ".pickle", ".p")
 MAX_IMAGE_BYTES = 2**28  # of a file: the size of the largest image that Pillow accepts, uncompressed
 MAX_FILES_LISTED = 20  # files that could not be read
@@ -70,7 +71,7 @@ class Images:
             return ""
         (name, was), (height, width) = next(iter(self.changed.items())), self.size
         count = count_of_images(len(self.changed))
-        line = f"{count} made {width} x {height}, RGB; the first, {escape_line(name)}, was {was}"
+        line = f"{count} converted to {width} x {height} RGB; the first, {escape_line(name)}, was {was}"
         return line + (f"; {self.transparent:,} with transparency put on white" if self.transparent else "")
 
     def failures(self) -> str:
@@ -84,12 +85,12 @@ class Images:
     def _read(self, file: Path) -> Iterator[NamedImage]:
         if not file.is_file():
             raise ValueError("is not a file")
-        ids, ending = None, file.suffix.lower()
+        ids, extension = None, file.suffix.lower()
         if is_pickle(file):
             ids, arrays = images_in_pickle(file)
-        elif ending == ".npy":
+        elif extension == ".npy":
             arrays = as_images(read_npy(file))
-        elif ending == ".npz":
+        elif extension == ".npz":
             arrays = images_in_npz(file)
         else:
             yield NamedImage(str(file), file.stem, self.fit(str(file), *open_image(file, self.size)))
@@ -155,10 +156,10 @@ def is_image_name(name: str) -> bool:
 
 
 def is_pickle(file: Path) -> bool:
-    """Decide by the ending or, if that says nothing, by the first byte: CIFAR's own batches have no ending."""
-    ending = file.suffix.lower()
-    if ending in PICKLES or ending in (".npy", ".npz", *IMAGES):
-        return ending in PICKLES
+    """Decide by the extension or, if that says nothing, by the first byte: CIFAR's own batches have no extension."""
+    extension = file.suffix.lower()
+    if extension in PICKLES or extension in (".npy", ".npz", *IMAGES):
+        return extension in PICKLES
     with open(file, "rb") as content:
         return content.read(1) in (b"\x80", b"(")
 
@@ -202,9 +203,10 @@ def eight_bits(image: Image.Image) -> Image.Image:
 
 
 def images_in_npz(file: Path) -> np.ndarray:
-    """Return the images of an .npz, which are the one uint8 array in it with at least three axes."""
+    """Return the images of an .npz, which are the one uint8 array in it that has their shape, see as_images."""
     arrays = read_npz(file)
-    fitting = [array for array in arrays.values() if array.dtype == np.uint8 and array.ndim >= 3]
+    in_rows = (CIFAR_BYTES,)
+    fitting = [one for one in arrays.values() if one.dtype == np.uint8 and (one.ndim > 2 or one.shape[1:] == in_rows)]
     if len(fitting) != 1:
         raise ValueError(f"must hold one uint8 array of images, and holds {len(fitting)} of {list(arrays)}")
     return as_images(fitting[0])
@@ -239,13 +241,13 @@ def as_id(value: object) -> str:
 def as_images(array: np.ndarray) -> np.ndarray:
     """Return an array of images as (n, H, W, 3), (n, H, W, 4) with transparency, or (n, H, W) for grey.
 
-    A row of CIFAR's (n, 3072) is three planes of 32 x 32.
+    A row of (n, CIFAR_BYTES) is three planes of 32 x 32.
     """
     if array.dtype != np.uint8:
         raise ValueError(f"holds {array.dtype}: images are uint8, from 0 to 255")
     if not array.size:
         raise ValueError(f"has shape {array.shape}: there is no image in it")
-    if array.ndim == 2 and array.shape[1] == 3072:
+    if array.ndim == 2 and array.shape[1] == CIFAR_BYTES:
         return array.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     if array.ndim == 4 and array.shape[-1] == 1:
         return array[..., 0]

@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 from resnet_flax.cache import cache_folder, one_process
 from resnet_flax.data.datasets.arrays import Split, read_arrays, read_split, write_arrays
 from resnet_flax.data.datasets.sources import SOURCES
-from resnet_flax.data.datasets.splits import parse_split, refuse_shared_examples, refuse_swapped_splits, split_names
+from resnet_flax.data.datasets.splits import (
+    own_splits,
+    parse_split,
+    refuse_shared_examples,
+    refuse_swapped_splits,
+    split_names,
+)
 from resnet_flax.errors import UserError
 from resnet_flax.files import user_path
 from resnet_flax.text import short_repr
@@ -44,9 +50,9 @@ def fill_from_dataset(config: ConfigDict) -> None:
     if None not in [config.classes, *(config[role] for role in ROLES)]:
         return
     classes, splits = SOURCES[config.name].contents(config)
-    arrays = split_names(user_path(config.dir)) if config.dir else []  # which replace the images of any dataset
-    splits = tuple(arrays) or splits
-    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(splits) & {"validation", "test"}], strict=True))
+    splits = tuple(own_splits(config.dir)) or splits  # a user's own arrays replace the images of any dataset
+    settled = {*splits, *(role for role in ROLES if config[role] == "")}  # what is not to be cut out of train
+    usual = dict(zip(ROLES, USUAL_SPLITS[frozenset(settled & {"validation", "test"})], strict=True))
     if config.train is not None and "test" not in splits:
         usual["test"] = ""
     for field, value in {"classes": classes, **usual}.items():
@@ -107,8 +113,7 @@ def find_arrays(config: ConfigDict) -> Path:
     This is `config.dir` if it holds such files, or else a folder in the cache, into which the dataset is decoded unless
     it is there already. Raises UserError if the images of a split do not have the config's size.
     """
-    given = user_path(config.dir)
-    folder = given if config.dir and split_names(given) else decode_once(config)
+    folder = user_path(config.dir) if own_splits(config.dir) else decode_once(config)
     shapes = {name: read_arrays(folder, name)[0].shape[1:] for name in split_names(folder)}
     if len(set(shapes.values())) > 1:
         found = ", ".join(f"{shape} in {name}" for name, shape in shapes.items())

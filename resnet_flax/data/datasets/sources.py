@@ -20,12 +20,13 @@ from ml_collections import ConfigDict
 from resnet_flax.cache import one_process
 from resnet_flax.data.datasets.arrays import Split, read_arrays
 from resnet_flax.data.datasets.folders import Tree
-from resnet_flax.data.datasets.splits import split_names
+from resnet_flax.data.datasets.splits import own_splits
 from resnet_flax.errors import UserError, reason, refuse_address
 from resnet_flax.files import user_path
 
 TFDS_SPLITS = ("train", "test")  # of a dataset that is known by name
 MAX_CLASSES = 10_000  # of a user's own arrays
+REACH_SECONDS = 3.0  # how long a server may take to answer
 
 
 class Source(Protocol):
@@ -103,9 +104,8 @@ class Folder:
     """A user's own images in `config.dir`: folders, see folders.Tree, or arrays, whose classes have numbers."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        root = user_path(config.dir)
-        if splits := split_names(root) if config.dir else []:
-            return numbered_classes(root, splits), tuple(splits)
+        if splits := own_splits(config.dir):
+            return numbered_classes(user_path(config.dir), splits), tuple(splits)
         tree = Tree.find(config.dir)
         return tree.classes, tuple(tree.splits)
 
@@ -126,7 +126,8 @@ def numbered_classes(folder: Path, splits: list[str]) -> tuple[str, ...]:
     """Return the labels in the arrays of a folder, from 0 to the largest, as names. UserError if they are too many."""
     largest = max(int(read_arrays(folder, split)[1].max(initial=1)) for split in splits)
     if largest >= MAX_CLASSES:
-        raise UserError(f"{folder} has a label of {largest:,}: labels count the classes, from 0 to {MAX_CLASSES - 1:,}")
+        wanted = f"labels must be class numbers from 0 to {MAX_CLASSES - 1:,}"
+        raise UserError(f"{folder} has a label of {largest:,}: {wanted}")
     return tuple(map(str, range(largest + 1)))
 
 
@@ -193,13 +194,13 @@ def short_hash(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 
-def reachable(url: str, seconds: float = 3.0) -> bool:
-    """Return within `seconds` whether a web server answers at `url`; proxies from the environment are used."""
+def reachable(url: str) -> bool:
+    """Return whether a web server answers at `url` within REACH_SECONDS; proxies from the environment are used."""
     answers = []
 
     def ask():
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds).close()
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_SECONDS).close()
         except urllib.error.HTTPError:
             pass  # that is an answer, too
         except OSError:
@@ -208,5 +209,5 @@ def reachable(url: str, seconds: float = 3.0) -> bool:
 
     thread = threading.Thread(target=ask, daemon=True)  # name resolution has no timeout of its own
     thread.start()
-    thread.join(seconds)
+    thread.join(REACH_SECONDS)
     return bool(answers)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from resnet_flax.data.datasets.arrays import read_arrays
 from resnet_flax.errors import UserError, nearest
+from resnet_flax.files import user_path
 from resnet_flax.text import short_repr
 
 SPLIT_PATTERN = re.compile(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", re.ASCII)
@@ -14,6 +15,11 @@ SPLIT_PATTERN = re.compile(r"(\w+)(?:\[(-?\d{1,18}%?)?:(-?\d{1,18}%?)?\])?", re.
 def split_names(folder: Path) -> list[str]:
     """Return the names of the splits whose arrays are in `folder`."""
     return sorted(path.name.removesuffix("_images.npy") for path in folder.glob("*_images.npy"))
+
+
+def own_splits(directory: str) -> list[str]:
+    """Return the names of the splits whose arrays a user keeps in `directory`; none for ""."""
+    return split_names(user_path(directory)) if directory else []
 
 
 def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[str, range]:
@@ -35,7 +41,7 @@ def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[s
     def position(bound: str | None, default: int) -> int:
         if bound is None:
             return default
-        value = round(int(bound[:-1]) / 100 * size) if bound.endswith("%") else int(bound)
+        value = round(int(bound[:-1]) * size / 100) if bound.endswith("%") else int(bound)
         return value + size if value < 0 else value
 
     part = range(position(start, 0), position(stop, size))

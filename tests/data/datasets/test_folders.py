@@ -108,7 +108,16 @@ def test_splits_that_the_config_names_are_kept(tmp_path):
     whole = data_config(tmp_path, train="train", validation="")
     assert (whole.train, whole.validation, whole.test) == ("train", "", "")
     chosen = data_config(tmp_path, test="")
-    assert (chosen.train, chosen.validation, chosen.test) == ("train[:80%]", "train[80%:90%]", "")
+    assert (chosen.train, chosen.validation, chosen.test) == ("train[:90%]", "train[90%:]", "")
+    nothing_held_out = data_config(tmp_path, validation="")
+    assert (nothing_held_out.train, nothing_held_out.test) == ("train[:90%]", "train[90%:]")
+
+
+def test_folders_of_splits_may_be_capitalised(tmp_path):
+    for split in ("Train", "Test"):
+        paint(tmp_path / split, 2)
+    tree = Tree.find(str(tmp_path))
+    assert set(tree.splits) == {"train", "test"} and "red" in tree.classes
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -135,7 +144,8 @@ def test_images_are_decoded_again_when_the_folder_changed_and_only_then(tmp_path
     kept = find_arrays(config)
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}: 30 images of 3 classes",
-        f"30 images made 32 x 32, RGB; the first, {Tree.find(str(tmp_path)).files()['train'][0][0]}, was 20 x 24, RGB",
+        "30 images converted to 32 x 32 RGB; the first, "
+        f"{Tree.find(str(tmp_path)).files()['train'][0][0]}, was 20 x 24, RGB",
     ]
     assert find_arrays(config) == kept
     assert capsys.readouterr().out == ""
@@ -199,7 +209,7 @@ MISTAKES = [
         "a",
         "there are no images in {root}/a/q: looked for ",
     ),
-    (["a/x/0.png", "a/y/0.png", "a/__MACOSX/.0.png"], "a", ".pgm; remove the folder if it is no class"),
+    (["a/x/0.png", "a/y/0.png", "a/__MACOSX/.0.png"], "a", ".pgm; remove the folder if it is not a class"),
 ]
 
 
@@ -263,7 +273,7 @@ def test_readme_commands_do_what_they_say(finished, monkeypatch, capsys):
     for command in readme_commands()[1:]:
         assert main(command) == 0, command
     out = capsys.readouterr().out
-    for words in ("drawn into runs/folder/preview.png", "3 classes: blue", "best val_accuracy", "9 / 9", "2 images in"):
+    for words in ("written to runs/folder/preview.png", "3 classes: blue", "best val_accuracy", "9 / 9", "2 images in"):
         assert words in out
 
 
