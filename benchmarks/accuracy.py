@@ -22,7 +22,7 @@ class Group(NamedTuple):
 
     @property
     def device(self) -> str:
-        return " and ".join(sorted(set(self.values("device"))))
+        return " and ".join(sorted({run.device for run in self.runs}))
 
     def values(self, name: str) -> list:
         return [run.results[name] for run in self.runs if run.results.get(name) is not None]
@@ -84,7 +84,7 @@ def changed_line(run: Recorded) -> str:
     time = f" in {minutes(results['training_seconds'])}" if "training_seconds" in results else ""
     plural = "s" if results["epochs"] > 1 else ""
     epochs = f"{results['epochs']} epoch{plural} on {results['train_examples']:,} images"
-    made = f"on {results['device']}, commit {results['code']}"
+    made = f"on {run.device}, commit {results['code']}"
     return f"- {link(run)}: {tested} after {epochs}{time} {made}.\n  `{run.command()}`\n"
 
 

@@ -35,7 +35,7 @@ from resnet_flax.training.step import Totals
 
 ALL = (*recipes.RECIPES, "speed94", "speed96")  # speed95 has the program of speed96
 SMALL = 0.3e6  # bytes below which a kernel takes less time than its launch
-LAUNCH = 2.5e-6  # seconds of a launch on a GPU outside a graph
+LAUNCH = 2.5e-6  # seconds of a launch on a GPU; within a graph it takes less
 MORE_BYTES = 1.02  # times the bytes before; more than that is a regression
 EXAMPLES = 50_000  # of CIFAR-10; the images are on the device
 COLUMNS = (
@@ -234,20 +234,17 @@ def tables(lines: list[dict]) -> str:
 
 
 def target_tables(target: str, pairs: list[tuple[dict, dict]]) -> str:
-    """Return the tables of a target: the numbers of a step, what its kernels are for, and its convolutions."""
+    """Return the tables of a target: the numbers of a step, and what its kernels are for."""
     lines = [line for _, line in pairs]
     made = lines[0]["made"]
     commits = ", ".join(dict.fromkeys(line["made"]["commit"] for line in lines))
     kinds = sorted({kind for line in lines for kind in line["found"]["groups"]})
     shares = [[named(line), *(share(line["found"]["groups"].get(kind)) for kind in kinds)] for line in lines]
-    convolutions = [f"- {named(line)}: {listed(line['found']['convolutions'])}" for line in lines]
     parts = [
         f"### {target}: {made['device']}, jax {made['versions']['jax']}, commit {commits}",
         table(COLUMNS, [row(*pair) for pair in pairs]).strip(),
         "Kernels / MB by what they are for:",
         table(["recipe", *kinds], shares).strip(),
-        "Convolutions:",
-        "\n".join(convolutions),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -258,10 +255,6 @@ def named(line: dict) -> str:
 
 def share(group: list[float] | None) -> str:
     return f"{group[0]:,} / {group[1]:,}" if group else ""
-
-
-def listed(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} of `{name}`" for name, number in counts.items())
 
 
 def row(first: dict, line: dict) -> list[str]:

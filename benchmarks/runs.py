@@ -53,6 +53,12 @@ class Recorded(NamedTuple):
         """The number of images that it has trained on, counted again in each epoch."""
         return int(self.history[-1]["step"]) * self.config.train.batch_size
 
+    @property
+    def device(self) -> str:
+        """The name of the device; the first versions did not record that of a CPU."""
+        device = self.results["device"]
+        return "an unnamed CPU" if device == "1 x cpu" else device
+
     def command(self) -> str:
         """Return the command that trains the same."""
         seed = [f"--config.seed={self.config.seed}"] if self.config.seed else []

@@ -58,8 +58,9 @@ def measure(config: FrozenConfigDict) -> dict:
     finished = time.perf_counter()
     run.statistics()
     seconds = (finished - compiled) * steps / (steps - first) + time.perf_counter() - finished
-    assert run.data.test
-    views = [run.classifier.evaluate(state, Split(view, run.data.test.labels)) for view in flip([run.data.test.images])]
+    test = run.data.test
+    assert test
+    views = [run.classifier.evaluate(state.variables, Split(view, test.labels)) for view in flip([test.images])]
     return {
         "accuracy": views[0].accuracy,
         "tta_accuracy": ensemble(views).accuracy,

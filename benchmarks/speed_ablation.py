@@ -78,8 +78,8 @@ def measure(idea: str, seed: int) -> dict:
     held_out = run.data.validation
     assert held_out
     found = {
-        "accuracy": run.classifier.evaluate(state.trained, held_out).accuracy,
-        "averaged_accuracy": run.classifier.evaluate(state, held_out).accuracy,
+        "accuracy": run.classifier.evaluate(state.unaveraged, held_out).accuracy,
+        "averaged_accuracy": run.classifier.evaluate(state.variables, held_out).accuracy,
     }
     return found | {"parameters": run.parameters, "core_seconds": round(time.process_time() - started, 1)}
 

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import FrozenConfigDict
 from PIL import Image, ImageOps
 
@@ -24,10 +23,11 @@ from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError, reason
 from resnet_flax.memory import keep_freed_memory
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.models.torch_weights import Variables
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.training.classifier import Classifier, batch_size, check_images
 from resnet_flax.training.restore import restore_checkpoint
-from resnet_flax.training.step import TrainState, eval_step, feature_step
+from resnet_flax.training.step import eval_step, feature_step
 from resnet_flax.training.trackers import Tracker
 from resnet_flax.workdir.predictions import Predictions
 from resnet_flax.workdir.trained import find_trained, pretrained_names, read_trained_config, read_trained_results
@@ -53,13 +53,12 @@ class Network:
     raise UserError for an array of another shape or dtype, and for a file or PIL image that cannot be read.
     """
 
-    def __init__(self, config: FrozenConfigDict, variables: Mapping[str, Any], results: Mapping[str, Any]):
+    def __init__(self, config: FrozenConfigDict, variables: Variables, results: Mapping[str, Any]):
         self.model: ResNet = models.build(config)
         self.variables = variables
         self.classes: tuple[str, ...] = tuple(config.data.classes)
         self.config = config
         self.results = results
-        self._state = TrainState.start(variables["params"], variables["batch_stats"], optax.identity(), averaged=False)
         self._classifier = cache(partial(Classifier, config))
 
     def predict(self, images: np.ndarray | ImageLike | Sequence[ImageLike]) -> np.ndarray:
@@ -78,7 +77,7 @@ class Network:
         """
         check_type("split", split, str)
         _, examples = load_split(self.config.data, split)
-        return self._classifier(batch_size(len(examples)), eval_step).evaluate(self._state, examples)
+        return self._classifier(batch_size(len(examples)), eval_step).evaluate(self.variables, examples)
 
     def normalize(self, images: np.ndarray | jax.Array) -> jax.Array:
         """Return uint8 images (n, H, W, 3) in the form that `model` takes: float32, normalised as in training."""
@@ -89,7 +88,7 @@ class Network:
 
     def _compute(self, step: Any, images: Any) -> np.ndarray:
         pixels = read_images(images, image_shape(self.config.data))
-        return self._classifier(batch_size(len(pixels)), step)(self._state, pixels)
+        return self._classifier(batch_size(len(pixels)), step)(self.variables, pixels)
 
     def __repr__(self) -> str:
         return f"<Network {self.config.model.name}, {len(self.classes)} classes>"
@@ -143,8 +142,8 @@ def load(name: PathLike, checkpoint: str | int = "best") -> Network:
     check_type("name", name, PathLike)
     path = find_trained(name)
     config = complete(read_trained_config(path))
-    state = restore_checkpoint(config, path, str(checkpoint)).tree["state"]
-    return Network(config, state.variables, read_trained_results(path))
+    variables = restore_checkpoint(config, path, str(checkpoint)).tree["state"].variables
+    return Network(config, variables, read_trained_results(path))
 
 
 def train(

@@ -88,7 +88,7 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
             return [find_trained(f"{PRETRAINED}{pretrained_names()[0]}")]
         if VERBS[verb].trained:
             raise UserError("which run? Give --workdir=PATH")
-        raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the verb list shows all")
+        raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the command `list` shows all")
     read = read_trained if VERBS[verb].trained == "network" else read_workdir
     return each_once(map(read, texts or [f"runs/{default_run_name(recipe)}"]))
 
@@ -124,7 +124,8 @@ def canonical(argv: Sequence[str]) -> list[str]:
             name, value = name[2:], "false"
         elif not is_flag(name):
             following = rest[0] if rest and not equals and not rest[0].startswith("-") else "VALUE"
-            raise UserError(unknown_flag(name, value or following))
+            verb = next((word for word in argv if word in VERBS), "train")
+            raise UserError(unknown_flag(verb, name, value or following))
         elif not equals and is_switch(name):
             value = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "true"
         elif not equals:
@@ -150,10 +151,10 @@ def flag_type(name: str) -> type | None:
     return field_types().get(name.removeprefix("config."), (None,))[0] if name.startswith("config.") else None
 
 
-def unknown_flag(name: str, value: str) -> str:
-    """Return the message for an unknown flag, with the fields or flags that it could mean, or else all flags."""
+def unknown_flag(verb: str, name: str, value: str) -> str:
+    """Return the message for an unknown flag, with what it could mean, or else with all flags of the verb."""
     last = name.rpartition(".")[2]
-    flags = ["config", "workdir", *FLAGS]
+    flags = ["config", "workdir", *VERBS[verb].flags]
     if name.startswith("config.") and last not in flags:
         return unknown_field(name.removeprefix("config."))
     near = difflib.get_close_matches(last[:100], flags, n=1, cutoff=0.6)
@@ -231,7 +232,7 @@ def read_trained(text: str) -> Path:
 
 def check_path(text: str) -> None:
     refuse_address("--workdir", text)
-    if not text or not is_utf8(text):
+    if not text or "\0" in text or not is_utf8(text):
         raise UserError(f"--workdir must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
 
 
@@ -282,11 +283,12 @@ def parse_bool(text: str) -> bool:
 
 
 def parse_tuple(text: str) -> tuple:
-    """Return the tuple that (1,2,3), 1,2,3, 1 or cat,dog stands for."""
+    """Return the tuple that (1,2,3), 1,2,3, 1, cat,dog or an empty text stands for."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return tuple(name.strip() for name in text.strip("()[] ").split(","))
+        names = text.strip("()[] ")
+        return tuple(name.strip() for name in names.split(",")) if names else ()
     except (MemoryError, RecursionError, TypeError):  # nested too deep, or a set of lists
         raise ValueError from None
     return tuple(value) if isinstance(value, tuple | list) else (value,)

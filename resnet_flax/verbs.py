@@ -52,7 +52,7 @@ VERBS: dict[str, Verb] = {
         },
         "Run the same command again to resume after a stop. With --seeds each run lives in WORKDIR/seed0 and so on.",
     ),
-    "list": Verb("list the recipes, the networks, pretrained or not, and the runs in ./runs", "list", standalone=True),
+    "list": Verb("list the recipes, networks, pretrained networks, and the runs in ./runs", "list", standalone=True),
     "summary": Verb(
         "print layers, parameters, memory and data of a config, and a run's checkpoints",
         "summary --config=resnet_353 --picture",
@@ -79,8 +79,8 @@ VERBS: dict[str, Verb] = {
             "storage": Flag("", "URL", "a database to share between machines; by default a file in the workdir"),
             "track": TRACK,
         },
-        "FIELD=VALUE,... names a field of the config and its values. For random and tpe it may also be a range, "
-        "such as optimizer.learning_rate=1e-3..1:log. Several processes may work on one sweep.",
+        "FIELD=VALUE,... names a field of the config and its values. With random and tpe, a field may also have a "
+        "range, such as optimizer.learning_rate=1e-3..1:log. Several processes may work on one sweep.",
         words="fields",
     ),
     "report": Verb(
@@ -89,7 +89,7 @@ VERBS: dict[str, Verb] = {
         {
             "output": Flag("", "PATH", "the folder of a comparison; by default `comparison` beside the first run"),
             "watch": Flag(False, "", "serve a page that follows the runs in these folders (or ./runs) as they train"),
-            "port": Flag(0, "N", "where --watch serves it, only on this machine; by default a free port"),
+            "port": Flag(0, "N", "the port of --watch, open to this machine only; by default a free one"),
         },
         "A run may still be training. Several runs are sorted by validation accuracy.",
         words="workdirs",
@@ -117,8 +117,8 @@ VERBS: dict[str, Verb] = {
             "probabilities": Flag(False, "", "also write the probability of every class"),
             "submission": Flag(False, "", "write the columns ID and Labels, as Kaggle wants them"),
         },
-        "The ending of --output says what is written: .csv or .json for predictions, .png for a contact sheet of the "
-        "first 100 images with their predictions, .npy for features (images, channels) float32.",
+        "The extension of --output determines what is written: .csv or .json for predictions, .png for a contact sheet "
+        "of the first 100 images with their predictions, .npy for features (images, channels) float32.",
         words="files",
         trained="network",
     ),
@@ -132,7 +132,7 @@ VERBS: dict[str, Verb] = {
                 "safetensors (the default) or torch for weights, stablehlo or onnx for a program, hub for a "
                 "folder with a model card",
             ),
-            "output": Flag("", "PATH", "the file, whose ending may stand for the format; by default in the workdir"),
+            "output": Flag("", "PATH", "the file, whose extension can choose the format; by default in the workdir"),
             "push": Flag("", "OWNER/NAME", "also upload the folder of --format=hub to the Hugging Face Hub"),
         },
         "Uses the best checkpoint by validation, or the newest of a run without a validation split.",
@@ -143,7 +143,7 @@ VERBS: dict[str, Verb] = {
         "import-torch --config=resnet_443 --file=weights.safetensors --workdir=runs/tuned",
         {
             "file": Flag("", "PATH", "a .safetensors file, or a state_dict in a .pt, .pth or .bin file"),
-            "key": Flag("", "NAME", "which state_dict of a file that holds several, such as ema"),
+            "key": Flag("", "NAME", "the state_dict to use if the file holds several, such as ema"),
         },
     ),
     "completion": Verb(
@@ -158,18 +158,18 @@ VERBS: dict[str, Verb] = {
 WORDS = {"workdirs": "[WORKDIR ...]", "files": "FILE ...", "fields": "FIELD=VALUE,... ...", "shell": "bash|zsh|fish"}
 
 COMMON = {
-    "--config=RECIPE[:ARGUMENT]": "a recipe, such as preact or a file such as configs/mine.py (:full trains on all "
-    "examples); the verb list shows all",
+    "--config=RECIPE[:ARGUMENT]": "a recipe such as preact, or a file such as configs/mine.py; :full trains on all "
+    "examples; `list` shows all recipes",
     "--config.FIELD=VALUE": "set a field of the recipe, such as --config.train.epochs=20; the fields are described in "
     "resnet_flax/config/defaults.py",
-    "--workdir=PATH": "the folder of the run (default: runs/NAME[-ARGUMENT]); it holds its config, so for a run that "
-    "exists --workdir is enough",
+    "--workdir=PATH": "the folder of the run (default: runs/NAME[-ARGUMENT]); it stores the config, so an "
+    "existing run needs only --workdir",
 }
 OF_RUN = {
     "--config.FIELD=VALUE": "set a field of the run's config, such as --config.data.dir=photos",
     "--workdir=PATH": "the folder of the run",
 }
-WEIGHTS = "the folder of the run, exported weights, or a pretrained network of the verb list"
+WEIGHTS = "the folder of the run, exported weights, or a pretrained network (see `list`)"
 COMMON_TRAINED = {"run": OF_RUN, "network": OF_RUN | {"--workdir=PATH": WEIGHTS}}
 
 

@@ -26,7 +26,7 @@ from resnet_flax.errors import Damaged
 from resnet_flax.main import main
 from resnet_flax.models.weight_files import encode_safetensors
 from resnet_flax.training.classifier import Classifier
-from resnet_flax.training.step import Totals, eval_step, feature_step, train_step
+from resnet_flax.training.step import Totals, TrainState, eval_step, feature_step, train_step
 from resnet_flax.workdir.predictions import read_predictions
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8)
@@ -59,6 +59,12 @@ def test_predictions_are_probabilities_of_the_module_in_plain_flax(net):
     logits = net.model.apply(net.variables, net.normalize(IMAGES), train=False)
     np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(net.predict(IMAGES[:1]).argmax(1), probabilities[:1].argmax(1))
+
+
+def test_variables_may_be_replaced(net):
+    other = rf.Network(net.config, net.variables, {})
+    other.variables = jax.tree.map(jnp.zeros_like, net.variables)
+    np.testing.assert_allclose(other.predict(IMAGES), 0.1, rtol=1e-6)
 
 
 def test_features_times_the_last_layer_are_the_logits(net):
@@ -124,7 +130,7 @@ def test_images_of_another_shape_or_dtype_are_refused(net, described):
 
 def test_the_classifier_and_normalize_refuse_them_too(net):
     for wrong in (IMAGES[:, :28, :28], IMAGES / np.float32(255)):
-        for function in (lambda images: Classifier(net.config)(net, images), net.normalize):
+        for function in (lambda images: Classifier(net.config)(net.variables, images), net.normalize):
             with pytest.raises(rf.UserError, match="images must be uint8"):
                 function(wrong)
 
@@ -148,8 +154,9 @@ def test_the_network_refuses_a_single_image_grey_ones_and_those_in_the_order_of_
 @pytest.mark.parametrize("labels", [np.zeros(5, np.float32), np.zeros((5, 10), np.int32), np.zeros(4, np.int32)])
 def test_the_training_step_takes_one_integer_for_each_image(net, labels):
     step = partial(train_step, model=net.model, optimizer=optax.identity(), seed=0)
+    state = TrainState.start(**net.variables, optimizer=optax.identity(), averaged=False)
     with pytest.raises(rf.UserError, match=r"labels must be integers of shape \(5,\), not "):
-        step(net._state, Totals.zero(), {"image": net.normalize(IMAGES), "label": labels})
+        step(state, Totals.zero(), {"image": net.normalize(IMAGES), "label": labels})
 
 
 def test_files_that_cannot_be_read_are_named(net, tmp_path):
@@ -211,7 +218,7 @@ def test_what_is_neither_a_run_nor_weights_is_refused(small_runs, tmp_path):
         with pytest.raises(rf.UserError, match="holds a program, not weights"):
             rf.load(tmp_path / name)
     (tmp_path / "weights.txt").write_bytes(b"")
-    with pytest.raises(rf.UserError, match=r"unknown ending of a weights file '\.txt'"):
+    with pytest.raises(rf.UserError, match=r"unknown extension of a weights file '\.txt'"):
         rf.load(tmp_path / "weights.txt")
 
 
@@ -269,6 +276,7 @@ TRAINING_MISTAKES = {
         {"epochs": 2},
     ),
     "--workdir must be a path in UTF-8": (["quickstart"], {"workdir": "\udcff"}),
+    "--workdir must be a path in UTF-8, not": (["quickstart"], {"workdir": "a\0b"}),
 }
 
 

@@ -100,7 +100,7 @@ def test_a_damaged_or_huge_archive_is_refused(tmp_path, content, why):
     [
         (b"[" * 10**6, "nested too deeply"),
         (b"1" * 5000, "limit"),
-        (b"\xff", "not a text in UTF-8"),
+        (b"\xff", "is not UTF-8 text"),
         (b" " * (files.MAX_TEXT_BYTES + 1), "has more than 8,388,608 bytes"),
         (b"{", "Expecting"),
     ],

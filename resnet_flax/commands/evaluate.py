@@ -15,7 +15,7 @@ from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
-from resnet_flax.training.leakage import leakage_notes, place
+from resnet_flax.training.leakage import leakage_notes, place, trained_on
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir import predictions
 from resnet_flax.workdir.folder import Job
@@ -110,8 +110,8 @@ def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> 
     for view in views.values():
         shown = view.extend(shown)
     return JobScores(
-        [classifier.evaluate(state, Split(images, examples.labels)) for images in shown],
-        classifier.evaluate(state.trained, examples) if state.average else None,
+        [classifier.evaluate(state.variables, Split(images, examples.labels)) for images in shown],
+        classifier.evaluate(state.unaveraged, examples) if state.average else None,
     )
 
 
@@ -124,7 +124,7 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     now, then = job.config.data, complete(read_trained_config(job.workdir)).data
     folder = find_arrays(now)
     evaluated = examples_of(now, folder, split)
-    there = examples_of(then, folder, "train") if place(now) == place(then) else None
+    there = trained_on(then, folder) if place(now) == place(then) else None
     training = f"{display_name(job.workdir)} was trained on {then.train}"
     if (known := trained or there) and overlap(evaluated, known):
         return f"{training} of these data, so this says little about new images"

@@ -16,11 +16,12 @@ from resnet_flax.data.datasets.images import Images, NamedImage, count_of_images
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
+from resnet_flax.models.torch_weights import Variables
 from resnet_flax.report.tables import MAX_NAME_CHARS, text_table
 from resnet_flax.text import end_of_line, escape_line, print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, batch_size
 from resnet_flax.training.restore import restore_checkpoint
-from resnet_flax.training.step import TrainState, eval_step, feature_step
+from resnet_flax.training.step import eval_step, feature_step
 from resnet_flax.workdir.trained import display_name, output_folder, read_trained_results
 
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first four
@@ -71,7 +72,7 @@ def predict(
 ) -> None:
     """Write predictions for every image in `files` to `output`, by default in the workdir.
 
-    The ending of `output` is one of WRITERS and says what is written; `json` stands for predictions.json. Raises
+    The extension of `output` is one of WRITERS and says what is written; `json` stands for predictions.json. Raises
     UserError at the end, when everything else is written, with the files that could not be read; if no file could be
     read, nothing is written.
     """
@@ -84,10 +85,10 @@ def predict(
         raise UserError(f"--json writes a .json file, not {path.name}: leave one of them out")
     write = choose_writer(path, contents)
     images = Images(list_image_files(files), image_shape(config.data)[:2])
-    state = restore_checkpoint(config, workdir, checkpoint).tree["state"]
+    variables = restore_checkpoint(config, workdir, checkpoint).tree["state"].variables
     if workdir.is_file():
         print_line(f"network: {describe(workdir)}")
-    answers = compute(config, state, images, feature_step if write is write_features else eval_step)
+    answers = compute(config, variables, images, feature_step if write is write_features else eval_step)
     first = list(islice(answers, MAX_PRINTED + 1))
     if not first:
         raise UserError(f"nothing to write: {images.failures()}")
@@ -115,27 +116,27 @@ def describe(weights: Path) -> str:
 
 def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterator[Answer], Contents], str]:
     """Return the function that writes a file such as `path`. Raises UserError if it cannot have these `contents`."""
-    ending, count = path.suffix.lower(), len(contents.classes)
-    if ending not in WRITERS:
+    extension, count = path.suffix.lower(), len(contents.classes)
+    if extension not in WRITERS:
         raise UserError(f"--output={path} must end in one of {', '.join(WRITERS)}, which says what is written")
     if not 1 <= contents.top <= count:
         raise UserError(f"--top must be from 1 to {count}, the number of classes, not {contents.top}")
-    if contents.submission and (ending != ".csv" or contents.top > 1 or contents.probabilities):
-        advice = "leave out --top and --probabilities" if ending == ".csv" else "let --output end in that"
+    if contents.submission and (extension != ".csv" or contents.top > 1 or contents.probabilities):
+        advice = "leave out --top and --probabilities" if extension == ".csv" else "let --output end in that"
         raise UserError(f"--submission writes only ID and Labels, as .csv: {advice}")
-    if contents.probabilities and ending not in (".csv", ".json"):
-        raise UserError(f"--probabilities are written to a .csv or .json file, not to {ending}")
-    if ending == ".npy" and contents.top > 1:
+    if contents.probabilities and extension not in (".csv", ".json"):
+        raise UserError(f"--probabilities are written to a .csv or .json file, not to {extension}")
+    if extension == ".npy" and contents.top > 1:
         raise UserError("--top does not apply to features, which an .npy file holds")
-    return WRITERS[ending]
+    return WRITERS[extension]
 
 
-def compute(config: FrozenConfigDict, state: TrainState, images: Images, step: Callable) -> Answers:
+def compute(config: FrozenConfigDict, variables: Variables, images: Images, step: Callable) -> Answers:
     """Yield the images that can be read, each with what `step` computes for it."""
     classifier, remaining = None, images.with_bar()
     while batch := list(islice(remaining, EVALUATION_BATCH)):
         classifier = classifier or Classifier(config, batch_size(len(batch)), step)
-        yield from map(Answer, batch, classifier(state, np.stack([image.pixels for image in batch])))
+        yield from map(Answer, batch, classifier(variables, np.stack([image.pixels for image in batch])))
 
 
 def ranked(answer: Answer, contents: Contents) -> list[Prediction]:
@@ -223,7 +224,7 @@ def write_contact_sheet(file: IO[bytes], answers: Iterator[Answer], contents: Co
     return f"{'the first ' if next(answers, None) else ''}{count_of_images(len(drawn))}"
 
 
-# What an ending of --output stands for. Each function writes the answers, at least one, to a file and returns, for a
+# What an extension of --output stands for. Each function writes the answers, at least one, to a file and returns, for a
 # message, what the file holds.
 WRITERS: dict[str, Callable[[IO[bytes], Iterator[Answer], Contents], str]] = {
     ".csv": write_csv,

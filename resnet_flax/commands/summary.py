@@ -52,7 +52,7 @@ def summary(config: FrozenConfigDict, workdir: Path, picture: bool, output: str)
 
 
 def write_picture(config: FrozenConfigDict, path: Path) -> None:
-    """Draw the network into `path`. Raises UserError if its ending is neither .png nor .svg."""
+    """Draw the network into `path`. Raises UserError if its extension is neither .png nor .svg."""
     from resnet_flax.report import network, render  # Matplotlib takes a quarter of a second
 
     formats = {".png": render.png, ".svg": render.svg_file}
@@ -65,7 +65,7 @@ def write_picture(config: FrozenConfigDict, path: Path) -> None:
             file.write(formats[path.suffix.lower()](figure))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    print_line(f"network drawn in {path}")
+    print_line(f"network written to {path}")
 
 
 def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:

@@ -30,16 +30,34 @@ USES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# Field -> what it needs to have an effect: a test of the section train, and the same in words.
-NEEDS: dict[str, tuple[Callable[[FrozenConfigDict], bool], str]] = {
-    "mix_probability": (
-        lambda train: bool(train.mixup or train.cutmix or train.ricap),
+# What a field may need to have an effect: a test of the config, and the same in words.
+Need = tuple[Callable[[FrozenConfigDict], bool], str]
+TEACHER: Need = (lambda c: c.train.teacher != "", "config.train.teacher names a network")
+CYCLE: Need = (
+    lambda c: c.schedule.name != "onecycle" or c.schedule.cycle_momentum,
+    "config.schedule.cycle_momentum is True",
+)
+
+NEEDS: dict[str, Need] = {
+    "optimizer.decay_all": (lambda c: c.optimizer.weight_decay > 0, "config.optimizer.weight_decay is above 0"),
+    "optimizer.dampening": (
+        lambda c: c.optimizer.momentum > 0 or cycles_momentum(c.schedule),
+        "config.optimizer.momentum is above 0",
+    ),
+    "schedule.min_momentum": CYCLE,
+    "schedule.max_momentum": CYCLE,
+    "train.min_delta": (lambda c: c.train.patience > 0, "config.train.patience is above 0"),
+    "train.mix_probability": (
+        lambda c: max(c.train.mixup, c.train.cutmix, c.train.ricap) > 0,
         "config.train.mixup, cutmix or ricap is above 0",
     ),
-    "mix_switch": (lambda train: bool(train.mixup and train.cutmix), "config.train.mixup and cutmix are above 0"),
-    "small_size": (lambda train: bool(train.small_share), "config.train.small_share is above 0"),
-    "teacher_weight": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
-    "teacher_temperature": (lambda train: bool(train.teacher), "config.train.teacher names a network"),
+    "train.mix_switch": (
+        lambda c: min(c.train.mixup, c.train.cutmix) > 0,
+        "config.train.mixup and cutmix are above 0",
+    ),
+    "train.small_size": (lambda c: c.train.small_share > 0, "config.train.small_share is above 0"),
+    "train.teacher_weight": TEACHER,
+    "train.teacher_temperature": TEACHER,
 }
 
 
@@ -54,8 +72,8 @@ def without_effect(config: FrozenConfigDict) -> Iterator[str]:
         if unused := [f"config.{section}.{field}" for field in others if f"{section}.{field}" in changed]:
             yield f"no effect with config.{section}.name {name}: {', '.join(unused)}"
     for field, (met, words) in NEEDS.items():
-        if f"train.{field}" in changed and not met(config.train):
-            yield f"config.train.{field} has no effect unless {words}"
+        if field in changed and not met(config):
+            yield f"config.{field} has no effect unless {words}"
     field = f"optimizer.{momentum_field(config.optimizer)}"
     if cycles_momentum(config.schedule) and field in changed:
         yield (

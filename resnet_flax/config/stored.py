@@ -59,7 +59,7 @@ def read_weights_config(file: Path) -> ConfigDict:
 
     Raises UserError if there is neither or this version cannot read it; Damaged if it is not valid JSON.
     """
-    lookup("ending of a weights file", file.suffix.lower(), READERS)
+    lookup("extension of a weights file", file.suffix.lower(), READERS)
     text = read_metadata(file).get(CONFIG_KEY)
     if text is not None:
         try:

@@ -1,4 +1,4 @@
-"""A network that predicts: compiled once, with the state of any checkpoint."""
+"""A network that predicts: compiled once, with the variables of any checkpoint."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,8 +13,9 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
+from resnet_flax.models.torch_weights import Variables
 from resnet_flax.parallel.devices import PARALLEL, local_rows
-from resnet_flax.training.step import TrainState, eval_step
+from resnet_flax.training.step import eval_step
 from resnet_flax.workdir.predictions import Predictions
 
 EVALUATION_BATCH = 500  # of images of 32 x 32 pixels, and so many fewer of larger ones: they need as much memory
@@ -58,7 +59,7 @@ class Classifier:
         batch_size = min(batch_size, largest_batch(*self.image_shape[:2]))
         self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
 
-    def __call__(self, state: TrainState, images: np.ndarray, after_batch: AfterBatch = never_stop) -> np.ndarray:
+    def __call__(self, variables: Variables, images: np.ndarray, after_batch: AfterBatch = never_stop) -> np.ndarray:
         """Return log-probabilities (n, classes) float32 of `images` (n, H, W, 3) uint8, fewer if stopped early.
 
         Raises UserError for images of another shape or dtype than those of training.
@@ -66,30 +67,30 @@ class Classifier:
         check_images(images, self.image_shape)
         outputs: list[jax.Array] = []
         for batch in self._batches(images):
-            outputs.append(self.step(state.variables, batch))
+            outputs.append(self.step(variables, batch))
             jax.block_until_ready(outputs[-2:-1])  # one runs while the next is sent
             if after_batch(min(len(outputs) * self.rows, len(images))):
                 break
         return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
 
-    def evaluate(self, state: TrainState, split: Split, after_batch: AfterBatch = never_stop) -> Predictions:
+    def evaluate(self, variables: Variables, split: Split, after_batch: AfterBatch = never_stop) -> Predictions:
         """Return predictions for every example of `split`, or for the first ones if stopped early.
 
         On an accelerator, a split of up to ON_DEVICE_BYTES is computed at once, and `after_batch` is not called.
         """
         if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
-            log_probabilities = self(state, split.images, after_batch)
+            log_probabilities = self(variables, split.images, after_batch)
         else:
-            log_probabilities = self.at_once(state, split.images)
+            log_probabilities = self.at_once(variables, split.images)
         return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
 
-    def at_once(self, state: TrainState, images: np.ndarray) -> np.ndarray:
+    def at_once(self, variables: Variables, images: np.ndarray) -> np.ndarray:
         """Return what calling this returns, computed in one dispatch. The devices keep the images for next time."""
         check_images(images, self.image_shape)
         if self.held is None or self.held[0] is not images:
             batches = np.stack([local_rows(rows) for rows in self._padded(images)])
             self.held = images, self.parallel.shard({"image": batches}, axis=1)
-        outputs = np.asarray(self.steps(state.variables, self.held[1]))
+        outputs = np.asarray(self.steps(variables, self.held[1]))
         return outputs.reshape(-1, outputs.shape[-1])[: len(images)]
 
     def _batches(self, images: np.ndarray) -> Iterator[dict]:
@@ -114,6 +115,6 @@ def check_images(images: np.ndarray | jax.Array, shape: tuple[int, int, int]) ->
     )
 
 
-def map_batches(step: Callable, variables, batches: dict[str, jax.Array]) -> jax.Array:
+def map_batches(step: Callable, variables: Variables, batches: dict[str, jax.Array]) -> jax.Array:
     """Return the outputs (n, batch, classes) of `step` for n `batches`, stacked along a leading axis."""
     return jax.lax.map(partial(step, variables), batches)

@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import complete
-from resnet_flax.data.datasets.fingerprint import examples_of, overlap
+from resnet_flax.data.datasets.fingerprint import Examples, examples_of, overlap
 from resnet_flax.data.datasets.load import find_arrays
 from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError
@@ -16,24 +17,38 @@ from resnet_flax.workdir.trained import find_trained, read_trained_config
 
 
 def leakage_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[str]:
-    """Yield a warning for each split of a complete `config` and each network of its init_from and teacher that saw it.
+    """Yield a warning for each split of a complete `config` and each of its ancestors that saw it.
 
     Networks whose data are unknown, or of another dataset, folder or image size, are taken not to have seen it.
     """
-    sources = [config.train.init_from, *teacher_names(config)]
-    for name, theirs in ((name, data_of(name)) for name in sources if name):
-        if theirs is None or place(theirs) != place(config.data):
+    for name, theirs in ancestors(config, set()):
+        if place(theirs) != place(config.data):
             continue
         folder = find_arrays(config.data)
+        seen = trained_on(theirs, folder)
         for split in splits:
-            if overlap(examples_of(config.data, folder, split), examples_of(theirs, folder, "train")):
+            if seen and overlap(examples_of(config.data, folder, split), seen):
                 yield f"{name} was trained on {theirs.train}, so accuracy on {split} says little about new images"
 
 
-def data_of(name: str) -> ConfigDict | None:
-    """Return the `data` of the config with which the network `name` was trained, None if it is not known."""
+def ancestors(config: FrozenConfigDict, known: set[str]) -> Iterator[tuple[str, ConfigDict]]:
+    """Yield the name and `data` of each network that a run starts or learns from, and of those before it.
+
+    Those in `known`, and those whose config cannot be read, are left out.
+    """
+    for name in [config.train.init_from, *teacher_names(config)]:
+        if name and name not in known:
+            known.add(name)
+            with contextlib.suppress(UserError):
+                theirs = complete(read_trained_config(find_trained(name)))
+                yield name, theirs.data
+                yield from ancestors(theirs, known)
+
+
+def trained_on(data: ConfigDict, folder: Path) -> Examples | None:
+    """Return the examples in `folder` on which a run with this `data` was trained, None if they are no longer there."""
     with contextlib.suppress(UserError):
-        return complete(read_trained_config(find_trained(name))).data
+        return examples_of(data, folder, "train")
     return None
 
 

@@ -63,7 +63,7 @@ def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "be
             time.sleep(DELETION_SECONDS)
 
 
-def weights_checkpoint(config: FrozenConfigDict, file: Path, which: str = "best") -> Checkpoint:
+def weights_checkpoint(config: FrozenConfigDict, file: Path, which: str) -> Checkpoint:
     """Return the weights in a file as a checkpoint without an optimizer. Raises UserError if they do not fit."""
     if which not in ("best", "newest"):
         raise UserError(f"{display_name(file)} has no checkpoint {which!r}: it is only weights")

@@ -13,6 +13,7 @@ from flax import struct
 from resnet_flax.data.augment.mixing import UNMIXED, Mixing
 from resnet_flax.errors import UserError
 from resnet_flax.models.resnet import part_of
+from resnet_flax.models.torch_weights import Variables
 from resnet_flax.training.distillation import Teacher
 from resnet_flax.training.mixing import mix_batch
 from resnet_flax.training.packing import together
@@ -37,14 +38,14 @@ class TrainState(struct.PyTreeNode):
         return cls(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
 
     @property
-    def variables(self) -> chex.ArrayTree:
+    def variables(self) -> Variables:
         """The params and batch_stats that the network predicts with: their average if one is kept."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        return self.average or self.unaveraged
 
     @property
-    def trained(self) -> "TrainState":
-        """This state without an average, so that it predicts with the weights that are trained."""
-        return self.replace(average={})
+    def unaveraged(self) -> Variables:
+        """The params and batch_stats that are trained."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 @struct.dataclass
@@ -62,8 +63,8 @@ class Totals:
         return cls(jnp.zeros((), jnp.float32), zero, zero, zero - 1)
 
     def means(self) -> tuple[float, float]:
-        """Return (loss, accuracy) per example; waits for the device."""
-        count = max(int(self.count), 1)
+        """Return (loss, accuracy) per example, of at least one; waits for the device."""
+        count = int(self.count)
         return float(self.loss) / count, int(self.correct) / count
 
 
@@ -90,7 +91,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) 
     return soft_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
 
 
-def soft_cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
     """Return the same as cross_entropy for targets that are probabilities (batch, classes) instead of labels."""
     chex.assert_equal_shape([logits, targets])
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
@@ -126,8 +127,6 @@ def train_step(
     """
     check_labels(batch["label"], len(batch["image"]))
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
-    if axis_name is not None:
-        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(axis_name))
     with jax.named_scope("mixing"):
         examples = mix_batch(batch, mixing, seed, state.step, axis_name)
     with jax.named_scope("teacher"):
@@ -171,7 +170,7 @@ def train_step(
     first_bad = jnp.where((totals.nonfinite_step < 0) & ~finite, state.step, totals.nonfinite_step)
     state = TrainState(state.step + 1, params, batch_stats, opt_state, state.average)
     if state.average:
-        state = state.replace(average=moved_average(state.average, state.trained.variables, ema_decay, state.step))
+        state = state.replace(average=moved_average(state.average, state.unaveraged, ema_decay, state.step))
     return (
         state,
         Totals(totals.loss + sums[0], totals.correct + sums[1], totals.count + sums[2], first_bad),

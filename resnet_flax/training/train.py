@@ -20,6 +20,7 @@ from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, OutOfMemory, UserError, is_out_of_memory
 from resnet_flax.memory import Heap, return_free_memory
+from resnet_flax.models.torch_weights import Variables
 from resnet_flax.parallel.devices import device_name, smaller_batch_size
 from resnet_flax.parallel.processes import (
     max_over_processes,
@@ -58,7 +59,7 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
     (the last one if nothing is held out). `trackers` follow the run, but cannot make it fail. Raises Interrupted after
     a signal, NotFinite for a diverged run, OutOfMemory with a smaller batch size to try.
     """
-    with ExitStack() as locks, explained_memory(config.train.batch_size):
+    with jax.enable_x64(False), ExitStack() as locks, explained_memory(config.train.batch_size):
         run = run_in_agreement(lambda: Run.from_config(config), Run.description)
         if results := run_on_first_process(lambda: open_workdir(locks, workdir, run)):
             return results
@@ -84,7 +85,7 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
     """Lock `workdir` for `run` and return results that it already holds, or {}; UserError if it holds another run."""
     locks.enter_context(lock_workdir(workdir))
     extends = check_same_run(workdir, run.identity)
-    check_config(workdir, run.config)
+    extends |= check_config(workdir, run.config)
     remove_leftovers(workdir)
     if extends:
         remove_results(workdir)
@@ -111,7 +112,8 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
             checkpoints.save(start)
             checkpoints.wait()
         if start.step:
-            print_line(f"resuming at step {start.step:,} (epoch {len(start.history) + 1})")
+            finished = f"{len(start.history)} of {run.config.train.epochs} epochs finished"
+            print_line(f"resuming at step {start.step:,} ({finished})")
         elif (workdir / "metrics.csv").exists() and not start.run:
             print_line("the run ended before its first checkpoint was saved: starting again")
         loop = Loop(run, tracking, start, checkpoints, stop)
@@ -229,15 +231,15 @@ class Loop:
         if not self.run.data.validation:
             return {}
         evaluate = partial(self.evaluate, "validation", f"epoch {epoch + 1}/{self.config.epochs} validation")
-        found = evaluate(self.state)
+        found = evaluate(self.state.variables)
         row: EpochRow = {"val_loss": found.loss, "val_accuracy": found.accuracy}
         if self.state.average:
-            unaveraged = evaluate(self.state.trained)
+            unaveraged = evaluate(self.state.unaveraged)
             row |= {"unaveraged_val_loss": unaveraged.loss, "unaveraged_val_accuracy": unaveraged.accuracy}
         return row
 
-    def evaluate(self, role: str, title: str, state: TrainState) -> Predictions:
-        """Return the predictions of `state` for a split, fewer if a stop is requested, and show `title` meanwhile."""
+    def evaluate(self, role: str, title: str, variables: Variables) -> Predictions:
+        """Return the predictions for a split, fewer if a stop is requested, and show `title` meanwhile."""
         split: Split = getattr(self.run.data, role)
         with self.progress.evaluation(title, len(split)) as show:
 
@@ -245,7 +247,7 @@ class Loop:
                 show(done)
                 return self.stop.requested()
 
-            return self.run.classifier.evaluate(state, split, after_batch)
+            return self.run.classifier.evaluate(variables, split, after_batch)
 
     def finished(self) -> bool:
         return len(self.history) >= self.config.epochs or out_of_patience(self.history, self.config)
@@ -312,15 +314,15 @@ def evaluate_chosen(loop: Loop, chosen: EpochRow, template: dict) -> tuple[Split
     role = "test" if loop.run.data.test else "validation" if loop.run.data.validation else ""
     if not role:
         return None, {}
-    found = loop.evaluate(role, role, state)
-    if len(found) and not math.isfinite(found.loss):
+    found = loop.evaluate(role, role, state.variables)
+    if not math.isfinite(found.loss):
         raise not_finite(loop.run, loop.workdir, int(chosen["step"]) - 1, f"the {role} loss")
     evaluated = SplitPredictions(found, role, loop.run.config.data[role], int(chosen["step"]))
     if role == "validation":
         return evaluated, {}
     scores = {"test_accuracy": found.accuracy, "test_loss": found.loss, "test_examples": len(found)}
     if state.average:
-        unaveraged = loop.evaluate(role, role, state.trained)
+        unaveraged = loop.evaluate(role, role, state.unaveraged)
         scores |= {"unaveraged_test_accuracy": unaveraged.accuracy, "unaveraged_test_loss": unaveraged.loss}
     return evaluated, scores
 

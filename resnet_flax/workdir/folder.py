@@ -18,7 +18,7 @@ from resnet_flax.files import atomic_write, try_lock
 from resnet_flax.text import print_line
 from resnet_flax.workdir.checkpoints import steps_in
 from resnet_flax.workdir.identity import is_extension
-from resnet_flax.workdir.results import remove_results
+from resnet_flax.workdir.live import read_rows
 
 LOOK_SECONDS = 0.2  # longer than live.is_locked holds the lock
 LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # a file that files.atomic_write is writing, and its process
@@ -88,13 +88,16 @@ def is_another_process(pid: int) -> bool:
 
 
 def has_begun(workdir: Path) -> bool:
-    """Return whether the run in `workdir` has trained: what ended before that, by a mistake, need not be kept."""
-    return (workdir / "metrics.csv").exists() or bool(steps_in(workdir / "checkpoints"))
+    """Return whether the run in `workdir` has an epoch or a checkpoint: what ended before that need not be kept."""
+    return bool(read_rows(workdir / "metrics.csv") or steps_in(workdir / "checkpoints"))
 
 
-def check_config(workdir: Path, config: FrozenConfigDict) -> None:
-    """Write the config of a new or extended run into `workdir`; UserError if another config has trained there."""
-    path = workdir / "config.json"
+def check_config(workdir: Path, config: FrozenConfigDict) -> bool:
+    """Write `config` into `workdir`, unless it is there, and return whether it is that of the run with more epochs.
+
+    Raises UserError if another config has trained there.
+    """
+    path, extends = workdir / "config.json", False
     if path.exists():
         try:
             stored = complete(read_config(workdir))
@@ -103,12 +106,13 @@ def check_config(workdir: Path, config: FrozenConfigDict) -> None:
         else:
             changed = differences(stored.to_dict(), config.to_dict())
             if not changed:
-                return
-            if is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
+                return False
+            if has_begun(workdir):
+                if not is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
+                    changes = "; ".join(changed)
+                    raise UserError(f"{workdir} holds a run of another config ({changes}): choose another --workdir")
                 print_line(f"extending the run from {stored.train.epochs} to {config.train.epochs} epochs")
-                remove_results(workdir)
-            elif has_begun(workdir):
-                changes = "; ".join(changed)
-                raise UserError(f"{workdir} holds a run of another config ({changes}): choose another --workdir")
+                extends = True
     with atomic_write(path) as file:
         file.write(config_to_json(config))
+    return extends

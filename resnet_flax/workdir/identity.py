@@ -10,6 +10,7 @@ from resnet_flax.config.defaults import flatten, get_config
 from resnet_flax.config.stored import config_to_json, differences
 from resnet_flax.data.datasets.fingerprint import Examples
 from resnet_flax.errors import UserError
+from resnet_flax.models import architecture
 from resnet_flax.optim.schedules import depends_on_length
 from resnet_flax.workdir.checkpoints import recorded_run
 
@@ -78,5 +79,7 @@ def teacher_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 def config_changes(old: dict, new: dict) -> list[str]:
     """Return "config.field: old -> new" for each field that differs; one missing in `old` had today's default."""
-    defaults = json.loads(config_to_json(FrozenConfigDict(get_config())))
+    config = get_config()
+    config.model.update(architecture(new["model"]["name"]))  # where the config has None
+    defaults = json.loads(config_to_json(FrozenConfigDict(config)))
     return differences(flatten(defaults) | flatten(old), new)

@@ -12,6 +12,7 @@ from resnet_flax.errors import Damaged, reason
 from resnet_flax.files import atomic_write, read_npz
 
 CALIBRATION_BINS = 15
+Z = NormalDist().inv_cdf(0.975)  # of 95 % intervals
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,17 @@ class ClassScores:
             return cls(hits / predicted, hits / support, 2 * hits / (support + predicted), support)
 
 
-def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the score interval of a proportion (Wilson, 1927), which unlike Wald's is also valid near 0 and 1."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+def wilson_interval(correct: int, count: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson, 1927), unlike Wald's also valid near 0 and 1."""
     share = correct / count
-    centre = share + z * z / (2 * count)
-    spread = z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
+    centre = share + Z * Z / (2 * count)
+    spread = Z * np.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
+    scale = 1 + Z * Z / count
     return max(0.0, float((centre - spread) / scale)), min(1.0, float((centre + spread) / scale))
 
 
-def accuracy_difference(one: Predictions, other: Predictions, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return the accuracy of `one` minus that of `other` on the same images, and its interval: (value, low, high).
+def accuracy_difference(one: Predictions, other: Predictions) -> tuple[float, float, float]:
+    """Return the accuracy of `one` minus that of `other` on the same images, and its 95 % interval: (value, low, high).
 
     Only images that one of the two has right and the other wrong count, so it is narrower than the intervals of both
     accuracies suggest. Half an image is added to each of the four cases (Agresti & Min, 2005, Statistics in Medicine).
@@ -120,7 +120,7 @@ def accuracy_difference(one: Predictions, other: Predictions, confidence: float 
     won, lost = int(np.sum(right & ~others)), int(np.sum(others & ~right))
     count, differing = len(one) + 2, won + lost + 1
     centre = (won - lost) / count
-    spread = NormalDist().inv_cdf(0.5 + confidence / 2) * np.sqrt(differing / count - centre * centre) / np.sqrt(count)
+    spread = Z * np.sqrt(differing / count - centre * centre) / np.sqrt(count)
     return (won - lost) / len(one), float(centre - spread), float(centre + spread)
 
 

@@ -51,9 +51,9 @@ def test_overview_has_the_mean_over_seeds_of_unchanged_recipes(tmp_path):
         tmp_path, "speed", [(speed, {"accuracy": 0.9412, "tta_accuracy": 0.942, "seconds": 2.034, "with_compiling": 9})]
     )
     text = readme.overview(tmp_path)
-    assert "| 90.76 % | 91.00 ± 0.71 % (n = 2) | 1 | 50,000 | 50 min on 1 x cpu |" in text
+    assert "| 90.76 % | 91.00 ± 0.71 % (n = 2) | 1 | 50,000 | 50 min on an unnamed CPU |" in text
     assert "|  | 94.12 % in 2.03 s (n = 1, 1 x GPU) |" in text
-    says = "This project: preact:fast 91.00 ± 0.71 % (n = 2, 1 x cpu)."
+    says = "This project: preact:fast 91.00 ± 0.71 % (n = 2, an unnamed CPU)."
     assert says in readme.updated_recipe(readme.ROOT / "configs" / "preact.py", tmp_path)
     assert "10.00% of 10,000 test images" in readme.measurements(tmp_path)
 

@@ -98,16 +98,16 @@ def test_recipes_changed_runs_and_runs_in_progress_are_listed_apart(tmp_path):
     runs.record(made(tmp_path / "c", "preact:fast", 0.5, **{"train.epochs": 1}), tmp_path)
     runs.record(made(tmp_path / "p", "resnet_443:full", seed=1), tmp_path)
     found = runs.read(tmp_path)
-    row = "| preact:fast | 90.76 | 91.50 ± 0.71 | 2 | 1 | 50,000 | 50 min | 1 x cpu | 5ed9e26 |"
+    row = "| preact:fast | 90.76 | 91.50 ± 0.71 | 2 | 1 | 50,000 | 50 min | an unnamed CPU | 5ed9e26 |"
     assert accuracy.trained(found).splitlines()[2:] == [row]
     changed = accuracy.changed(found)
-    assert "50.00% of 10,000 test images after 1 epoch on 50,000 images in 50 min on 1 x cpu" in changed
+    assert "50.00% of 10,000 test images after 1 epoch on 50,000 images in 50 min on an unnamed CPU" in changed
     assert "`python -m resnet_flax.main --config=configs/preact.py:fast --config.train.epochs=1`" in changed
     assert accuracy.unfinished(found) == (
         "- [resnet_443-full-seed1](../benchmarks/results/runs/resnet_443-full-seed1): epoch 1 of 75, training accuracy "
         "25.00%.\n  `python -m resnet_flax.main --config=configs/resnet_443.py:full --config.seed=1`\n"
     )
-    assert accuracy.statement("preact", found) == "This project: preact:fast 91.50 ± 0.71 % (n = 2, 1 x cpu)."
+    assert accuracy.statement("preact", found) == "This project: preact:fast 91.50 ± 0.71 % (n = 2, an unnamed CPU)."
     assert accuracy.statement("resnet_443", found) == "This project: not yet measured."
 
 

@@ -30,7 +30,7 @@ def answers(workdir, split: str = "test") -> predictions.Predictions:
     config = complete(read_config(workdir))
     _, examples = load_split(config.data, split)
     state = restore_checkpoint(config, workdir).tree["state"]
-    return Classifier(config, 360).evaluate(state, examples)
+    return Classifier(config, 360).evaluate(state.variables, examples)
 
 
 def test_evaluate_gives_what_training_found(small_runs, capsys):
@@ -81,7 +81,7 @@ def test_padding_changes_no_prediction(small_runs):
     config = complete(read_config(small_runs[0]))
     state = restore_checkpoint(config, small_runs[0]).tree["state"]
     images = load_split(config.data, "test[:11]")[1].images
-    whole, padded = (Classifier(config, size)(state, images) for size in (11, 8))
+    whole, padded = (Classifier(config, size)(state.variables, images) for size in (11, 8))
     assert padded.shape == (11, 10)
     np.testing.assert_allclose(padded, whole, rtol=1e-5, atol=1e-5)
 
@@ -205,9 +205,9 @@ def test_mistakes(small_runs, words, message, capsys):
 def test_one_dispatch_over_images_on_the_device_gives_the_same(small_runs):
     config = complete(read_config(small_runs[0]))
     _, examples = load_split(config.data, "test")
-    state = restore_checkpoint(config, small_runs[0]).tree["state"]
+    variables = restore_checkpoint(config, small_runs[0]).tree["state"].variables
     classifier = Classifier(config, 50)  # the last of 360 images is in a batch with padding
     for _ in range(2):  # the second time the images are on the device
         np.testing.assert_allclose(
-            classifier.at_once(state, examples.images), classifier(state, examples.images), atol=1e-5
+            classifier.at_once(variables, examples.images), classifier(variables, examples.images), atol=1e-5
         )

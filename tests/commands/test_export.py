@@ -50,7 +50,7 @@ def test_a_stablehlo_program_answers_like_the_classifier(small_runs, tmp_path):
     np.save(tmp_path / "images.npy", images)
     assert main(["export", f"--workdir={workdir}", "--format=stablehlo", f"--output={tmp_path}/network.npz"]) == 0
     config = complete(read_config(workdir))
-    here = np.exp(Classifier(config)(restore_checkpoint(config, workdir).tree["state"], images))
+    here = np.exp(Classifier(config)(restore_checkpoint(config, workdir).tree["state"].variables, images))
     there = answers_elsewhere(tmp_path)
     np.testing.assert_allclose(there["probabilities"], here, rtol=0, atol=1e-6)
     assert there["probabilities"].dtype == np.float32
@@ -63,7 +63,7 @@ def test_an_onnx_model_answers_like_the_classifier(small_runs, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3)).astype(np.uint8)
     assert main(["export", f"--workdir={workdir}", f"--output={file}"]) == 0
     config = complete(read_config(workdir))
-    here = np.exp(Classifier(config)(restore_checkpoint(config, workdir).tree["state"], images))
+    here = np.exp(Classifier(config)(restore_checkpoint(config, workdir).tree["state"].variables, images))
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"images": images})[0], here, rtol=0, atol=1e-5)
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == list(config.data.classes)
@@ -109,9 +109,9 @@ def test_the_ending_of_the_output_decides_the_format(small_runs, tmp_path, flags
         (
             "safetensors",
             "x.npz",
-            "--output=x.npz has the ending of stablehlo, but --format is safetensors: choose one",
+            "--output=x.npz has an extension of stablehlo, but --format is safetensors: choose one",
         ),
-        ("torch", "x.safetensors", "--output=x.safetensors has the ending of safetensors, but --format is torch"),
+        ("torch", "x.safetensors", "--output=x.safetensors has an extension of safetensors, but --format is torch"),
         (
             "",
             "x.h5",

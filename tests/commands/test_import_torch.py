@@ -224,7 +224,7 @@ def test_an_imported_run_says_what_it_started_from_and_the_command_of_its_card_t
     ("name", "content", "words"),
     [
         ("absent.pt", None, "there is no file"),
-        ("weights.onnx", b"x", "unknown ending of a weights file '.onnx'"),
+        ("weights.onnx", b"x", "unknown extension of a weights file '.onnx'"),
         ("broken.safetensors", b"not at all", "is not a safetensors file"),
     ],
 )

@@ -113,7 +113,7 @@ def test_a_run_without_a_finished_epoch_has_checkpoints_too(small_runs, tmp_path
 def test_the_network_is_drawn_into_a_picture_of_its_ending(tmp_path, capsys):
     for name, start in (("new/tiny.png", b"\x89PNG"), ("tiny.SVG", b"<?xml")):
         out = printed(capsys, "--config=quickstart", "--picture", f"--output={tmp_path}/{name}")
-        assert out.startswith(f"network drawn in {tmp_path}/{name}\n")
+        assert out.startswith(f"network written to {tmp_path}/{name}\n")
         assert (tmp_path / name).read_bytes().startswith(start)
     drawn = (tmp_path / "tiny.SVG").read_text()
     assert "78,042 parameters" in drawn and "var(--" not in drawn

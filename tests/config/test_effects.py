@@ -92,6 +92,22 @@ def lines(**changes) -> list[str]:
             dict(train__teacher_weight=0.5),
             "config.train.teacher_weight has no effect unless config.train.teacher names a network",
         ),
+        (
+            dict(train__min_delta=0.1),
+            "config.train.min_delta has no effect unless config.train.patience is above 0",
+        ),
+        (
+            dict(optimizer__decay_all=False, optimizer__weight_decay=0.0),
+            "config.optimizer.decay_all has no effect unless config.optimizer.weight_decay is above 0",
+        ),
+        (
+            dict(optimizer__dampening=0.1, optimizer__momentum=0.0),
+            "config.optimizer.dampening has no effect unless config.optimizer.momentum is above 0",
+        ),
+        (
+            dict(schedule__min_momentum=0.8, schedule__name="onecycle", schedule__cycle_momentum=False),
+            "config.schedule.min_momentum has no effect unless config.schedule.cycle_momentum is True",
+        ),
     ],
 )
 def test_a_field_without_effect(changes, line):

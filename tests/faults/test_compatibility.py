@@ -39,7 +39,7 @@ def test_stopped_run_of_an_older_version_resumes_to_the_end_that_it_had(workdir,
     found = restore_checkpoint(config, workdir, "newest")
     assert (found.step, len(found.history)) == (3, 1)
     assert main([f"--workdir={workdir}"]) == 0
-    assert "resuming at step 3 (epoch 2)" in capsys.readouterr().out
+    assert "resuming at step 3 (1 of 2 epochs finished)" in capsys.readouterr().out
     then = json.loads(STOPPED.with_suffix(".json").read_text())
     now = read_results(workdir)
     for name in ("train_loss", "val_loss", "test_loss", "unaveraged_test_loss"):

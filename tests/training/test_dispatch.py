@@ -150,4 +150,4 @@ def test_average_follows_the_weights():
         state, _ = step(state, Totals.zero(), batch)
         expected = decay * expected + (1 - decay) * np.asarray(state.params["head"]["kernel"])
     np.testing.assert_allclose(state.variables["params"]["head"]["kernel"], expected, rtol=1e-5)
-    assert state.trained.variables["params"] is state.params
+    assert state.unaveraged["params"] is state.params

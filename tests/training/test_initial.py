@@ -85,7 +85,7 @@ def tuned(tmp_path_factory) -> SimpleNamespace:
 
 def test_frozen_parts_are_bit_identical_after_training(tuned):
     state = restored(tuned.straight, "newest", *tuned.words).tree["state"]
-    for variables in (state.variables, state.trained.variables):
+    for variables in (state.variables, state.unaveraged):
         for kind in ("params", "batch_stats"):
             for name, layer in variables[kind].items():
                 pairs = zip(jax.tree.leaves(layer), jax.tree.leaves(tuned.weights[kind][name]), strict=True)
@@ -117,7 +117,7 @@ def test_extended_run_ends_like_one_that_was_as_long_from_the_start(tuned):
     before, meanwhile = tuned.results_before_and_while_extended
     assert (before["epochs"], meanwhile) == (LAST - 1, {})  # they are not passed off as those of the longer run
     assert f"extending the run from {LAST - 1} to {LAST} epochs" in tuned.outputs[2]
-    assert f"resuming at step {(LAST - 1) * STEPS} (epoch {LAST})" in tuned.outputs[2]
+    assert f"resuming at step {(LAST - 1) * STEPS} ({LAST - 1} of {LAST} epochs finished)" in tuned.outputs[2]
 
 
 def test_run_is_not_shortened(tuned, capsys):

@@ -1,10 +1,13 @@
 """Leakage is noted: held-out images on which another network of the run was trained."""
 
+from pathlib import Path
+
 import pytest
+from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
-from resnet_flax.config.stored import read_config
+from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.main import main
 from resnet_flax.training.leakage import leakage_notes, place
 
@@ -22,6 +25,25 @@ def test_validation_on_images_that_the_source_was_trained_on_is_noted(field, sma
     (note,) = notes(field, str(small_runs[0]), "train[5%:40%]")
     trained = read_config(small_runs[0]).data.train
     assert note == f"{small_runs[0]} was trained on {trained}, so accuracy on validation says little about new images"
+
+
+def test_what_the_source_itself_started_from_counts_too(small_runs, tmp_path):
+    store(tmp_path, "train[:5%]", init_from=str(small_runs[0]))
+    (note,) = notes("teacher", str(tmp_path), "train[5%:40%]")
+    assert note.startswith(f"{small_runs[0]} was trained on ")
+
+
+def test_a_source_whose_images_are_gone_is_not_noted(tmp_path):
+    store(tmp_path, "train[:5000]")  # there are fewer
+    assert notes("teacher", str(tmp_path), "train[5%:40%]") == []
+
+
+def store(folder: Path, trained: str, init_from: str = "") -> None:
+    """Write the config of a run into `folder`."""
+    config = get_config()
+    config.data.update(train=trained, validation="")
+    config.train.init_from = init_from
+    (folder / "config.json").write_text(config_to_json(FrozenConfigDict(config)))
 
 
 def test_the_same_folder_is_known_by_any_of_its_names_and_own_arrays_are_not_those_of_a_dataset(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_results_are_of_the_best_checkpoint(finished):
     with Checkpoints(finished / "checkpoints") as checkpoints:
         best = checkpoints.restore(8 * results["chosen_epoch"], tree).tree["state"]
     for name, split in (("test", run.data.test), ("val", run.data.validation)):
-        found = run.classifier.evaluate(best, split)
+        found = run.classifier.evaluate(best.variables, split)
         assert (results[f"{name}_loss"], results[f"{name}_accuracy"]) == (found.loss, found.accuracy)
 
 

@@ -4,31 +4,37 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed, get_config
 from resnet_flax.config.stored import read_config
 from resnet_flax.errors import UserError
 from resnet_flax.workdir.folder import check_config, remove_leftovers
+from resnet_flax.workdir.history import write_history
 
 
 def test_a_config_may_be_mended_until_the_first_epoch_or_checkpoint(tmp_path):
-    config = complete(get_config())
-    for field, begun in {
-        "seed": "",
-        "train.batch_size": "metrics.csv",
-        "optimizer.learning_rate": "checkpoints/5",
-    }.items():
-        check_config(tmp_path, config)
-        (tmp_path / begun).mkdir(parents=True, exist_ok=True)
+    config, metrics, checkpoint = complete(get_config()), tmp_path / "metrics.csv", tmp_path / "checkpoints" / "5"
+
+    def allowed(field: str) -> bool:
         other = changed(config, {field: 1})
-        if begun:
-            with pytest.raises(UserError, match=f"holds a run of another config .config.{field}"):
-                check_config(tmp_path, other)
-            (tmp_path / begun).rmdir()
-        check_config(tmp_path, other)
-        assert complete(read_config(tmp_path)) == other
+        try:
+            check_config(tmp_path, config)
+            check_config(tmp_path, other)
+        except UserError as error:
+            assert f"holds a run of another config (config.{field}" in str(error)
+            return False
+        return complete(read_config(tmp_path)) == other
+
+    assert allowed("seed")
+    write_history([], metrics)  # before the first step
+    assert allowed("train.batch_size") and allowed("train.epochs")
+    check_config(tmp_path, config)
+    row = {"epoch": 1, "step": 3, "learning_rate": 0.1, "train_loss": 2.0, "train_accuracy": 0.1}
+    write_history([row], metrics)
+    assert not allowed("optimizer.learning_rate")
+    metrics.unlink()
+    checkpoint.mkdir(parents=True)
+    assert not allowed("optimizer.learning_rate")
 
 
 def test_files_half_written_by_a_dead_process_are_removed_and_no_others(tmp_path):
