@@ -54,7 +54,7 @@ def run(workdir: Path, *words: str) -> int:
         return main([*SMALL, *words, f"--workdir={workdir}"])
 
 
-LONG = ["--config.train.epochs=200", "--config.train.patience=0"]
+LONG = ["--config.train.epochs=200", "--config.train.patience=0", "--config.train.min_delta=0"]
 PROGRAM = ("-m", "resnet_flax.main")
 WITHOUT_PICTURES = ("-m", "benchmarks.faults.injection")  # `run` in a process of its own
 

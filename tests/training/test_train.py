@@ -60,6 +60,12 @@ def finished(tmp_path_factory) -> Path:
     return workdir
 
 
+def test_a_process_with_arrays_of_64_bits_trains_the_same(finished, tmp_path, undrawn):
+    with jax.enable_x64(True):
+        assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
+    assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("size", "advice"),
     [(32, "try 16"), (1, "it cannot be smaller, so try a smaller network, or another device")],
