@@ -39,7 +39,7 @@ def loss(x, kernel, stride=1):
 
 
 def convolutions(function, *arguments) -> int:
-    """How many convolutions are in the program of a function."""
+    """Return the number of convolutions in the program of a function."""
     return len(re.findall(r"stablehlo\.convolution", jax.jit(function).lower(*arguments).as_text()))
 
 
