@@ -13,9 +13,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the folder of the process that starts them
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="resnet_flax-tests-")
 os.environ.pop("TFDS_DATA_DIR", None)
-# Compiling is most of what tests do, and LLVM's later optimisations are a fifth of that; what a program computes is the
-# same. `make soak` and the benchmarks compile as users do.
+# Compiling is much of what tests do. Without LLVM's later optimisations and XLA's newer generator of loops it takes
+# half the time, and a program computes the same. `make soak` and the benchmarks compile as users do.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # The same tiny programs again and again, in this process and in others: compiled once.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

@@ -32,7 +32,7 @@ from resnet_flax.text import escape_lines
 SECONDS = 30  # of CPU time for one input: none is near it (see slowest_seconds), so more means an endless loop
 MEMORY = 2**30  # bytes beyond those that the process has when it starts
 LONGEST = 5000  # characters of a message
-DRAWN = 15  # values of each reader of which figures are drawn, as drawing takes longer than reading
+DRAWN = 0.05  # of the inputs: of so many values figures are drawn, as drawing takes longer than reading
 MAY_REFUSE = ("command",)  # the valid inputs of these name runs that do not exist
 
 
@@ -116,11 +116,12 @@ def fuzz(count: int, seed: int, only: list[str], folder: Path) -> dict:
     outcomes: dict[str, Counter] = {name: Counter() for name in readers}
     slowest: tuple[float, str] = (0.0, "")
     failures = []
+    of_each = -(-count // len(readers))
     for name, reader in readers.items():
-        for index, content in enumerate(inputs(name, reader, -(-count // len(readers)), seed)):
+        for index, content in enumerate(inputs(name, reader, of_each, seed)):
             (folder / "input").write_bytes(content)
             try:
-                draw = outcomes[name]["value"] < DRAWN
+                draw = outcomes[name]["value"] < DRAWN * of_each
                 outcome, seconds = answer(reader, content, folder, draw)
                 outcomes[name][outcome] += 1
                 slowest = max(slowest, (round(seconds, 2), f"{name} {index}"))

@@ -50,7 +50,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_run_whose_images_changed_is_refused_and_left_alone(change, stopped, tmp_path, capsys):
+def test_run_whose_images_changed_is_refused_and_left_alone(change, stopped, undrawn, tmp_path, capsys):
     photos, workdir = stopped
     command = [*PHOTOS, f"--config.data.dir={photos}", f"--workdir={workdir}"]
     shutil.copytree(photos, tmp_path / "backup")
@@ -78,7 +78,7 @@ def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def test_finished_run_is_not_passed_off_as_one_on_other_images(stopped, tmp_path, capsys):
+def test_finished_run_is_not_passed_off_as_one_on_other_images(stopped, undrawn, tmp_path, capsys):
     photos = tmp_path / "photos"
     shutil.copytree(stopped[0], photos)
     command = [*PHOTOS, f"--config.data.dir={photos}", f"--workdir={tmp_path / 'run'}"]

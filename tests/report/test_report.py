@@ -257,8 +257,9 @@ def test_a_page_cut_off_is_drawn_again_at_the_next_start(small_runs, tmp_path):
     whole = path.read_bytes()
     for length in (0, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        command.ensure_report(workdir)
-        assert path.read_bytes() == whole
+        assert not ensure.is_current(workdir)
+    command.ensure_report(workdir)
+    assert path.read_bytes() == whole
 
 
 def test_whether_a_report_is_current_does_not_depend_on_the_clock(small_runs, tmp_path, monkeypatch):

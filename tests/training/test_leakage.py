@@ -66,7 +66,7 @@ def test_a_network_of_other_or_unknown_data_is_not_noted(tmp_path):
     assert notes("init_from", str(tmp_path / "absent"), "train[60%:]") == []
 
 
-def test_training_and_evaluation_print_the_note(small_runs, tmp_path, capsys):
+def test_training_and_evaluation_print_the_note(undrawn, small_runs, tmp_path, capsys):
     words = ["--config=quickstart", f"--config.train.teacher={small_runs[0]}", "--config.train.epochs=1"]
     words += [
         "--config.data.train=train[:10%]",

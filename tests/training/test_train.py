@@ -19,7 +19,6 @@ from jax.errors import JaxRuntimeError
 
 from benchmarks.faults.injection import at_step, send
 from resnet_flax.command_line import parse
-from resnet_flax.commands import train as command
 from resnet_flax.data.datasets import load
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
@@ -141,7 +140,7 @@ def test_results_tell_the_chosen_epoch_from_the_last_and_how_they_came_about(fin
     assert re.fullmatch(r"[0-9a-f]{7,}(-dirty)?|\d+\.\d+\.\d+", results["code"])
 
 
-def test_seconds_of_training_are_summed_over_the_parts_of_a_run(tmp_path):
+def test_seconds_of_training_are_summed_over_the_parts_of_a_run(undrawn, tmp_path):
     words = [*SMALL, f"--workdir={tmp_path}"]
     with at_step(8, send(15)):
         assert main(words) == 143
@@ -203,7 +202,7 @@ def test_each_epoch_is_one_plain_line_without_a_terminal(again):
     assert err == ""
 
 
-def test_terminal_shows_a_bar(tmp_path, monkeypatch):
+def test_terminal_shows_a_bar(undrawn, tmp_path, monkeypatch):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 100))
@@ -218,7 +217,6 @@ def test_terminal_shows_a_bar(tmp_path, monkeypatch):
     reading.start()
     with open(writer, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
-        patch.setattr(command, "ensure_report", lambda workdir: None)
         assert main([*SMALL, f"--workdir={tmp_path}"]) == 0
     reading.join()
     text = b"".join(parts).decode()
@@ -227,7 +225,7 @@ def test_terminal_shows_a_bar(tmp_path, monkeypatch):
     assert text.count("  val ") == 3
 
 
-def test_a_dispatch_on_a_slow_cpu_is_no_longer_than_it_should_be(tmp_path, monkeypatch, capsys):
+def test_a_dispatch_on_a_slow_cpu_is_no_longer_than_it_should_be(undrawn, tmp_path, monkeypatch, capsys):
     """Or a signal would be answered late; and the speed counts no step that it has not timed."""
     advance_of, sent = Run.advance, []
 
@@ -253,7 +251,7 @@ def test_a_dispatch_on_a_slow_cpu_is_no_longer_than_it_should_be(tmp_path, monke
     assert max(float(speed.replace(",", "")) for speed in speeds) <= 8 / 0.02
 
 
-def test_an_epoch_of_one_step_that_compiles_has_no_speed(tmp_path, capsys):
+def test_an_epoch_of_one_step_that_compiles_has_no_speed(undrawn, tmp_path, capsys):
     words = [*SMALL, "--config.train.batch_size=256", "--config.train.epochs=2"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch "))
@@ -279,7 +277,7 @@ def test_patience_ends_a_run(tmp_path):
     assert not out_of_patience([*flat[:2], row | {"val_accuracy": 0.6}], config.train)
 
 
-def test_without_validation_the_last_epoch_is_the_result(tmp_path):
+def test_without_validation_the_last_epoch_is_the_result(undrawn, tmp_path):
     words = [*SMALL, "--config.data.train=train", "--config.data.validation="]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     results = json.loads((tmp_path / "report" / "results.json").read_text())
@@ -317,18 +315,18 @@ def test_run_without_a_test_split_does_not_read_or_mention_one(finished, tmp_pat
     assert main(["report", str(finished), str(tmp_path), f"--output={tmp_path / 'both'}"]) == 0
 
 
-def test_pmap_trains_too(tmp_path):
+def test_pmap_trains_too(undrawn, tmp_path):
     assert main([*SMALL, "--config.parallel=pmap", "--config.data.feed=device", f"--workdir={tmp_path}"]) == 0
 
 
-def test_network_learns_the_digits(tmp_path):
+def test_network_learns_the_digits(undrawn, tmp_path):
     """Far enough above chance (10 %) to show that data, labels, network and optimizer fit together."""
     words = [SMALL[0], "--config.model.widths=(8,16,16)", "--config.train.epochs=6", "--config.train.batch_size=32"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     assert json.loads((tmp_path / "report" / "results.json").read_text())["test_accuracy"] > 0.8
 
 
-def test_averaged_weights_predict_and_the_unaveraged_ones_are_scored_beside_them(tmp_path, capsys):
+def test_averaged_weights_predict_and_the_unaveraged_ones_are_scored_beside_them(undrawn, tmp_path, capsys):
     words = [*SMALL, "--config.train.ema_decay=0.9", "--config.data.feed=device"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     results = json.loads((tmp_path / "report" / "results.json").read_text())
@@ -343,7 +341,7 @@ def test_averaged_weights_predict_and_the_unaveraged_ones_are_scored_beside_them
     assert re.search(rf"^{tmp_path}, unaveraged .* {results['unaveraged_test_loss']:.4f} ", out, re.MULTILINE)
 
 
-def test_early_stop_says_which_epoch_is_restored(tmp_path, capsys):
+def test_early_stop_says_which_epoch_is_restored(undrawn, tmp_path, capsys):
     words = [*SMALL, "--config.train.patience=1", "--config.train.min_delta=2.0"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     out = capsys.readouterr().out
