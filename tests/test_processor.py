@@ -3,7 +3,7 @@
 import pytest
 
 from resnet_flax import processor
-from resnet_flax.processor import described_processor, has_avx512
+from resnet_flax.processor import described_processor, multiplies_512_bits
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,19 @@ def test_generations_of_a_processor_are_told_apart(flags, named):
 
 
 @pytest.mark.parametrize(
-    ("name", "has"), [("AMD EPYC with AVX-512 and bfloat16", True), ("AMD EPYC with AVX2", False), ("Apple M4", False)]
+    ("vendor", "family", "at_once"),
+    [("AuthenticAMD", 25, False), ("AuthenticAMD", 26, True), ("GenuineIntel", 6, True)],
 )
-def test_avx512_is_in_the_name(name, has, monkeypatch):
+def test_avx512_in_halves_is_in_the_name(vendor, family, at_once, monkeypatch):
+    described = described_processor(
+        f"vendor_id\t: {vendor}\ncpu family\t: {family}\nmodel name\t: it\nflags\t\t: avx2 avx512f avx512_bf16\n"
+    )
+    assert described == f"it with {'' if at_once else 'half-rate '}AVX-512 and bfloat16"
+    monkeypatch.setattr(processor, "processor_name", lambda: described)
+    assert multiplies_512_bits.__wrapped__() == at_once
+
+
+@pytest.mark.parametrize("name", ["AMD EPYC with AVX2", "Apple M4", "x86_64"])
+def test_other_processors_do_not_multiply_512_bits(name, monkeypatch):
     monkeypatch.setattr(processor, "processor_name", lambda: name)
-    assert has_avx512.__wrapped__() == has
+    assert not multiplies_512_bits.__wrapped__()

@@ -45,7 +45,7 @@ def convolutions(function, *arguments) -> int:
 
 @pytest.fixture
 def slow_arithmetic(monkeypatch):
-    monkeypatch.setattr(convolution, "has_avx512", lambda: False)
+    monkeypatch.setattr(convolution, "multiplies_512_bits", lambda: False)
 
 
 def test_a_training_step_with_many_channels_has_it(slow_arithmetic):
@@ -76,7 +76,10 @@ def test_other_convolutions_do_not_have_it(inputs, outputs, size, stride, dtype,
     assert convolutions(jax.grad(lambda *both: loss(*both, stride), (0, 1)), x, kernel) == 3
 
 
-@pytest.mark.parametrize(("name", "value"), [("default_backend", "tpu"), ("device_count", 2), ("has_avx512", True)])
-def test_other_devices_do_not_have_it(name, value, slow_arithmetic, monkeypatch):
-    monkeypatch.setattr(convolution if name == "has_avx512" else jax, name, lambda: value)
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [(jax, "default_backend", "tpu"), (jax, "device_count", 2), (convolution, "multiplies_512_bits", True)],
+)
+def test_other_devices_do_not_have_it(module, name, value, slow_arithmetic, monkeypatch):
+    monkeypatch.setattr(module, name, lambda: value)
     assert convolutions(jax.grad(loss, (0, 1)), random(2, 6, 6, 64), random(3, 3, 64, 64)) == 3
