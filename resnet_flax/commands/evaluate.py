@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -24,57 +25,70 @@ from resnet_flax.workdir.trained import display_name, read_trained_config
 
 ScoreRow = tuple[str, Predictions]  # the name of a network, or of several, and its predictions
 
-SHIFT = 2  # pixels
 SCORES_HEADER = ["network", "accuracy", "95 % interval", "loss", "correct"]
 DIFFERENCE = "points above the first (95 % interval)"
 
 
-def flip(views: list[np.ndarray]) -> list[np.ndarray]:
-    """Return each view and its mirror image."""
-    return [*views, *(view[:, :, ::-1] for view in views)]
-
-
-def shift(views: list[np.ndarray]) -> list[np.ndarray]:
-    """Return each view as it is and moved by two pixels to each side, with a black border as in a training crop."""
-    moves = [(0, 0), (-SHIFT, 0), (SHIFT, 0), (0, -SHIFT), (0, SHIFT)]
-    return [shift_images(view, *by) for view in views for by in moves]
-
-
-def shift_images(images: np.ndarray, down: int, right: int) -> np.ndarray:
-    """Return images (n, H, W, 3) moved by at most SHIFT pixels, black where there was nothing."""
-    height, width = images.shape[1:3]
-    padded = np.pad(images, [(0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)])
-    return padded[:, SHIFT - down : SHIFT - down + height, SHIFT - right : SHIFT - right + width]
-
-
 class View(NamedTuple):
+    """Images as a network is shown them, and the weight of its logits in the mean over all views."""
+
+    images: np.ndarray  # uint8 (n, H, W, 3)
+    weight: float = 1.0
+
+
+def flip(views: Sequence[View]) -> list[View]:
+    """Return each view and its mirror image, with equal weights."""
+    return [View(side, weight / 2) for images, weight in views for side in (images, images[:, :, ::-1])]
+
+
+def shift(views: Sequence[View]) -> list[View]:
+    """Return each view, with half of its weight, and moved by a pixel to the upper left and to the lower right.
+
+    Flipped, these are the six views and weights with which the records for CIFAR-10 are measured. Source:
+    github.com/KellerJordan/cifar10-airbench, airbench94_muon.py.
+    """
+    shifted = []
+    for images, weight in views:
+        padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+        moved = (padded[:, 2:, 2:], padded[:, :-2, :-2])
+        shifted += [View(images, weight / 2), *(View(other, weight / 4) for other in moved)]
+    return shifted
+
+
+class Augmentation(NamedTuple):
     """A kind of test-time augmentation, and the operations of a policy that prepare a network for it."""
 
-    extend: Callable[[list[np.ndarray]], list[np.ndarray]]
+    extend: Callable[[Sequence[View]], list[View]]
     operations: tuple[str, ...]
 
 
-VIEWS = {"flip": View(flip, ("flip",)), "shift": View(shift, ("crop", "translate", "affine"))}
+AUGMENTATIONS = {  # in the order in which they are applied
+    "shift": Augmentation(shift, ("crop", "translate", "affine")),
+    "flip": Augmentation(flip, ("flip",)),
+}
 
 
 def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     """Print the scores of the networks of `jobs` on `split` and, of several, of their ensemble (mean probabilities).
 
     `split` is as in load.find_slice, `checkpoint` as in restore_checkpoint. `tta`, test-time augmentation, is a list of
-    VIEWS, separated by commas: the score of the mean over these views is printed beside the plain one.
+    AUGMENTATIONS, separated by commas: the score of the mean over these views is printed beside the plain one.
     """
-    views = {name: lookup("view for --tta", name, VIEWS) for name in tta.split(",") if name}
+    asked = [name for name in tta.split(",") if name]
+    for name in asked:
+        lookup("view for --tta", name, AUGMENTATIONS)
+    augmentations = {name: kind for name, kind in AUGMENTATIONS.items() if name in asked}
     classes = jobs[0].config.data.classes
-    scores = [score_job(job, split, checkpoint, views) for job in jobs]
+    scores = [score_job(job, split, checkpoint, augmentations) for job in jobs]
     names = [display_name(job.workdir) for job in jobs]
     for name, job, score in zip(names, jobs, scores, strict=True):
         if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
             raise UserError(f"{name} has different classes or images from {names[0]}: they cannot form an ensemble")
     rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
     title, chosen = rows[-1]
-    if views:
+    if augmentations:
         suffix = f", {len(scores[0].views)} views"
-        means = [(f"{name}{suffix}", ensemble(score.views)) for name, score in zip(names, scores, strict=True)]
+        means = [(f"{name}{suffix}", score.mean) for name, score in zip(names, scores, strict=True)]
         rows += add_ensemble(means, suffix)
     rows += [(f"{name}, unaveraged", one.unaveraged) for name, one in zip(names, scores, strict=True) if one.unaveraged]
     header = [*SCORES_HEADER, DIFFERENCE] if len(rows) > 1 else SCORES_HEADER
@@ -86,14 +100,19 @@ class JobScores(NamedTuple):
     """The predictions of a job's network on a split."""
 
     views: list[Predictions]  # of the images as they are, then of each further view
+    weights: list[float]  # of the views
     unaveraged: Predictions | None  # of the trained weights, if the network answers with an average of them
 
     @property
     def plain(self) -> Predictions:
         return self.views[0]
 
+    @property
+    def mean(self) -> Predictions:
+        return over_views(self.views, self.weights)
 
-def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> JobScores:
+
+def score_job(job: Job, split: str, checkpoint: str, augmentations: dict[str, Augmentation]) -> JobScores:
     """Return the predictions of a job's network on a split and on some views of it."""
     config, workdir = job
     text, examples = load_split(config.data, split)
@@ -102,15 +121,16 @@ def score_job(job: Job, split: str, checkpoint: str, views: dict[str, View]) -> 
     which = "" if workdir.is_file() else f", checkpoint {checkpoint} (step {found.step:,})"
     print_line(f"{display_name(workdir)}: {text} of {data_name(config.data)}{which}")
     recorded = found.run.get("data", {})
-    notes = [training_note(job, split, recorded.get("train")), *leakage_notes(config, [split]), *view_notes(job, views)]
-    for note in filter(None, notes):
+    notes = [training_note(job, split, recorded.get("train")), *leakage_notes(config, [split])]
+    for note in filter(None, [*notes, *augmentation_notes(job, augmentations)]):
         print_line(f"note: {note}")
     classifier = Classifier(config, min(EVALUATION_BATCH, len(examples)))
-    shown = [examples.images]
-    for view in views.values():
-        shown = view.extend(shown)
+    views = [View(examples.images)]
+    for augmentation in augmentations.values():
+        views = augmentation.extend(views)
     return JobScores(
-        [classifier.evaluate(state.variables, Split(images, examples.labels)) for images in shown],
+        [classifier.evaluate(state.variables, Split(view.images, examples.labels)) for view in views],
+        [view.weight for view in views],
         classifier.evaluate(state.unaveraged, examples) if state.average else None,
     )
 
@@ -133,14 +153,14 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     return ""
 
 
-def view_notes(job: Job, views: dict[str, View]) -> list[str]:
-    """Return a warning for each view for which the augmentation in training has not prepared the network."""
+def augmentation_notes(job: Job, augmentations: dict[str, Augmentation]) -> list[str]:
+    """Return a warning for each augmentation for which that in training has not prepared the network."""
     trained, policy = display_name(job.workdir), Policy(job.config.data.policy)
     operations = {step.name for step in (*policy.before, *policy.after)}
     return [
-        f"{trained} was trained without {' or '.join(view.operations)}: --tta={name} may lower its accuracy"
-        for name, view in views.items()
-        if not operations & set(view.operations)
+        f"{trained} was trained without {' or '.join(augmentation.operations)}: --tta={name} may lower its accuracy"
+        for name, augmentation in augmentations.items()
+        if not operations & set(augmentation.operations)
     ]
 
 
@@ -150,9 +170,15 @@ def data_name(config: ConfigDict) -> str:
 
 
 def ensemble(members: Sequence[Predictions]) -> Predictions:
-    """Return the mean probabilities of several networks for the same images, or of one network for several views."""
+    """Return the mean probabilities of several networks for the same images."""
     mean = predictions.mean_log_probabilities([member.log_probabilities for member in members])
     return Predictions(mean, members[0].labels)
+
+
+def over_views(answers: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+    """Return the predictions from the mean logits of one network over several views of the same images."""
+    logits = np.average([answer.log_probabilities for answer in answers], 0, weights)  # but for a constant per image
+    return Predictions(np.asarray(jax.nn.log_softmax(logits.astype(np.float32))), answers[0].labels)
 
 
 def add_ensemble(rows: list[ScoreRow], suffix: str = "") -> list[ScoreRow]:

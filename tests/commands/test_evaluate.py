@@ -5,12 +5,21 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 from PIL import Image
 
-from resnet_flax.commands.evaluate import VIEWS, flip, shift, shift_images, training_note, view_notes
+from resnet_flax.commands.evaluate import (
+    AUGMENTATIONS,
+    View,
+    augmentation_notes,
+    flip,
+    over_views,
+    shift,
+    training_note,
+)
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.data.datasets.fingerprint import fingerprint
@@ -60,21 +69,36 @@ def test_ensemble_is_the_mean_of_probabilities(small_runs, capsys):
 def test_scores_over_views_are_printed_beside_the_plain_ones(small_runs, capsys):
     assert main(["evaluate", *map(str, small_runs), "--tta=flip,shift"]) == 0
     out = capsys.readouterr().out
-    for row in (small_runs[0], f"{small_runs[0]}, 10 views", "ensemble of 2", "ensemble of 2, 10 views"):
+    for row in (small_runs[0], f"{small_runs[0]}, 6 views", "ensemble of 2", "ensemble of 2, 6 views"):
         assert re.search(rf"^{row} +\d", out, re.MULTILINE), row
     assert f"{results(small_runs[0])['test_accuracy']:.2%}" in out
 
 
 def test_views():
     images = np.random.default_rng(0).integers(1, 256, (2, 8, 8, 3), np.uint8)
-    mirrored = flip([images])[1]
-    np.testing.assert_array_equal(mirrored[:, :, 0], images[:, :, 7])
-    down = shift_images(images, 2, 0)
-    np.testing.assert_array_equal(down[:, 2:], images[:, :-2])
-    assert not down[:, :2].any()
-    views = shift([images])
-    assert len(views) == 5
-    np.testing.assert_array_equal(views[0], images)
+    as_it_is, mirrored = flip([View(images)])
+    np.testing.assert_array_equal(as_it_is.images, images)
+    np.testing.assert_array_equal(mirrored.images[:, :, 0], images[:, :, 7])
+    as_it_is, up, down = (view.images for view in shift([View(images)]))
+    np.testing.assert_array_equal(as_it_is, images)
+    np.testing.assert_array_equal(up[:, :-1, :-1], images[:, 1:, 1:])
+    np.testing.assert_array_equal(up[:, -1, :-1], images[:, 6, 1:])  # the border is a mirror
+    np.testing.assert_array_equal(down[:, 1:, 1:], images[:, :-1, :-1])
+    np.testing.assert_array_equal(down[:, 1:, 0], images[:, :-1, 1])
+    six = flip(shift([View(images)]))
+    assert [view.weight for view in six] == [1 / 4, 1 / 4, *[1 / 8] * 4]
+    np.testing.assert_array_equal(six[3].images, up[:, :, ::-1])
+
+
+def test_views_count_by_their_weights():
+    logits = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    answers = [
+        predictions.Predictions(np.asarray(jax.nn.log_softmax(each)), np.arange(2, dtype=np.int32)) for each in logits
+    ]
+    mean = over_views(answers, [0.5, 0.25, 0.25])
+    expected = jax.nn.log_softmax(logits[0] / 2 + logits[1] / 4 + logits[2] / 4)
+    np.testing.assert_allclose(mean.log_probabilities, expected, rtol=1e-5)
+    assert mean.log_probabilities.dtype == np.float32 and mean.labels is answers[0].labels
 
 
 def test_padding_changes_no_prediction(small_runs):
@@ -166,7 +190,7 @@ def test_views_that_the_training_did_not_prepare_are_warned_of(small_runs, capsy
     config = ConfigDict(complete(read_config(small_runs[0])))
     config.data.policy = "flip|normalize(half)"
     job = Job(FrozenConfigDict(config), small_runs[0])
-    assert view_notes(job, VIEWS) == [
+    assert augmentation_notes(job, AUGMENTATIONS) == [
         f"{small_runs[0]} was trained without crop or translate or affine: --tta=shift may lower its accuracy"
     ]
 
