@@ -38,7 +38,7 @@ def main(way: str, out: str) -> None:
     hyperparams = dict(learning_rate=0.01, momentum=config.optimizer.momentum, weight_decay=1e-3)
     parallel = PARALLEL[way]()
     dropout = dict(stem_dropout=0.2, block_dropout=0.3, drop_path=0.5)
-    model = ResNet((1,), (8,), **dropout, axis_name=parallel.axis_name)
+    model = ResNet((1, 1), (4, 8), **dropout, axis_name=parallel.axis_name)
     network = Network(Colours(), np.float32([1, 1, 2]), np.float32([0, 1, 0]))
     teaching = ({"params": {"head": {"kernel": 9 * np.eye(3, 10, dtype=np.float32), "bias": np.zeros(10)}}},)
     state = parallel.replicate(jax.jit(partial(init_state, model, optimizer, 0, (16, 16, 3)))())

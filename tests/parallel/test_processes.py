@@ -316,11 +316,10 @@ def test_death_of_a_process_ends_the_others_in_one_line_and_loses_nothing(killed
     assert run[1 - killed].returncode == processes.PEER_LOST
     assert time.monotonic() - dead < 40  # JAX itself waits for 100 s
     run[killed].communicate()
-    if killed == 1:  # and process 0, which writes the checkpoints, has ended by itself; test_kill.py kills such a one
-        codes, _, told = wait_for(together((command, {}), (command, {})))
-        assert codes == [0, 0], told
-        assert newest(tmp_path) == newest(undisturbed)
-        assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+    codes, _, told = wait_for(together((command, {}), (command, {})))
+    assert codes == [0, 0], told
+    assert newest(tmp_path) == newest(undisturbed)
+    assert (tmp_path / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
 
 
 FAIL_IN_ONE = """
