@@ -32,7 +32,7 @@ from resnet_flax.text import escape_lines
 SECONDS = 30  # of CPU time for one input: none is near it (see slowest_seconds), so more means an endless loop
 MEMORY = 2**30  # bytes beyond those that the process has when it starts
 LONGEST = 5000  # characters of a message
-DRAWN = 0.05  # of the inputs: of so many values figures are drawn, as drawing takes longer than reading
+DRAWN = 0.05  # the largest share of inputs whose figures are drawn, as drawing takes longer than reading
 MAY_REFUSE = ("command",)  # the valid inputs of these name runs that do not exist
 
 
