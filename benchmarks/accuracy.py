@@ -10,8 +10,17 @@ from benchmarks.tables import minutes, span, spread, table
 
 UNMEASURED = "not yet measured"
 HEADER = (
-    "recipe", "its report, %", "test accuracy, %", "n", "epochs", "training images", "time of a run", "device", "commit"
-)  # fmt: skip
+    "recipe",
+    "its report, %",
+    "test accuracy, %",
+    "with six views, %",
+    "n",
+    "epochs",
+    "training images",
+    "time of a run",
+    "device",
+    "commit",
+)
 
 
 class Group(NamedTuple):
@@ -27,8 +36,15 @@ class Group(NamedTuple):
     def values(self, name: str) -> list:
         return [run.results[name] for run in self.runs if run.results.get(name) is not None]
 
-    def accuracy(self) -> str:
-        return spread([100 * value for value in self.values("test_accuracy")])
+    def accuracy(self, field: str = "test_accuracy") -> str:
+        """Return a field's mean and deviation in percent, "" unless all runs have it."""
+        found = self.values(field)
+        return spread([100 * value for value in found]) if len(found) == len(self.runs) else ""
+
+    def accuracies(self) -> str:
+        """Return the accuracy, that with the views of the published records if it was measured, and how many runs."""
+        views = f", {tta} % with six views" if (tta := self.accuracy("tta_accuracy")) else ""
+        return f"{self.accuracy()} %{views} (n = {len(self.runs)})"
 
     def seconds(self) -> str:
         found = self.values("training_seconds")
@@ -61,6 +77,7 @@ def trained(found: Sequence[Recorded]) -> str:
             group.recipe,
             reported(group.recipe),
             group.accuracy(),
+            group.accuracy("tta_accuracy"),
             f"{len(group.runs)}",
             span(group.values("epochs")),
             span(group.values("train_examples")),
@@ -109,7 +126,7 @@ def link(run: Recorded) -> str:
 def statement(name: str, found: Sequence[Recorded]) -> str:
     """Return the statement in the docstring of configs/NAME.py on the accuracy that this project has measured."""
     measured = [
-        f"{group.recipe} {group.accuracy()} % (n = {len(group.runs)}, {group.device})"
+        f"{group.recipe} {group.accuracies()[:-1]}, {group.device})"
         for group in groups(found)
         if group.recipe.partition(":")[0] == name
     ]

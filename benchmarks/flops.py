@@ -32,8 +32,9 @@ TRAINING_IMAGES = {"preact": 40_000}  # those of a report's epoch; the other rep
 # Training FLOPs per image of pre-activation or basic blocks 3-3-3 of 64/128/256 channels, by recipes.training_flops.
 RESNET20_WIDE = 3.886e9
 # (Name, FLOPs, test accuracy in percent), of:
-# - airbench, means of many runs, with the PFLOPs that its README states: github.com/KellerJordan/cifar10-airbench
-#   (Jordan, 2024, arXiv:2404.00498), which also states the standard training of a ResNet-18 of 11 million parameters.
+# - airbench, means of many runs, with six views of each image, and the PFLOPs that its README states:
+#   github.com/KellerJordan/cifar10-airbench (Jordan, 2024, arXiv:2404.00498), which also states the standard training
+#   of a ResNet-18 of 11 million parameters.
 # - WRN-20-4 and CutMix, 300 epochs, medians of 3 runs, 4.56 % and 3.62 % errors: github.com/hysts/pytorch_cutmix
 # - ResNet-20 of width 64, 750,000 steps of 128 images, one run, the best of ten evaluations: V. Gripon's script
 PUBLISHED_TRAININGS = (
@@ -86,6 +87,8 @@ def of_runs(results: Path) -> Iterator[Point]:
     for group in accuracy.groups(found):
         flops = statistics.mean(recipes.training_flops(run.config) * run.images for run in group.runs)
         yield Point(group.recipe, HERE, flops, 100 * statistics.mean(group.values("test_accuracy")))
+        if views := group.values("tta_accuracy"):
+            yield Point(f"{group.recipe}, six views", HERE, flops, 100 * statistics.mean(views))
     for run in found:
         if run.changes and not run.config.train.teacher and "test_accuracy" in run.results:
             flops = recipes.training_flops(run.config) * run.images

@@ -160,6 +160,7 @@ OF_RUNS = (
     (
         "Test accuracy of the recipes",
         "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run.\n"
+        "The six views are those with which the published records are measured: `evaluate --tta=flip,shift`.\n"
         "CPUs were shared with other work, so times on them are upper bounds.",
         accuracy.trained,
     ),
@@ -251,7 +252,7 @@ def overview_rows(recipe: str, found: list[Recorded], folder: Path) -> list[list
     name, _, word = recipe.partition(":")
     ours = [
         [
-            f"{group.accuracy()} % (n = {len(group.runs)})",
+            group.accuracies(),
             span(group.values("epochs")),
             span(group.values("train_examples")),
             f"{group.seconds()} on {group.device}",

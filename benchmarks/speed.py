@@ -25,8 +25,11 @@ from ml_collections import FrozenConfigDict
 from benchmarks import command_line, recipes, record, tables
 from resnet_flax.commands.evaluate import View, flip, over_views, shift
 from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.models.torch_weights import Variables
+from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
+from resnet_flax.workdir.predictions import Predictions
 
 TARGETS = {"94": "speed94", "95": "speed95", "96": "speed96"}  # percent -> the recipe that is meant to reach it
 SMALL = (
@@ -60,17 +63,23 @@ def measure(config: FrozenConfigDict) -> dict:
     seconds = (finished - compiled) * steps / (steps - first) + time.perf_counter() - finished
     test = run.data.test
     assert test
-    views = flip(shift([View(test.images)]))
-    found = [run.classifier.evaluate(state.variables, Split(view.images, test.labels)) for view in views]
+    plain, over_six = evaluate(run.classifier, state.variables, test)
     return {
-        "accuracy": found[0].accuracy,
-        "tta_accuracy": over_views(found, [view.weight for view in views]).accuracy,
-        "loss": round(found[0].loss, 4),
+        "accuracy": plain.accuracy,
+        "tta_accuracy": over_six.accuracy,
+        "loss": round(plain.loss, 4),
         "seconds": round(seconds, 3),
         "with_compiling": round(finished - started, 1),
         "images_per_second": round(steps * config.train.batch_size / seconds),
         "parameters": run.parameters,
     }
+
+
+def evaluate(classifier: Classifier, variables: Variables, test: Split) -> tuple[Predictions, Predictions]:
+    """Return the predictions for the images as they are, and those with the six views of the published records."""
+    views = flip(shift([View(test.images)]))
+    found = [classifier.evaluate(variables, Split(view.images, test.labels)) for view in views]
+    return found[0], over_views(found, [view.weight for view in views])
 
 
 def table(lines: Sequence[dict]) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from benchmarks import accuracy, recipes, runs
+from benchmarks import accuracy, recipes, runs, speed
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
+from resnet_flax.main import main as train
 
 COLUMNS = "epoch,step,learning_rate,momentum,train_loss,train_accuracy,val_loss,val_accuracy"
 
@@ -68,6 +69,18 @@ def test_recorded_is_what_a_finished_run_has_and_nothing_else(small_runs, tmp_pa
         assert run.images == 4 * 512
 
 
+def test_a_run_of_a_recipe_for_speed_is_also_recorded_with_the_views_of_the_records(
+    small_runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(speed, "TARGETS", {"94": "tiny"})
+    recorded = [runs.read_one(runs.record(workdir, tmp_path)) for workdir in small_runs]
+    capsys.readouterr()
+    for run, workdir in zip(recorded, small_runs, strict=True):
+        assert train(["evaluate", f"--workdir={workdir}", "--tta=flip,shift"]) == 0
+        [line] = [line for line in capsys.readouterr().out.splitlines() if " 6 views" in line]
+        assert f"{run.results['tta_accuracy']:.2%}" in line
+
+
 def test_a_run_of_an_older_version_is_completed(small_runs, tmp_path):
     workdir = tmp_path / "old"
     shutil.copytree(small_runs[0], workdir, ignore=shutil.ignore_patterns("checkpoints"))
@@ -109,6 +122,18 @@ def test_recipes_changed_runs_and_runs_in_progress_are_listed_apart(tmp_path):
     )
     assert accuracy.statement("preact", found) == "This project: preact:fast 91.50 ± 0.71 % (n = 2, an unnamed CPU)."
     assert accuracy.statement("resnet_443", found) == "This project: not yet measured."
+
+
+def test_both_accuracies_are_stated_where_all_runs_have_both(tmp_path):
+    for seed in range(2):
+        runs.record(made(tmp_path / f"{seed}", "preact:fast", 0.93, seed=seed), tmp_path)
+    one, other = runs.read(tmp_path)
+    one.results["tta_accuracy"] = 0.94
+    [group] = accuracy.groups([one, other])
+    assert group.accuracies() == "93.00 ± 0.00 % (n = 2)"
+    other.results["tta_accuracy"] = 0.95
+    assert group.accuracies() == "93.00 ± 0.00 %, 94.50 ± 0.71 % with six views (n = 2)"
+    assert "| 93.00 ± 0.00 | 94.50 ± 0.71 | 2 |" in accuracy.trained([one, other])
 
 
 def test_every_recorded_run_is_as_its_folder_says():
