@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
     @property
     def device(self) -> str:
-        return " and ".join(sorted({run.device for run in self.runs}))
+        return " or ".join(sorted({run.device for run in self.runs}))
 
     def values(self, name: str) -> list:
         return [run.results[name] for run in self.runs if run.results.get(name) is not None]

@@ -189,9 +189,13 @@ def megabytes(amount: float) -> float:
     return round(amount / 1e6, 1)
 
 
-def same_case(line: dict, case: dict) -> bool:
-    """Return whether a line of the journal is about the same program, at any commit."""
-    return line["case"] | {"commit": ""} == case | {"commit": ""}
+def same_program(line: dict, case: dict, made: dict) -> bool:
+    """Return whether a line of the journal is about the same case, at any commit, by the same version of jax."""
+    return line["case"] | {"commit": ""} == case | {"commit": ""} and jax_version(line["made"]) == jax_version(made)
+
+
+def jax_version(made: dict) -> str:
+    return made["versions"]["jax"]
 
 
 def regression(before: dict, after: dict) -> str:
@@ -204,8 +208,8 @@ def regression(before: dict, after: dict) -> str:
 
 
 def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
-    """Log what was found and return "", or else return how it is worse than the newest line of its case."""
-    earlier = [line["found"] for line in journal.lines() if same_case(line, case)]
+    """Log what was found and return "", or else return how it is worse than the newest line of its program."""
+    earlier = [line["found"] for line in journal.lines() if same_program(line, case, journal.made)]
     worse = regression(earlier[-1], found) if earlier else ""
     if worse and not accept:
         return f"{case['target']} {case['recipe']}: {worse}"
@@ -214,7 +218,8 @@ def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
 
 
 def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
-    """Return the (first, newest) line of each case that changes no field, in the order of targets and recipes."""
+    """Return the newest line of each case that changes no field, in the order of targets and recipes, as (the first one
+    by the same version of jax, the newest)."""
     cases: dict[tuple, list[dict]] = {}
     for line in lines:
         if not line["case"]["changes"]:
@@ -222,7 +227,12 @@ def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
             cases.setdefault(key, []).append(line)
     places = {recipe: place for place, recipe in enumerate(ALL)}  # other recipes come last
     in_order = sorted(cases, key=lambda key: (key[0], places.get(key[1], len(ALL)), *key[1:]))
-    return [(cases[key][0], cases[key][-1]) for key in in_order]
+    pairs = []
+    for key in in_order:
+        last = cases[key][-1]
+        first = next(line for line in cases[key] if jax_version(line["made"]) == jax_version(last["made"]))
+        pairs.append((first, last))
+    return pairs
 
 
 def tables(lines: list[dict]) -> str:
@@ -241,7 +251,7 @@ def target_tables(target: str, pairs: list[tuple[dict, dict]]) -> str:
     kinds = sorted({kind for line in lines for kind in line["found"]["groups"]})
     shares = [[named(line), *(share(line["found"]["groups"].get(kind)) for kind in kinds)] for line in lines]
     parts = [
-        f"### {target}: {made['device']}, jax {made['versions']['jax']}, commit {commits}",
+        f"### {target}: {made['device']}, jax {jax_version(made)}, commit {commits}",
         table(COLUMNS, [row(*pair) for pair in pairs]).strip(),
         "Kernels / MB by what they are for:",
         table(["recipe", *kinds], shares).strip(),
@@ -258,7 +268,7 @@ def share(group: list[float] | None) -> str:
 
 
 def row(first: dict, line: dict) -> list[str]:
-    """Return the cells of a line under COLUMNS; "at first" is empty if it is itself the first line of its case."""
+    """Return the cells of a line under COLUMNS; "at first" is empty if it is itself the first one."""
     found, before = line["found"], first["found"] if first is not line else {}
     numbers = [
         line["case"]["batch"],

@@ -36,7 +36,8 @@ RESNET20_WIDE = 3.886e9
 #   github.com/KellerJordan/cifar10-airbench (Jordan, 2024, arXiv:2404.00498), which also states the standard training
 #   of a ResNet-18 of 11 million parameters.
 # - WRN-20-4 and CutMix, 300 epochs, medians of 3 runs, 4.56 % and 3.62 % errors: github.com/hysts/pytorch_cutmix
-# - ResNet-20 of width 64, 750,000 steps of 128 images, one run, the best of ten evaluations: V. Gripon's script
+# - ResNet-20 of width 64, 750,000 steps of 128 images, one run, the best of ten evaluations:
+#   github.com/vgripon/SOTA-routine, main.py
 PUBLISHED_TRAININGS = (
     ("airbench94", 0.36e15, 94.01),
     ("airbench95", 1.4e15, 95.01),

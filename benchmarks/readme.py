@@ -159,9 +159,10 @@ def profile(found: list[dict]) -> str:
 OF_RUNS = (
     (
         "Test accuracy of the recipes",
-        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run.\n"
-        "The six views are those with which the published records are measured: `evaluate --tta=flip,shift`.\n"
-        "CPUs were shared with other work, so times on them are upper bounds.",
+        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run, and\n"
+        "for the recipes for speed once more with the six views of the published records, `evaluate --tta=flip,shift`.\n"
+        "All runs on CPUs compute in float32, with the instructions named. CPUs were shared with other work, so times on\n"
+        "them are upper bounds.",
         accuracy.trained,
     ),
     (
@@ -194,7 +195,9 @@ SECTIONS = (
     (
         "step",
         "Images per second of a training step, compared with PyTorch",
-        "Both with SGD and momentum. PyTorch is eager unless compiled, in the faster memory format of those measured.",
+        "Both with SGD and momentum. PyTorch is eager unless compiled, in the faster memory format of those measured.\n"
+        "Medians of all rounds; on the EPYC with half-rate AVX-512 these are of two kinds: "
+        "[step.md](../benchmarks/results/step.md).",
         step,
     ),
     (
@@ -261,7 +264,7 @@ def overview_rows(recipe: str, found: list[Recorded], folder: Path) -> list[list
         if group.recipe == recipe
     ]
     ours += [[text, "", "", ""] for text in fastest_to_target(name, folder)]
-    link = f"[{name}{':fast' if word == 'fast' else ''}](configs/{name}.py)"
+    link = f"[{recipe}](configs/{name}.py)"
     architecture = ["the same, 10 epochs of Muon", ""] if word == "fast" else network(name)
     return [[link, *architecture, reported(recipe), *cells] for cells in ours or [[accuracy.UNMEASURED, "", "", ""]]]
 

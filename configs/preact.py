@@ -13,7 +13,7 @@ in another place) and early stopping within 100 epochs. It does not state:
 - Whether BatchNorm follows the last block. It does in the paper (He et al., 2016), but neither in the common CIFAR code
   on which the report is based nor here; `--config.model.final_norm` adds it: 2,796,714 parameters.
 
-This project: preact:fast 92.88 ± 0.15 % (n = 3, 2 cores of AMD EPYC with AVX2 and an unnamed CPU).
+This project: preact:fast 92.88 ± 0.15 % (n = 3, 2 cores of AMD EPYC with AVX2 or an unnamed CPU).
 """
 
 from resnet_flax.config import fast, recipe

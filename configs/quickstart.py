@@ -1,4 +1,4 @@
-"""A tiny residual network on the handwritten digits of scikit-learn: the whole program in a minute on a laptop.
+"""A tiny residual network on the handwritten digits of scikit-learn: the whole program in a minute or two.
 
 python -m resnet_flax.main --config=configs/quickstart.py
 """

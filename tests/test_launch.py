@@ -487,7 +487,7 @@ def test_skypilot_starts_a_process_on_each_machine(tmp_path):
     python.write_text('#!/usr/bin/env bash\necho $JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID "$@"\n')
     python.chmod(0o755)
     said = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
-    environment = os.environ | said | {"WORDS": task["envs"]["WORDS"]}
+    environment = os.environ | said | {name: task["envs"][name] for name in ("NAME", "WORDS")}
     done = subprocess.run(["bash", "-c", task["run"]], env=environment, cwd=tmp_path, capture_output=True, text=True)
     expected = "10.0.0.1:8476 2 1 -m resnet_flax.main --config=configs/preact.py --workdir=/runs/resnet-flax\n"
     assert done.stdout == expected, done.stderr

@@ -110,14 +110,17 @@ def test_a_program_that_has_become_worse_is_logged_only_if_that_is_accepted(tmp_
     assert len(journal.lines()) == (1 if worse else 2)
     assert compiled.log(journal, later, found, accept=True) == ""
     assert journal.lines()[-1]["found"].get("accepted", "") == worse
-    assert compiled.log(journal, case | {"batch": 64}, {"kernels": 900, "MB": 900.0}, accept=False) == ""
+    much = {"kernels": 900, "MB": 900.0}
+    assert compiled.log(journal, case | {"batch": 64}, much, accept=False) == ""
+    journal.made = {**journal.made, "versions": {"jax": "0.99"}}  # which compiles different programs
+    assert compiled.log(journal, case | {"commit": "c"}, much, accept=False) == ""
 
 
 def test_no_logged_program_is_worse_than_the_one_before_it_unless_that_was_accepted():
     lines = Journal("compiled").lines()
     assert lines
     for index, line in enumerate(lines):
-        before = [earlier for earlier in lines[:index] if compiled.same_case(earlier, line["case"])]
+        before = [earlier for earlier in lines[:index] if compiled.same_program(earlier, line["case"], line["made"])]
         if before:
             worse = compiled.regression(before[-1]["found"], line["found"])
             assert worse == line["found"].get("accepted", ""), line["case"]
