@@ -135,12 +135,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=record.RESULTS, help="the folder of the log")
     parser.add_argument("--workdir", type=Path, default=Path("runs/ablation"))
     arguments, shared = command_line.read(parser)
-    journal = record.Journal(NAME, arguments.output)
     for change in ("", *arguments.change):
         changes_of(arguments.base, change, shared)  # a mistake is reported before anything is trained
     for seed in range(arguments.seeds):
         for change in ("", *arguments.change):
             case = case_of(arguments.base, change, shared, seed)
+            journal = record.Journal(NAME, arguments.output)  # anew, for the date and load of this run
             if not journal.has(case):
                 code, found = run(case, arguments.workdir)
                 if code:

@@ -8,18 +8,27 @@
 #
 # OUTPUT/parts then has what the next start needs, the logs and the checkpoints of each unfinished run, in files of at
 # most 15 MB, small enough to carry anywhere. A start unpacks it if OUTPUT has no unfinished runs. After
-# SIGTERM or Ctrl-C the benchmark saves first.
+# SIGTERM or Ctrl-C the benchmark saves first. Without a GPU, or a package that trainings need, nothing starts.
 set -u
-cd "$(dirname "$0")/.." || exit
-data=$1 output=${2:-benchmarks/results}
 end=$(($(date +%s) + ${3:-570}))
+data=$(realpath -- "$1") || exit
+project=$(realpath -- "$(dirname "$0")/..") || exit
+mkdir -p "${2:-$project/benchmarks/results}" || exit
+output=$(realpath -- "${2:-$project/benchmarks/results}") || exit
+cd "$project" || exit
 reserve=20 # seconds for saving a run and for packing
 unfinished=$output/unfinished
 child= flags=
 
+"${PYTHON:-python3}" -c '
+import jax, ml_collections, orbax.checkpoint, tensorboardX
+assert jax.default_backend() == "gpu", f"JAX computes on {jax.devices()[0]}, not on a GPU"
+' || exit
 mkdir -p "$unfinished"
-if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ]; then
-    cat "$output"/parts/* | tar -xzf - -C "$output"
+if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ] && ! cat "$output"/parts/* | tar -xzf - -C "$output"; then
+    echo "error: the files in $output/parts are damaged or incomplete: copy all of them again, or delete them" >&2
+    rm -rf "$unfinished"
+    exit 1
 fi
 
 # pack: write OUTPUT/parts
@@ -30,10 +39,13 @@ pack() {
         find . -maxdepth 1 -name '*.jsonl'
         find runs -type f
         for run in unfinished/*; do
-            [ -f "$run/report/results.json" ] && continue
-            find "$run" -maxdepth 1 -type f
-            # All that the run keeps, as it may end with an older one than the newest.
-            find "$run/checkpoints" -maxdepth 1 -name '[0-9]*' | grep -E '/[0-9]+$'
+            recorded=runs/${run#*/} # or with the device's name
+            [ -f "$recorded/results.json" ] || ls "$recorded"-*/results.json > /dev/null && continue
+            find "$run" "$run/report/results.json" -maxdepth 1 -type f
+            # The newest checkpoint; with validation all, as the run may end with an older one.
+            kept=$(ls "$run/checkpoints" | grep -xE '[0-9]+' | sort -n)
+            grep -q '"validation": ""' "$run/config.json" && kept=$(echo "$kept" | tail -n 1)
+            for step in $kept; do find "$run/checkpoints/$step" -type f; done
         done
     } 2>/dev/null | tar -czf - -T - | split -b 15m - parts/part)
 }
@@ -65,18 +77,18 @@ stage() {
 
 train() { stage 570 reproduce --config.data.dir="$data" --workdir="$unfinished" --recipes="$1"; }
 
-stage 120 speed --targets=94 --config.data.dir="$data"
-stage 200 throughput --dtypes=bfloat16 --batches=recipe --parts=loop --ways=grouped,looped --steps=16
+stage 150 speed --targets=94 --config.data.dir="$data"
 train speed94:full,speed95:full,preact:fast,resnet18_w42:fast,resnet_large:fast,resnet_2322:fast
 train resnet_443:fast,resnet_353:fast,preact
-stage 200 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped,looped --steps=14
+stage 200 throughput --dtypes=bfloat16 --batches=recipe --parts=loop --ways=grouped,looped --steps=16
+stage 200 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped
 stage 300 speed --targets=95,96 --config.data.dir="$data"
 train speed96:full,resnet_2322,resnet18_w42,resnet_353,resnet_443,resnet_large
 stage 150 profile --recipes=resnet_353,preact
 stage 300 step --batch=128
 
 # Settings that might make a step faster, to be compared with the same training without them.
-tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped --steps=14 "$@"; }
+tried() { stage 60 throughput --dtypes=bfloat16 --batches=512 --parts=loop --ways=grouped "$@"; }
 flagged() { flags=$1; tried --recipes=preact,resnet_353; flags=; }
 tried
 flagged --xla_gpu_enable_command_buffer=
@@ -86,5 +98,5 @@ flagged --xla_gpu_enable_latency_hiding_scheduler=true
 flagged --xla_gpu_enable_triton_gemm=false
 flagged --xla_gpu_exhaustive_tiling_search=true
 tried --recipes=resnet18_w42 '--config.model.widths=(48,96,192,384)' --config.model.max_params=0
-stage 240 startup --feeds=device --rounds=3 --config.data.dir="$data"
+stage 240 startup --feeds=device --rounds=1 --config.data.dir="$data"
 stage 570 throughput

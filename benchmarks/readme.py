@@ -159,10 +159,10 @@ def profile(found: list[dict]) -> str:
 OF_RUNS = (
     (
         "Test accuracy of the recipes",
-        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run, and\n"
-        "for the recipes for speed once more with the six views of the published records, `evaluate --tta=flip,shift`.\n"
-        "All runs on CPUs compute in float32, with the instructions named. CPUs were shared with other work, so times on\n"
-        "them are upper bounds.",
+        "Mean and standard deviation over n seeds on CIFAR-10; the test split is evaluated once, at the end of a run,\n"
+        "and for the recipes for speed once more, with the six views of the published records: `--tta=flip,shift`.\n"
+        "All runs on CPUs compute in float32, with the instructions named. CPUs were shared with other work, so times\n"
+        "on them are upper bounds.",
         accuracy.trained,
     ),
     (

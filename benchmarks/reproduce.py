@@ -9,8 +9,9 @@ data are.
 
 The same command resumes a stopped benchmark: each run has its own folder below --workdir, and finished runs are not
 repeated; --again trains them anew, in further folders, and records the new runs in their place. Each run is recorded as
-benchmarks.runs does, even one that a signal stops. Checkpoints are written every 10 epochs and when Ctrl-C or SIGTERM
-stops a run, so they cost little time.
+benchmarks.runs does, even one that a signal stops. After a crash the next run begins, and the exit code is 70 at the
+end. Checkpoints are written every 10 epochs, when Ctrl-C or SIGTERM stops a run and, if it validates, after each epoch
+that is the best so far.
 
 --epochs and --train-examples make short runs, with the schedule scaled to fewer epochs. They show that everything works
 but reproduce nothing, and the tables say so.
@@ -18,7 +19,9 @@ but reproduce nothing, and the tables say so.
 
 import contextlib
 import itertools
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,7 +90,11 @@ def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bo
     if (output / runs.RUNS / runs.name_of(config, device) / "results.json").exists() and not again:
         return 0
     workdir = next(one for one in folders(workdirs / runs.name_of(config)) if not (again and read_results(one)))
-    code = train([f"--config={recipes.file(recipe)}", recipes.CHECKPOINTS, *changes, f"--workdir={workdir}"])
+    try:
+        code = train([f"--config={recipes.file(recipe)}", recipes.CHECKPOINTS, *changes, f"--workdir={workdir}"])
+    except Exception:  # of the compiler or the device, which may not crash in other runs
+        traceback.print_exc()
+        code = os.EX_SOFTWARE
     with contextlib.suppress(UserError) if code else contextlib.nullcontext():  # perhaps no epoch is finished
         print(runs.record(workdir, output), flush=True)
     return code

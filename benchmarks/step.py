@@ -2,7 +2,8 @@
 
 Both train the same networks with SGD and momentum on a batch that is on the device. The variants take turns in one
 process, so noise affects all alike. Ours run in a loop of the compiled program, as in training with the data on the
-device. Float32 means each framework's default, which is TF32 in convolutions on an NVIDIA GPU.
+device: on a GPU one of GROUP steps, as the length of the loop must be known there (training.dispatch). Float32 means
+each framework's default, which is TF32 in convolutions on an NVIDIA GPU.
 """
 
 import os
@@ -25,6 +26,7 @@ from resnet_flax.models.resnet import ResNet
 from resnet_flax.parallel.devices import Jit
 from resnet_flax.training.step import Totals, init_state, train_step
 
+GROUP = 10
 NETWORKS = ("preact", "resnet_large", "resnet_353")
 Program = Callable[[int], None]  # runs a number of steps and waits for them
 
@@ -34,8 +36,10 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray, dtype: str) -> Progr
     optimizer = optax.sgd(0.01, momentum=0.9)
     step = partial(train_step, model=model, optimizer=optimizer, seed=0)
 
+    group = GROUP if jax.default_backend() == "gpu" else 0
+
     def steps(state, totals, batch, count):
-        return jax.lax.fori_loop(0, count, lambda _, carry: step(*carry, batch), (state, totals))
+        return jax.lax.fori_loop(0, group or count, lambda _, carry: step(*carry, batch), (state, totals))
 
     compiled = Jit().compile(steps, sharded=(2,), donate=(0,))
     batch = jax.device_put({"image": images, "label": labels})
@@ -44,7 +48,8 @@ def ours(name: str, images: np.ndarray, labels: np.ndarray, dtype: str) -> Progr
 
     def run(count: int) -> None:
         nonlocal state
-        state, totals = compiled(state, Totals.zero(), batch, count)
+        for _ in range(count // group if group else 1):
+            state, totals = compiled(state, Totals.zero(), batch, count)
         jax.block_until_ready(totals)
 
     return run
@@ -59,7 +64,8 @@ def theirs(name: str, images: np.ndarray, labels: np.ndarray, dtype: str, channe
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = reference.ResNet(**models.architecture(name)).to(device, memory_format=layout).train()
-    forward = torch.compile(module) if compiled else module
+    graphs = "reduce-overhead" if device == "cuda" else "default"  # CUDA graphs, which ours have, too
+    forward = torch.compile(module, mode=graphs) if compiled else module
     optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
     x = reference.channels_first(images).to(device, memory_format=layout)
     y = torch.from_numpy(labels).long().to(device)
@@ -95,7 +101,7 @@ def warm(variants: Iterable[str], name: str, images: np.ndarray, labels: np.ndar
     for variant in variants:
         try:
             program = VARIANTS[variant](name, images, labels)
-            program(2)
+            program(GROUP)
         except Exception as error:  # PyTorch or its compiler is missing; they raise many kinds of errors
             print(
                 f"{name}: {variant} does not run here, {type(error).__name__}: {(str(error) or ' ').splitlines()[0]}",
@@ -114,7 +120,7 @@ def speeds(programs: dict[str, Program], batch: int, rounds: int, seconds: float
         program(count)
         return time.perf_counter() - started
 
-    counts = {variant: max(2, int(seconds / timed(program, 2) * 2)) for variant, program in programs.items()}
+    counts = {v: GROUP * max(1, round(seconds / timed(program, GROUP))) for v, program in programs.items()}
     measured: dict[str, list[float]] = {variant: [] for variant in programs}
     for _ in range(rounds):
         for variant, program in programs.items():
@@ -131,11 +137,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="per variant and round")
     arguments = parser.parse_args()
     journal = record.Journal("step", arguments.output, arguments.again)
+    flags = record.changes_to_log([])
     rng = np.random.default_rng(0)
     images = rng.normal(size=(arguments.batch, 32, 32, 3)).astype(np.float32)
     labels = rng.integers(0, 10, arguments.batch, np.int32)
     for name in arguments.networks:
-        cases = {v: {"network": name, "batch": arguments.batch, "variant": v} for v in arguments.variants}
+        case = {"network": name, "batch": arguments.batch} | ({"changes": flags} if flags else {})
+        cases = {variant: case | {"variant": variant} for variant in arguments.variants}
         programs = warm([v for v, case in cases.items() if not journal.has(case)], name, images, labels)
         for variant, rates in speeds(programs, arguments.batch, arguments.rounds, arguments.seconds).items():
             median = round(statistics.median(rates), 1)

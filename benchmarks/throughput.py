@@ -7,7 +7,7 @@ part  step      training steps on one batch that stays on the device
       loop      both, as in training
 way   single    one step per dispatch, sent ahead of the device
       looped    --steps steps per dispatch, in a loop of the compiled program, which takes its length as an argument
-      grouped   the same, with a length that the compiler knows, as training does on a GPU (loop only)
+      grouped   the same, with the length that training has on a GPU, which the compiler knows (loop only)
       unrolled  the same, one after the other in the compiled program (step only)
       host      one step per dispatch, with batches that tf.data makes on the host (feed, loop)
 
@@ -33,10 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import command_line, recipes, record
+from resnet_flax.cache import keep_compiled_programs
 from resnet_flax.data import host_feed
 from resnet_flax.data.device_feed import DeviceFeed
 from resnet_flax.parallel.devices import local_rows
-from resnet_flax.training.dispatch import at, device_steps, host_steps
+from resnet_flax.training.dispatch import at, device_steps, group_length, host_steps
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.train import IN_FLIGHT
@@ -139,10 +140,10 @@ def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
     return done / (time.perf_counter() - started)
 
 
-def cases(part: str, ways: Sequence[str], steps: Sequence[int]) -> list[dict]:
-    """Return a case for each of the `ways` that the part has and, with several steps per dispatch, for each number."""
-    several = ("looped", "unrolled", "grouped")
-    found = [(way, n) for way in ways if way in PARTS[part][1] for n in (steps if way in several else (1,))]
+def cases(part: str, ways: Sequence[str], steps: Sequence[int], group: int) -> list[dict]:
+    """Return a case for each of the `ways` that the part has and each number of steps per dispatch; grouped: `group`"""
+    numbers = {"looped": steps, "unrolled": steps, "grouped": (group,)}
+    found = [(way, n) for way in ways if way in PARTS[part][1] for n in numbers.get(way, (1,))]
     return [{"part": part, "way": way, "steps": n} for way, n in found]
 
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="per measurement and round")
     parser.add_argument("--examples", type=int, default=50_000, help="size of the training split")
     arguments, changes = command_line.read(parser)
+    keep_compiled_programs()
     journal = record.Journal("throughput", arguments.output, arguments.again)
     ways = usable(arguments.ways)
     with tempfile.TemporaryDirectory() as folder:
@@ -212,7 +214,7 @@ def main() -> None:
             wanted = [
                 named | ({} if part == "feed" else {"dtype": dtype}) | case
                 for part in arguments.parts
-                for case in cases(part, ways, arguments.steps)
+                for case in cases(part, ways, arguments.steps, group_length(run.stream.steps_per_epoch))
             ]
             wanted = [case for case in wanted if not journal.has(case)]
             measured = measure(run, wanted, arguments.rounds, arguments.seconds) if wanted else []

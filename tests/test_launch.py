@@ -229,24 +229,43 @@ def test_slurm_starts_a_process_for_each_gpu():
     assert refused.stderr == "error: --gpus-per-node is 8 and --ntasks-per-node 4: make them equal\n"
 
 
-# What srun does in these tests: a run that saves and stops when it is asked to.
-SRUN = "trap 'exit 143' TERM; echo $$ > {folder}/srun.pid; for _ in $(seq 500); do sleep 0.02; done"
+# What srun does in these tests: SIGTERM to itself kills its tasks, as the real one does; SIGUSR2 stands for a SIGTERM
+# to its tasks, which the run answers by saving and stopping.
+SRUN = """trap 'exit 137' TERM; trap 'exit {code}' USR2
+echo $$ > {folder}/srun.pid; for _ in $(seq 500); do sleep 0.02; done"""
+SCANCEL = '[[ "$*" == "--signal=TERM 7" ]] && kill -USR2 "$(cat {folder}/srun.pid)"'
 
 
-@pytest.mark.parametrize(("sent", "requeued"), [(signal.SIGUSR1, "requeue 7\n"), (signal.SIGTERM, "")])
-def test_slurm_queues_a_run_again_that_ran_out_of_time_but_not_one_that_was_cancelled(tmp_path, sent, requeued):
-    environment = stand_in(tmp_path, "srun", SRUN.format(folder=tmp_path))
-    stand_in(tmp_path, "scontrol", 'echo "$@"')
+@contextlib.contextmanager
+def slurm_job(folder: Path, code: int):
+    """Yield a job whose run, when it is asked to stop, ends with this code, and a function that asks it."""
+    environment = stand_in(folder, "srun", SRUN.format(folder=folder, code=code))
+    stand_in(folder, "scancel", SCANCEL.format(folder=folder))
+    stand_in(folder, "scontrol", 'echo "$@"')
     job = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "7"}
     command = [str(ROOT / "launch" / "slurm.sh"), *WORDS]
-    script = subprocess.Popen(command, env=os.environ | environment | job, stdout=subprocess.PIPE, text=True)
-    for _ in range(500):
-        if (tmp_path / "srun.pid").exists() and (tmp_path / "srun.pid").read_text():
-            break
-        time.sleep(0.02)
-    script.send_signal(sent)
-    assert script.communicate(timeout=20)[0] == requeued
+    with subprocess.Popen(command, env=os.environ | environment | job, stdout=subprocess.PIPE, text=True) as script:
+        while not (folder / "srun.pid").exists() or not (folder / "srun.pid").read_text():
+            time.sleep(0.02)
+        yield script, lambda: os.kill(int((folder / "srun.pid").read_text()), signal.SIGUSR2)
+
+
+def test_slurm_queues_a_run_again_that_ran_out_of_time(tmp_path):
+    with slurm_job(tmp_path, 143) as (script, _):
+        script.send_signal(signal.SIGUSR1)
+        assert script.communicate(timeout=20)[0] == "requeue 7\n"
     assert script.returncode == 143
+
+
+@pytest.mark.parametrize("code", [143, 70])
+def test_slurm_neither_queues_nor_starts_again_a_run_that_was_cancelled(tmp_path, code):
+    with slurm_job(tmp_path, code) as (script, stop_tasks):
+        script.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        assert script.poll() is None  # the run is saving
+        stop_tasks()
+        assert script.communicate(timeout=20)[0] == ""
+    assert script.returncode == code
 
 
 @pytest.mark.parametrize("code", [0, 1, 4, 143])
@@ -263,17 +282,6 @@ def test_slurm_starts_a_run_that_crashes_again_but_not_for_ever(tmp_path, crashe
     done = launch("slurm.sh", *WORDS, SLURM_NTASKS_PER_NODE="1", SLURM_GPUS_ON_NODE="1", **environment)
     assert done.returncode == code
     assert (tmp_path / "starts").read_text() == "start\n" * 3
-
-
-def test_slurm_does_not_start_a_run_again_that_crashes_when_it_is_stopped(tmp_path):
-    srun = SRUN.format(folder=tmp_path).replace("exit 143", "exit 70")
-    environment = stand_in(tmp_path, "srun", srun)
-    job = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "7"}
-    script = subprocess.Popen([str(ROOT / "launch" / "slurm.sh"), *WORDS], env=os.environ | environment | job)
-    while not (tmp_path / "srun.pid").exists() or not (tmp_path / "srun.pid").read_text():
-        time.sleep(0.02)
-    script.send_signal(signal.SIGTERM)
-    assert script.wait(timeout=20) == 70
 
 
 # gcloud with a folder as bucket, and one TPU of one host, which runs its startup script at once. A call fails once, for

@@ -11,9 +11,11 @@ import pytest
 
 from benchmarks import recipes
 
-# Stands for Python: a benchmark leaves a line in a log, and a training an unfinished run with two checkpoints. The one
-# whose module or flags are $WAITING waits for SIGTERM and then takes a moment to save.
+# Stands for Python: a benchmark leaves a line in a log, and a training two unfinished runs with two checkpoints each,
+# `b` with validation, a finished run that is recorded and one that is not. The benchmark whose module or flags are
+# $WAITING waits for SIGTERM and then takes a moment to save. The first call asks what there is, such as a GPU.
 BENCHMARK = """#!/bin/sh
+[ "$1" = -m ] || exit "${LACKING:-0}"
 for word; do case $word in --output=*) output=${word#*=} ;; --workdir=*) workdir=${word#*=} ;; esac; done
 echo "$2" >> "$output/log.jsonl"
 case "$WAITING" in
@@ -23,11 +25,19 @@ case "$WAITING" in
     for _ in $(seq 600); do sleep 0.1; done ;;
 esac
 [ "$2" = benchmarks.reproduce ] || exit 0
-mkdir -p "$output/runs/a" "$workdir/a/checkpoints/90" "$workdir/a/checkpoints/100" "$workdir/b/report"
-mkdir -p "$workdir/a/checkpoints/110.orbax-checkpoint-tmp"
-touch "$workdir/b/report/results.json" "$workdir/b/config.json" "$workdir/a/config.json" "$output/runs/a/config.json"
-touch "$workdir/a/checkpoints/90/data" "$workdir/a/checkpoints/110.orbax-checkpoint-tmp/data"
-[ -f "$workdir/a/checkpoints/100/data" ] || head -c 20000000 /dev/urandom > "$workdir/a/checkpoints/100/data"
+for run in a b recorded unrecorded; do
+    for step in 90 100 110.orbax-checkpoint-tmp; do
+        mkdir -p "$workdir/$run/checkpoints/$step"
+        touch "$workdir/$run/checkpoints/$step/data"
+    done
+    mkdir -p "$workdir/$run/report"
+    echo '{"validation": "", "test": "test"}' > "$workdir/$run/config.json"
+done
+echo '{"validation": "train[90%:]"}' > "$workdir/b/config.json"
+touch "$workdir/recorded/report/results.json" "$workdir/unrecorded/report/results.json"
+mkdir -p "$output/runs/a" "$output/runs/recorded-gpu" "$output/runs/unrecorded"
+touch "$output/runs/a/config.json" "$output/runs/recorded-gpu/results.json" "$output/runs/unrecorded/config.json"
+[ -s "$workdir/a/checkpoints/100/data" ] || head -c 20000000 /dev/urandom > "$workdir/a/checkpoints/100/data"
 """
 
 
@@ -39,7 +49,7 @@ def process(tmp_path):
     python.chmod(0o755)
 
     def process(output: Path, seconds: int = 600, waiting: str = "", shell: str = "sh") -> subprocess.Popen:
-        command = [shell, recipes.ROOT / "benchmarks" / "gpu.sh", "images", output, str(seconds)]
+        command = [shell, recipes.ROOT / "benchmarks" / "gpu.sh", tmp_path, output, str(seconds)]
         environment = os.environ | {"PYTHON": str(python), "WAITING": waiting}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -67,12 +77,42 @@ def test_what_an_unfinished_run_needs_comes_back_in_small_files(start, tmp_path)
     shutil.copytree(first / "parts", second / "parts")
     assert start(second, seconds=0) == ""  # no time is left for a stage
     files = [path.relative_to(second) for path in second.rglob("*") if path.is_file()]
-    names = {str(path) for path in files if path.parts[0] != "parts"}
-    run = "unfinished/a"
-    kept = {f"{run}/checkpoints/{step}/data" for step in (90, 100)}  # the older one may be the best
-    assert names == {"log.jsonl", "runs/a/config.json", f"{run}/config.json", *kept}
-    data = Path(run, "checkpoints", "100", "data")
+    names = {str(path) for path in files if path.parts[0] not in ("parts", "runs")}
+    assert names == {
+        "log.jsonl",
+        "unfinished/a/config.json",
+        "unfinished/a/checkpoints/100/data",
+        "unfinished/b/config.json",
+        "unfinished/b/checkpoints/90/data",  # it may be the best on validation
+        "unfinished/b/checkpoints/100/data",
+        "unfinished/unrecorded/config.json",
+        "unfinished/unrecorded/report/results.json",
+        "unfinished/unrecorded/checkpoints/100/data",
+    }
+    assert {str(path) for path in files if path.parts[0] == "runs"} == {
+        "runs/a/config.json",
+        "runs/recorded-gpu/results.json",
+        "runs/unrecorded/config.json",
+    }
+    data = Path("unfinished", "a", "checkpoints", "100", "data")
     assert (second / data).read_bytes() == (first / data).read_bytes()
+
+
+def test_files_that_did_not_all_come_along_are_refused(start, process, tmp_path):
+    output = tmp_path / "output"
+    start(output)
+    [*_, last] = sorted((output / "parts").iterdir())
+    last.unlink()
+    shutil.rmtree(output / "unfinished")
+    script = process(output)
+    assert script.communicate()[0] == "" and script.returncode == 1
+    assert not (output / "unfinished").exists()  # so the next start unpacks all of it
+
+
+def test_nothing_starts_where_a_package_or_the_gpu_is_missing(process, tmp_path, monkeypatch):
+    monkeypatch.setenv("LACKING", "1")
+    script = process(tmp_path / "output")
+    assert script.communicate()[0] == "" and script.returncode == 1
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

@@ -48,6 +48,23 @@ def test_a_run_is_done_once_and_goes_on_after_a_stop(data, monkeypatch, capsys):
     assert read_results(second).items() <= recorded.results.items()
 
 
+def test_after_a_crash_the_next_recipe_is_trained(tmp_path, monkeypatch, capsys):
+    words = ["--recipes=preact:fast,resnet_443:fast", f"--workdir={tmp_path}", f"--output={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["reproduce", *words])
+    trained = []
+
+    def train(command):
+        trained.append(command[0])
+        if len(trained) == 1:
+            raise RuntimeError("INTERNAL: autotuning failed")
+        return 1
+
+    monkeypatch.setattr(reproduce, "train", train)
+    assert reproduce.main() == 70
+    assert [word.rpartition("/")[2] for word in trained] == ["preact.py:fast", "resnet_443.py:fast"]
+    assert "INTERNAL: autotuning failed" in capsys.readouterr().err
+
+
 def test_recipes_are_named_with_their_words():
     assert reproduce.chosen("preact:sgd+relu") == "preact:sgd,relu"
     assert [reproduce.chosen(name) for name in ("preact", "resnet_353")] == ["preact", "resnet_353:full"]
@@ -82,5 +99,5 @@ def test_reported_accuracies_are_those_of_the_readme_and_of_the_docstrings():
         docstring = (recipes.ROOT / "configs" / f"{name}.py").read_text()
         assert all(f"{number} %" in docstring for number in numbers)
         if recipe == recipes.as_reported(name):
-            row = next(line for line in text.splitlines() if line.startswith(f"| [{name}]"))
+            row = next(line for line in text.splitlines() if line.startswith(f"| [{recipe}]"))
             assert all(f"{number} %" in row for number in numbers)

@@ -31,11 +31,13 @@ def test_every_part_once(monkeypatch, tmp_path, capsys):
 
 def test_each_part_has_the_cases_of_its_ways(monkeypatch, capsys):
     ways = ["single", "unrolled", "host"]
-    assert throughput.cases("feed", ways, (1, 4)) == [
+    assert throughput.cases("feed", ways, (1, 4), 15) == [
         {"part": "feed", "way": "single", "steps": 1},
         {"part": "feed", "way": "host", "steps": 1},
     ]
-    assert [case["steps"] for case in throughput.cases("step", ways, (1, 4))] == [1, 1, 4]
+    assert [case["steps"] for case in throughput.cases("step", ways, (1, 4), 15)] == [1, 1, 4]
+    grouped = throughput.cases("loop", ["grouped"], (1, 4), 15)
+    assert grouped == [{"part": "loop", "way": "grouped", "steps": 15}]
     monkeypatch.setattr(throughput.importlib.util, "find_spec", lambda name: None)
     assert throughput.usable(ways) == ["single", "unrolled"]
     assert "TensorFlow is not installed" in capsys.readouterr().out
