@@ -6,7 +6,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 from resnet_flax.text import escape_line, first_few, print_line, short_repr
 
@@ -62,6 +63,15 @@ def nearest(name: object, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"the choices are: {', '.join(first_few(names, MAX_NAMES_LISTED))}"
+
+
+def nearest_file(path: Path, extensions: Collection[str]) -> str:
+    """Return a hint for a `path` at which there is nothing: the files beside it with such an extension, "" for none."""
+    try:
+        beside = [str(file) for file in path.parent.iterdir() if file.suffix.lower() in extensions]
+    except OSError:
+        beside = []
+    return f": {nearest(path, beside)}" if beside else ""
 
 
 def lookup(kind: str, name: object, registry: dict):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.data.datasets.fingerprint import Examples, examples_of, overlap
+from resnet_flax.data.datasets.fingerprint import Examples, examples_of, share_examples
 from resnet_flax.data.datasets.load import find_arrays, load_split
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
@@ -146,9 +146,9 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     evaluated = examples_of(now, folder, split)
     there = trained_on(then, folder) if place(now) == place(then) else None
     training = f"{display_name(job.workdir)} was trained on {then.train}"
-    if (known := trained or there) and overlap(evaluated, known):
+    if (known := trained or there) and share_examples(evaluated, known):
         return f"{training} of these data, so this says little about new images"
-    if there and overlap(evaluated, there):
+    if there and share_examples(evaluated, there):
         return f"{data_name(now)} has changed since {training}: it may hold training images"
     return ""
 

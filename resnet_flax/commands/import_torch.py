@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import resolve_normalization
-from resnet_flax.errors import UserError
-from resnet_flax.models.weight_files import read_weights
+from resnet_flax.errors import UserError, nearest_file
+from resnet_flax.models.weight_files import READERS, read_weights
 from resnet_flax.optim import optimizers
 from resnet_flax.text import print_line
 from resnet_flax.training.initial import digest
@@ -28,7 +28,8 @@ def import_torch(config: FrozenConfigDict, workdir: Path, file: str, key: str = 
     """
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"there is no file {file!r}" if file else "which weights? Give --file=PATH")
+        hint = nearest_file(path, READERS)
+        raise UserError(f"there is no file {file!r}{hint}" if file else "which weights? Give --file=PATH")
     tensors = read_weights(path, key)
     variables = fit_weights(config, tensors, path)
     tree = checkpoint_template(config)

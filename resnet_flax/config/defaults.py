@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
                 checkpoint_every=1,  # epochs
                 monitor="val_accuracy",  # what selects the best epoch: "val_accuracy" or "val_loss"
                 patience=0,  # stop after this many epochs without improvement; 0 never stops early
-                min_delta=0.0,  # the smallest change of monitor that patience counts as improvement
+                min_delta=0.0,  # patience counts only larger changes of monitor as improvement
             ),
         )
     )

@@ -33,6 +33,7 @@ AXIS = "data"  # of all devices, over which a batch is spread
 # Environment variables with the number of processes, set by srun, mpirun and a Cloud TPU of several slices.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 
+NAMES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")  # variables that name the processes
 JOIN_SECONDS = 300  # how long a process waits for the others to start
 SHUTDOWN_SECONDS = 30  # how long a process that ends as it should waits for the others to end
 # Exit code if another process has died or never came: EX_TEMPFAIL of sysexits.h, which unlike 1 asks to try again.
@@ -79,10 +80,10 @@ def join(*where: Any, **options: Any) -> None:
     options |= {"initialization_timeout": 2 * JOIN_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
     try:
         jax.distributed.initialize(*where, **options)
-    except jax.errors.JaxRuntimeError as error:
-        raise UserError(
-            f"the processes of this run cannot meet at {', '.join(map(str, where))}: {reason(error)}"
-        ) from None
+    except (RuntimeError, ValueError) as error:  # of XLA, or of JAX if it does not recognise where it runs
+        place = f" at {where[0]}" if where else ""
+        names = "" if where else f"; set {', '.join(NAMES)}"
+        raise UserError(f"the processes of this run cannot meet{place}: {reason(error)}{names}") from None
     finally:
         timer.cancel()
 

@@ -64,11 +64,14 @@ def broadcast(checkpoint: Checkpoint, template: dict[str, Any]) -> Checkpoint:
 
 
 def find_source(name: str) -> Source:
-    """Return the trained weights that `name` means, see find_trained. Raises UserError if there are none."""
-    path = find_trained(name)
-    beside = path.with_name("config.json")
-    says = not path.is_file() or beside.is_file() or CONFIG_KEY in read_metadata(path)
-    return Source(display_name(path), path, complete(read_trained_config(path)) if says else None)
+    """Return the trained weights that config.train.init_from names, see find_trained. UserError if there are none."""
+    try:
+        path = find_trained(name)
+        beside = path.with_name("config.json")
+        says = not path.is_file() or beside.is_file() or CONFIG_KEY in read_metadata(path)
+        return Source(display_name(path), path, complete(read_trained_config(path)) if says else None)
+    except UserError as mistake:
+        raise UserError(f"config.train.init_from: {mistake}") from None
 
 
 def read_tensors(source: Source) -> Tensors:

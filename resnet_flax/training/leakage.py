@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import complete
-from resnet_flax.data.datasets.fingerprint import Examples, examples_of, overlap
+from resnet_flax.data.datasets.fingerprint import Examples, examples_of, share_examples
 from resnet_flax.data.datasets.load import find_arrays
 from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError
@@ -27,7 +27,7 @@ def leakage_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[s
         folder = find_arrays(config.data)
         seen = trained_on(theirs, folder)
         for split in splits:
-            if seen and overlap(examples_of(config.data, folder, split), seen):
+            if seen and share_examples(examples_of(config.data, folder, split), seen):
                 yield f"{name} was trained on {theirs.train}, so accuracy on {split} says little about new images"
 
 

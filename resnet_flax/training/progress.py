@@ -14,7 +14,7 @@ from resnet_flax.text import erase_line, print_line
 from resnet_flax.training.step import Totals
 from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
-from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_progress, write_progress
+from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_failure, remove_progress, write_progress
 
 drawing = contextlib.suppress(OSError)  # the terminal may be gone; a signal tells the run
 SHOW_SECONDS = 0.25  # between two looks at the totals; each takes longer than a fast step
@@ -50,6 +50,7 @@ class Progress:
         """Write metrics.csv with the finished epochs and start tracking; only for the first of several processes."""
         write_history(history, self.workdir / "metrics.csv")
         remove_progress(self.workdir)
+        remove_failure(self.workdir)  # of an earlier attempt
         self.tracking.start(history)
 
     def __enter__(self) -> "Progress":

@@ -61,7 +61,9 @@ class Run:
         policy = Policy(config.data.policy)
         stream = Stream(data.train, policy, train.batch_size, config.seed, config.data.concat_original)
         if stream.steps_per_epoch == 0:
-            raise UserError(f"config.train.batch_size {train.batch_size} is more than an epoch's {stream.epoch_size}")
+            raise UserError(
+                f"config.train.batch_size {train.batch_size} is more than the {stream.epoch_size} examples of an epoch"
+            )
         parallel = PARALLEL[config.parallel]()
         span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
         learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)

@@ -30,7 +30,7 @@ from resnet_flax.parallel.processes import (
 )
 from resnet_flax.text import print_line
 from resnet_flax.training.finite import check_finite, check_validation, not_finite
-from resnet_flax.training.initial import first_checkpoint
+from resnet_flax.training.initial import find_source, first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.progress import Progress
@@ -41,7 +41,7 @@ from resnet_flax.training.step import Totals, TrainState
 from resnet_flax.training.trackers import Tracker, Tracking
 from resnet_flax.workdir.checkpoints import Checkpoint, Checkpoints
 from resnet_flax.workdir.code import code_version
-from resnet_flax.workdir.folder import check_config, lock_workdir, remove_leftovers
+from resnet_flax.workdir.folder import check_config, has_begun, lock_workdir, remove_leftovers
 from resnet_flax.workdir.history import EpochRow, best_row, improvement
 from resnet_flax.workdir.identity import check_same_run
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
@@ -59,10 +59,11 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
     (the last one if nothing is held out). `trackers` follow the run, but cannot make it fail. Raises Interrupted after
     a signal, NotFinite for a diverged run, OutOfMemory with a smaller batch size to try.
     """
-    with jax.enable_x64(False), ExitStack() as locks, explained_memory(config.train.batch_size):
+    with jax.enable_x64(False), ExitStack() as locks:
         run = run_in_agreement(lambda: Run.from_config(config), Run.description)
         if results := run_on_first_process(lambda: open_workdir(locks, workdir, run)):
             return results
+        locks.enter_context(explained_memory(config.train.batch_size))
         with Tracking(workdir, run.identity["config"], trackers) as tracking:
             tracking.results = train_to_end(run, workdir, tracking)
         return tracking.results
@@ -85,6 +86,8 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
     """Lock `workdir` for `run` and return results that it already holds, or {}; UserError if it holds another run."""
     locks.enter_context(lock_workdir(workdir))
     extends = check_same_run(workdir, run.identity)
+    if run.config.train.init_from and not has_begun(workdir):
+        find_source(run.config.train.init_from)  # a mistake is reported before anything is written or compiled
     extends |= check_config(workdir, run.config)
     remove_leftovers(workdir)
     if extends:
@@ -178,7 +181,7 @@ class Loop:
                     self.save()
                 run_on_first_process(partial(self.progress.end_epoch, self.history, speed))
                 return_free_memory()
-                if not math.isnan(speed):  # NaN if the epoch was resumed at its evaluation, with nothing trained here
+                if not math.isnan(speed):  # NaN if no dispatch of this epoch was timed
                     self.speeds.append(speed)
 
     def train_epoch(self, epoch: int) -> None:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.checks import complete
-from resnet_flax.config.stored import config_to_json, differences, read_config
+from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import Damaged, UserError
 from resnet_flax.files import atomic_write, try_lock
 from resnet_flax.text import print_line
 from resnet_flax.workdir.checkpoints import steps_in
-from resnet_flax.workdir.identity import is_extension
+from resnet_flax.workdir.identity import is_extension, training_changes
 from resnet_flax.workdir.live import read_rows
 
 LOOK_SECONDS = 0.2  # longer than live.is_locked holds the lock
@@ -104,10 +104,10 @@ def check_config(workdir: Path, config: FrozenConfigDict) -> bool:
         except Damaged as damage:
             print_line(damage)
         else:
-            changed = differences(stored.to_dict(), config.to_dict())
-            if not changed:
+            if stored == config:
                 return False
-            if has_begun(workdir):
+            changed = training_changes(stored.to_dict(), config.to_dict())
+            if changed and has_begun(workdir):
                 if not is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
                     changes = "; ".join(changed)
                     raise UserError(f"{workdir} holds a run of another config ({changes}): choose another --workdir")

@@ -1,7 +1,6 @@
 """The history of a run: one row per finished epoch, in metrics.csv and in every checkpoint."""
 
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ def check_history(history: Any) -> list[EpochRow]:
     """Return `history` if it has a valid row of numbers for every epoch from the first on; ValueError if not."""
     try:
         for epoch, row in enumerate(history, 1):
-            small = all(type(value) in (int, float) and not MAX_FLOAT < abs(value) < math.inf for value in row.values())
+            finite = all(type(value) in (int, float) and abs(value) < MAX_FLOAT for value in row.values())
             shares = [row["train_accuracy"], row.get("val_accuracy", 0)]
             counts = row["epoch"] == epoch and row["step"] == epoch * history[0]["step"] and 0 < row["step"] < 2**31
-            rates = 0 <= row["learning_rate"] < math.inf and row["train_loss"] is not None
-            if not (small and counts and rates and all(0 <= share <= 1 for share in shares)):
+            complete = row["learning_rate"] >= 0 and "train_loss" in row
+            if not (finite and counts and complete and all(0 <= share <= 1 for share in shares)):
                 raise ValueError(f"row {epoch} is not a valid epoch")
             if row.keys() != history[0].keys():
                 raise ValueError(f"row {epoch} has different columns from row 1")

@@ -14,6 +14,9 @@ from resnet_flax.models import architecture
 from resnet_flax.optim.schedules import depends_on_length
 from resnet_flax.workdir.checkpoints import recorded_run
 
+# Fields that a run may change when it resumes: the fingerprint says whether the data are the same, wherever they are.
+MAY_CHANGE = ("data.dir", "train.checkpoint_every")
+
 
 def identity(config: FrozenConfigDict, data: dict[str, Examples], teacher: dict[str, str]) -> dict[str, Any]:
     """Return what a checkpoint records of its run (see Checkpoint), as JSON: a complete config, the fingerprint of its
@@ -82,4 +85,10 @@ def config_changes(old: dict, new: dict) -> list[str]:
     config = get_config()
     config.model.update(architecture(new["model"]["name"]))  # where the config has None
     defaults = json.loads(config_to_json(FrozenConfigDict(config)))
-    return differences(flatten(defaults) | flatten(old), new)
+    return training_changes(flatten(defaults) | flatten(old), new)
+
+
+def training_changes(old: dict, new: dict) -> list[str]:
+    """Return the `differences` between two configs, but for those that a run MAY_CHANGE."""
+    fields = {f"config.{field}" for field in MAY_CHANGE}
+    return [change for change in differences(old, new) if change.partition(":")[0] not in fields]

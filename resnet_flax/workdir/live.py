@@ -54,7 +54,7 @@ def read_live(workdir: Path) -> Live:
     history = read_rows(workdir / "metrics.csv")
     training = is_locked(workdir)
     progress = read_progress(workdir) if training else {}
-    failure = "" if training else read_failure(workdir, int(history[-1]["step"]) if history else 0)
+    failure = "" if training else read_failure(workdir)
     finished = bool(read_object(workdir / "report" / "results.json"))
     state = "finished" if finished else "training" if training else "failed" if failure else "stopped"
     return Live(state, epochs, history, progress, failure)
@@ -80,13 +80,19 @@ def read_progress(workdir: Path) -> dict[str, float]:
     return values if valid else {}
 
 
-def read_failure(workdir: Path, last_step: int) -> str:
-    """Return what was not finite after the last finished epoch, see training.finite; "" if nothing was."""
+def read_failure(workdir: Path) -> str:
+    """Return what was not finite when the run was last trained, see training.finite; "" if nothing was."""
     found = read_object(workdir / "nonfinite.json")
     step, what = found.get("step"), found.get("what")
-    if not isinstance(step, int) or not isinstance(what, str) or step < last_step:
+    if not isinstance(step, int) or not isinstance(what, str):
         return ""
     return f"{what} is not finite at step {step}, epoch {found.get('epoch')}"
+
+
+def remove_failure(workdir: Path) -> None:
+    """Remove nonfinite.json. Failures are ignored."""
+    with contextlib.suppress(OSError):
+        (workdir / "nonfinite.json").unlink(missing_ok=True)
 
 
 def read_rows(path: Path) -> list[EpochRow]:

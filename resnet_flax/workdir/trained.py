@@ -15,10 +15,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import resnet_flax
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config, runs_below
-from resnet_flax.errors import Damaged, UserError, nearest, reason, refuse_address
+from resnet_flax.data.augment.policy import Policy
+from resnet_flax.errors import Damaged, UserError, nearest, nearest_file, reason, refuse_address
 from resnet_flax.files import read_json
 from resnet_flax.models.torch_weights import Tensors
-from resnet_flax.models.weight_files import encode_safetensors
+from resnet_flax.models.weight_files import READERS, encode_safetensors
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.checkpoints import steps_in
@@ -58,6 +59,8 @@ def find_trained(name: str | os.PathLike) -> Path:
     path = weights_in(place_of(name))
     if (runner := RUNNERS.get(path.suffix.lower())) and path.is_file():
         raise UserError(f"{path} holds a program, not weights: call it with {runner}, or export safetensors")
+    if path.suffix.lower() in READERS and not path.exists():
+        raise UserError(f"there is no file {short_repr(str(path))}{nearest_file(path, READERS)}")
     if path.is_file():
         read_trained_results(path)  # and compare its checksum, before anything else is read
     return path
@@ -101,8 +104,17 @@ def holds_network(path: Path) -> bool:
 
 
 def read_trained_config(path: Path) -> ConfigDict:
-    """Return the config of a run, or of a file of weights, see find_trained."""
-    return read_weights_config(path) if path.is_file() else read_config(path)
+    """Return the config of a run, or of a file of weights, see find_trained.
+
+    Raises UserError if it does not say how the images were normalised, as one that a run has stored does.
+    """
+    config = read_weights_config(path) if path.is_file() else read_config(path)
+    if not Policy(config.data.policy).normalization:
+        raise UserError(
+            f"the config of {path} does not say how its images were normalised: replace normalize(auto) in "
+            "data.policy by normalize with the means and standard deviations of the three channels"
+        )
+    return config
 
 
 def read_trained_results(path: Path) -> dict[str, Any]:

@@ -223,7 +223,7 @@ WITH_DATA = [
         ["--config.data.train=train[:10%]", "--config.data.validation=train[10%:]"],
         "more than the 144 of config.data.train",
     ),
-    (["--config.train.batch_size=1294"], "config.train.batch_size 1294 is more than an epoch's 1293"),
+    (["--config.train.batch_size=1294"], "config.train.batch_size 1294 is more than the 1293 examples of an epoch"),
     (["--config.model.max_params=1000"], "78,042 parameters, more than config.model.max_params 1,000"),
     (["--config.train.epochs=2000000000", "--config.train.batch_size=1"], "more than the limit of 2**31 - 1"),
     (["--config.train.epochs=1", "--config.data.train_examples=32"], "onecycle needs more than a single step"),

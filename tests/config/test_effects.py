@@ -84,6 +84,10 @@ def lines(**changes) -> list[str]:
         ),
         (dict(train__mix_probability=0.5, train__ricap=0.3), None),
         (
+            dict(schedule__per="step"),
+            "config.schedule.per has no effect unless config.schedule.name is another than constant",
+        ),
+        (
             dict(train__small_size=16),
             "config.train.small_size has no effect unless config.train.small_share is above 0",
         ),

@@ -78,6 +78,17 @@ def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+def test_run_resumes_on_the_same_images_in_another_folder(stopped, undrawn, tmp_path, capsys):
+    photos, workdir = tmp_path / "moved", tmp_path / "run"
+    shutil.copytree(stopped[0], photos)
+    shutil.copytree(stopped[1], workdir)
+    words = [*PHOTOS, f"--config.data.dir={photos}", "--config.train.checkpoint_every=2", f"--workdir={workdir}"]
+    assert main(words) == 0
+    assert "resuming at step 8 (1 of 3 epochs finished)" in capsys.readouterr().out
+    assert json.loads((workdir / "config.json").read_text())["data"]["dir"] == str(photos)
+    assert main(["evaluate", f"--workdir={workdir}"]) == 0
+
+
 def test_finished_run_is_not_passed_off_as_one_on_other_images(stopped, undrawn, tmp_path, capsys):
     photos = tmp_path / "photos"
     shutil.copytree(stopped[0], photos)

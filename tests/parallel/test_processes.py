@@ -40,10 +40,9 @@ SMALL = [
 @pytest.fixture
 def nowhere(monkeypatch):
     """An environment that names no other processes; returns the arguments of calls of jax.distributed.initialize."""
-    ours = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")
     for name in (
         *processes.COUNTS,
-        *ours,
+        *processes.NAMES,
         "TPU_PROCESS_ADDRESSES_PATH",
         "TPU_PROCESS_ADDRESSES",
         "TPU_WORKER_HOSTNAMES",
@@ -71,6 +70,16 @@ def test_processes_that_the_environment_names_are_joined(nowhere, monkeypatch, e
         monkeypatch.setenv(name, value)
     processes.start()
     assert nowhere == ([] if arguments is None else [arguments])
+
+
+def test_processes_whose_launcher_jax_does_not_recognise_are_told_what_to_set(nowhere, monkeypatch):
+    def initialize(**options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # Open MPI 5
+    with pytest.raises(UserError, match=r"cannot meet: .* be defined.; set JAX_NUM_PROCESSES, JAX_PROCESS_ID, JAX_C"):
+        processes.start()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +280,7 @@ OTHERS = {
     "a mistake in one": (
         ["--config.train.batch_size=512"],
         {},
-        "process 1: config.train.batch_size 512 is more than an epoch's 256",
+        "process 1: config.train.batch_size 512 is more than the 256 examples of an epoch",
     ),
     "another number of devices": (
         [],

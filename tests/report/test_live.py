@@ -24,7 +24,7 @@ from resnet_flax.training.step import Totals
 from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.folder import lock_workdir
 from resnet_flax.workdir.history import read_csv
-from resnet_flax.workdir.live import PROGRESS_FIELDS, is_locked, read_live, write_progress
+from resnet_flax.workdir.live import PROGRESS_FIELDS, is_locked, read_live, remove_failure, write_progress
 from tests.report.test_page import BROWSER, Tags, look
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_a_run_that_has_not_begun_was_stopped_or_has_failed_says_so(unfinished, 
     details = {"what": "the loss or a gradient", "step": 70, "epoch": 5}
     (unfinished / "nonfinite.json").write_text(json.dumps(details))
     assert "Failed: the loss or a gradient is not finite at step 70, epoch 5." in text_of(pages.at("/"))
-    (unfinished / "nonfinite.json").write_text(json.dumps(details | {"step": 2}))  # of an attempt before
+    remove_failure(unfinished)  # as the next attempt does
     assert read_live(unfinished).state == "stopped"
     (unfinished / "metrics.csv").unlink()
     assert "epochs done 0 of 4" in text_of(pages.at("/"))

@@ -194,11 +194,24 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "wide.safetensors, which has config.model.name 'tiny', does not fit config.model 'tiny': of " in error
     assert error.count("\n") == 1
-    assert run(tmp_path / "run", *WORDS, f"--init-from={tmp_path / 'absent'}") == 1
-    assert "absent" in capsys.readouterr().err
     write_weights(tmp_path / "fits.safetensors", config_of(*WORDS), random_variables(config_of(*WORDS)))
     source = find_source(str(tmp_path / "fits.safetensors"))
     assert json.loads(config_to_json(source.config)) == json.loads(config_to_json(config_of(*WORDS)))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("absent", "{folder}/absent holds no run"),
+        ("wieghts.safetensors", "there is no file '{folder}/wieghts.safetensors': did you mean '{folder}/weights."),
+    ],
+)
+def test_weights_that_are_not_there_are_named_before_anything_is_written(tmp_path, capsys, name, hint):
+    (tmp_path / "weights.safetensors").touch()
+    assert run(tmp_path / "run", *WORDS, f"--init-from={tmp_path / name}") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"error: config.train.init_from: {hint.format(folder=tmp_path)}")
+    assert printed.out == "" and [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import resnet_flax as rf
 from benchmarks import runs
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config, read_weights_config
-from resnet_flax.errors import Damaged
+from resnet_flax.errors import Damaged, UserError
 from resnet_flax.files import MAX_TEXT_BYTES
 from resnet_flax.main import main
 from resnet_flax.workdir import trained
@@ -99,6 +99,14 @@ def test_weights_that_are_not_those_of_the_results_are_refused(damaged):
     (damaged / "results.json").write_text('{"chosen_epoch": 1}')
     with pytest.raises(Damaged, match=r"results\.json is damaged \('sha256'\)"):
         rf.load("own")
+
+
+def test_a_config_that_does_not_say_how_images_were_normalised_is_refused(tmp_path):
+    tensors = safetensors.numpy.load_file(find_trained("preact"))
+    safetensors.numpy.save_file(tensors, tmp_path / "w.safetensors")  # without the config in its metadata
+    (tmp_path / "config.json").write_text('{"model": {"name": "preact"}, "data": {"name": "cifar10"}}')
+    with pytest.raises(UserError, match=r"w.safetensors does not say how its images were normalised: replace norm"):
+        rf.load(tmp_path / "w.safetensors")
 
 
 def test_metadata_that_is_too_long_is_refused(tmp_path):

@@ -84,11 +84,7 @@ def mixed(
         return patch(xp, images, patches), patch_shares(xp, patches, size)
     own, other = images
     shares = draw_shares(xp, mixing, seed, step, size)
-    return mix(own, other, shares.pixels), (shares.label, 1 - shares.label)
-
-
-def mix(own: Array, other: Array, share: Array) -> Array:
-    return share * own + (1 - share) * other
+    return shares.pixels * own + (1 - shares.pixels) * other, (shares.label, 1 - shares.label)
 
 
 def mixup_shares(xp: Any, share: Array, size: tuple[int, int]) -> Shares:

@@ -10,6 +10,7 @@ from typing import TypedDict
 from ml_collections import ConfigDict
 
 from resnet_flax.data.datasets.load import ROLES, find_arrays, find_slice
+from resnet_flax.data.datasets.splits import overlap
 from resnet_flax.files import atomic_write, read_json, user_path
 
 CHECKSUMS = "checksums.json"  # beside decoded arrays: name of a file -> [its bytes, its time, its CRC-32]
@@ -44,10 +45,10 @@ def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
     return {"examples": len(part), "start": part.start, "digest": digest}
 
 
-def overlap(one: Examples, other: Examples) -> bool:
+def share_examples(one: Examples, other: Examples) -> bool:
     """Return whether some examples are in both."""
-    ends = (part["start"] + part["examples"] for part in (one, other))
-    return one["digest"] == other["digest"] and max(one["start"], other["start"]) < min(ends)
+    parts = (range(part["start"], part["start"] + part["examples"]) for part in (one, other))
+    return one["digest"] == other["digest"] and overlap(*parts)
 
 
 def keep_checksums(folder: Path) -> None:

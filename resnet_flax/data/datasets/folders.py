@@ -150,9 +150,9 @@ def check_classes(splits: dict[str, Path], classes: dict[str, tuple[str, ...]]) 
         raise UserError(f"folder {odd[0]} in {splits['train']} has unprintable characters in its name: rename it")
     for split, names in classes.items():
         if absent := [name for name in train if name not in names]:
-            raise UserError(f"{splits[split]} has no folder for {listed(absent)}, classes of {splits['train']}")
+            raise UserError(f"{splits[split]} lacks folders for classes of {splits['train']}: {listed(absent)}")
         if extra := [name for name in names if name not in train]:
-            raise UserError(f"{splits[split]} has folders for {listed(extra)}, not classes of {splits['train']}")
+            raise UserError(f"{splits[split]} has folders that are not in {splits['train']}: {listed(extra)}")
 
 
 def listed(classes: Sequence[str]) -> str:

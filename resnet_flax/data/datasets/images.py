@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from resnet_flax.data.datasets.pickles import read_pickle
-from resnet_flax.errors import UserError, reason
+from resnet_flax.errors import UserError, nearest_file, reason
 from resnet_flax.files import check_size, read_npy, read_npz, user_path
 from resnet_flax.text import escape_line, first_few
 
@@ -24,6 +24,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # Pillow k
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 CIFAR_BYTES = 3 * 32 * 32  # of an image in CIFAR's own files
 PICKLES = (".pkl", ".pickle", ".p")
+READ = (*IMAGES, *PICKLES, ".npy", ".npz")
 MAX_IMAGE_BYTES = 2**28  # of a file: the size of the largest image that Pillow accepts, uncompressed
 MAX_FILES_LISTED = 20  # files that could not be read
 
@@ -132,7 +133,7 @@ def list_image_files(words: list[str]) -> list[Path]:
         elif path.exists():
             found.append(path)
         else:
-            raise UserError(f"there is no file or folder {word!r}")
+            raise UserError(f"there is no file or folder {word!r}{nearest_file(path, READ)}")
     if not found:
         raise UserError(f"there are no images in {', '.join(words)}: looked for {' '.join(IMAGES)}")
     return found

@@ -46,15 +46,14 @@ def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[s
 
     part = range(position(start, 0), position(stop, size))
     if not 0 <= part.start < part.stop <= size:
-        found = f"examples {part.start} to {part.stop} of {size}"
-        raise UserError(f"split {short_repr(text)} is {found}: choose at least one of them, or add more")
+        fault = "goes beyond" if part else "holds none of"
+        raise UserError(f"split {short_repr(text)} {fault} the {size} examples of {name}")
     return name, part
 
 
-def share_examples(one: tuple[str, range], other: tuple[str, range]) -> bool:
-    """Return whether two splits, as parse_split returns them, overlap."""
-    (name_a, a), (name_b, b) = one, other
-    return name_a == name_b and max(a.start, b.start) < min(a.stop, b.stop)
+def overlap(a: range, b: range) -> bool:
+    """Return whether two ranges of examples, with steps of 1, have some in common."""
+    return max(a.start, b.start) < min(a.stop, b.stop)
 
 
 def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str, str]) -> None:
@@ -62,7 +61,8 @@ def refuse_shared_examples(slices: dict[str, tuple[str, range]], texts: dict[str
     roles = list(slices)
     for i, first in enumerate(roles):
         for second in roles[i + 1 :]:
-            if share_examples(slices[first], slices[second]):
+            (name, part), (other_name, other_part) = slices[first], slices[second]
+            if name == other_name and overlap(part, other_part):
                 raise UserError(
                     f"config.data.{first} {texts[first]!r} and config.data.{second} {texts[second]!r} share examples"
                 )

@@ -192,8 +192,16 @@ MISTAKES = [
     (["photos/0.png"], "photos", "photos has no folders in it: there must be a folder of images for each class"),
     (["photos/a/0.png"], "photos", "photos has one folder, a, in it: there must be a folder of images for each class"),
     (["photos/train/a/0.png"], "photos", "photos/train has one folder, a, in it"),
-    (["a/train/x/0.png", "a/train/y/0.png", "a/test/x/0.png"], "a", "a/test has no folder for y, classes of {root}/a/"),
-    (["a/train/x/0.png", "a/train/y/0.png", *[f"a/val/{c}/0.png" for c in "xyz"]], "a", "a/val has folders for z, no"),
+    (
+        ["a/train/x/0.png", "a/train/y/0.png", "a/test/x/0.png"],
+        "a",
+        "a/test lacks folders for classes of {root}/a/train:",
+    ),
+    (
+        ["a/train/x/0.png", "a/train/y/0.png", *[f"a/val/{c}/0.png" for c in "xyz"]],
+        "a",
+        "has folders that are not in {root}/a/train: z",
+    ),
     (
         [f"a/{split}/{name}/0.png" for split in ("train", "val", "validation") for name in "xy"],
         "a",

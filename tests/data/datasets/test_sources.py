@@ -208,7 +208,7 @@ def test_a_home_of_nobody_is_a_folder_that_does_not_exist(name):
 
 def test_too_few_images_for_a_split_say_what_to_choose(tmp_path):
     save_arrays(tmp_path, np.arange(4) % 2)
-    with pytest.raises(UserError, match=r"'train\[90%:\]' is examples 4 to 4 of 4: choose at least one of them, or "):
+    with pytest.raises(UserError, match=r"split 'train\[90%:\]' holds none of the 4 examples of train"):
         load_dataset(data_config(name="folder", dir=str(tmp_path)))
 
 
