@@ -30,8 +30,7 @@ from benchmarks.recipes import ROOT
 from benchmarks.record import RESULTS, is_cpu, read_lines
 from benchmarks.runs import Recorded
 from benchmarks.tables import span, spread, table
-from resnet_flax import models
-from resnet_flax.data.datasets.load import image_shape
+from resnet_flax.report.facts import parameter_count
 from resnet_flax.workdir.predictions import wilson_interval
 
 DOCUMENTS = (
@@ -342,7 +341,7 @@ def network(recipe: str) -> tuple[str, str]:
         "/".join(map(str, model.widths)),
         "dropout" if model.block_dropout else "",
     ]
-    count = models.count_parameters(models.build(config), image_shape(config.data))
+    count = parameter_count(config)
     return ", ".join(filter(None, parts)), f"{count:,}"
 
 

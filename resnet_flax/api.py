@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
-from PIL import Image, ImageOps
+from PIL import Image
 
 from resnet_flax import models
+from resnet_flax.cache import keep_compiled_programs
 from resnet_flax.command_line import read_workdir
 from resnet_flax.commands.train import train as train_and_report
 from resnet_flax.config.checks import complete, set_fields
 from resnet_flax.config.defaults import field_types, get_config
 from resnet_flax.config.recipes import default_run_name, load_recipe, recipe_names
 from resnet_flax.data.augment.policy import Policy
-from resnet_flax.data.datasets.images import Images, list_image_files
+from resnet_flax.data.datasets.images import Images, list_image_files, upright
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError, reason
 from resnet_flax.memory import keep_freed_memory
@@ -171,13 +172,14 @@ def train(
     for name in fields or {}:
         check_type("the name of a field", name, str)
     check_type("workdir", workdir, PathLike)
+    keep_compiled_programs()
     keep_freed_memory()
     config = load_recipe(recipe)
     named = {full_name(name): value for name, value in keywords.items()}
     if twice := named.keys() & set(fields or {}):
         raise UserError(f"config.{min(twice)} is given twice, as a keyword and in the dict of fields: leave one out")
     set_fields(config, named | dict(fields or {}))
-    folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}")
+    folder = read_workdir(os.fspath(workdir) or f"runs/{default_run_name(recipe)}", "workdir")
     train_and_report(complete(config), folder, seeds="", track=track)
     return load(folder)
 
@@ -215,7 +217,7 @@ def read_one(image: Any, size: tuple[int, int]) -> Iterator[np.ndarray]:
     """
     if isinstance(image, Image.Image):
         try:
-            pixels = Images([], size).fit("", ImageOps.exif_transpose(image), image.size)
+            pixels = Images([], size).fit("", upright(image), image.size)
         except Exception as error:  # it may be decoded only now, and decoders raise nearly anything
             name = escape_line(getattr(image, "filename", "")) or "the PIL image"
             raise UserError(f"cannot read {name}: {escape_line(reason(error), 200)}") from None

@@ -83,7 +83,7 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
     texts = named_workdirs(verb, argv, words)
     if len(texts) > 1 and VERBS[verb].words != "workdirs":
         raise UserError(f"{verb} takes one --workdir, not {len(texts)}")
-    if not texts and not recipe:
+    if not recipe and (not texts or VERBS[verb].words == "fields"):
         if verb == "predict":
             return [find_trained(f"{PRETRAINED}{pretrained_names()[0]}")]
         if VERBS[verb].trained:
@@ -153,13 +153,16 @@ def flag_type(name: str) -> type | None:
 
 def unknown_flag(verb: str, name: str, value: str) -> str:
     """Return the message for an unknown flag, with what it could mean, or else with all flags of the verb."""
+    if is_switch(name.removeprefix("no-")):
+        return f"there is no flag --{name}: did you mean --no{name.removeprefix('no-')}?"
     last = name.rpartition(".")[2]
     flags = ["config", "workdir", *VERBS[verb].flags]
     if name.startswith("config.") and last not in flags:
         return unknown_field(name.removeprefix("config."))
     near = difflib.get_close_matches(last[:100], flags, n=1, cutoff=0.6)
     fields = fields_called(last) or ([] if near else fields_like(last))
-    guesses = [f"--{flag}={value}" for flag in [f"config.{field}" for field in fields] or near]
+    flags_like = [f"config.{field}" for field in fields] or near
+    guesses = [f"--{flag}" if is_switch(flag) else f"--{flag}={value}" for flag in flags_like]
     if last in DEVICES:
         hint = CHOOSE_DEVICE
     elif guesses:
@@ -214,26 +217,26 @@ def check_swept(argv: Sequence[str]) -> None:
             raise UserError(f"--config.{name} takes one value: to sweep over several, write {name}={text}")
 
 
-def read_workdir(text: str) -> Path:
-    """Return the path of a workdir. Raises UserError for one that cannot be a folder."""
-    check_path(text)
+def read_workdir(text: str, name: str = "--workdir") -> Path:
+    """Return the path of a workdir, which messages call `name`. Raises UserError for one that cannot be a folder."""
+    check_path(text, name)
     path = user_path(text)
     if path.exists() and not path.is_dir():
-        raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another --workdir")
+        raise UserError(f"{escape_line(path)} is not a folder, so it cannot be a workdir: choose another {name}")
     return path
 
 
 def read_trained(text: str) -> Path:
     """Return the workdir or file of weights that `text` names, see find_trained. Raises UserError if it names none."""
-    check_path(text)
+    check_path(text, "--workdir")
     path = find_trained(text)
     return path if path.is_file() and path.suffix.lower() in READERS else read_workdir(text)
 
 
-def check_path(text: str) -> None:
-    refuse_address("--workdir", text)
+def check_path(text: str, name: str) -> None:
+    refuse_address(name, text)
     if not text or "\0" in text or not is_utf8(text):
-        raise UserError(f"--workdir must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
+        raise UserError(f"{name} must be a path{' in UTF-8' * bool(text)}, not {short_repr(text)}")
 
 
 def is_utf8(text: str) -> bool:
@@ -261,7 +264,8 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
     for name, text in texts.items():
         if kind := flag_type(name):
             try:
-                values[name] = PARSERS[kind](text)
+                value = PARSERS[kind](text)
+                values[name] = tuple(map(str, value)) if name in NAMES else value
             except ValueError:
                 flag = name if name.startswith("config.") else f"--{name}"
                 errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
@@ -294,6 +298,7 @@ def parse_tuple(text: str) -> tuple:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
+NAMES = ("config.data.classes", "config.train.freeze")  # fields of names, which may look like numbers
 PARSERS: dict[type, Callable[[str], Any]] = {
     bool: parse_bool,
     int: int,

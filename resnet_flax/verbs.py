@@ -24,7 +24,8 @@ class Verb(NamedTuple):
     command line: for "workdirs", the function gets a list of jobs instead of config and workdir; "files" and "fields"
     are passed as one more argument, fields together with `recipe`, the flags that set the config. A verb for a
     `trained` "run" uses the config in its workdir, never a recipe; one for a trained "network" also takes weights
-    without a run. A `standalone` verb has no flags and no arguments.
+    without a run. `workdir` describes --workdir where that is not the folder of a run. A `standalone` verb has no flags
+    and no arguments.
     """
 
     summary: str
@@ -33,6 +34,7 @@ class Verb(NamedTuple):
     details: str = ""
     words: str = ""
     trained: str = ""
+    workdir: str = ""
     standalone: bool = False
 
 
@@ -82,6 +84,7 @@ VERBS: dict[str, Verb] = {
         "FIELD=VALUE,... names a field of the config and its values. With random and tpe, a field may also have a "
         "range, such as optimizer.learning_rate=1e-3..1:log. Several processes may work on one sweep.",
         words="fields",
+        workdir="the folder of the sweep, which the same command resumes (default: runs/NAME[-ARGUMENT])",
     ),
     "report": Verb(
         "draw the figures, tables and page of a run, or compare several runs",
@@ -145,6 +148,7 @@ VERBS: dict[str, Verb] = {
             "file": Flag("", "PATH", "a .safetensors file, or a state_dict in a .pt, .pth or .bin file"),
             "key": Flag("", "NAME", "the state_dict to use if the file holds several, such as ema"),
         },
+        workdir="the folder of the new run (default: runs/NAME[-ARGUMENT])",
     ),
     "completion": Verb(
         "print a script for shell completion",
@@ -181,11 +185,11 @@ def help_text(verb: str | None) -> str:
         own = {"--help, --version": "print this help, that of a verb (VERB --help), or the version"}
         parts, example = [section("verbs", verbs), section("flags", COMMON | own)], "--config=quickstart"
     else:
-        summary, example, flags, details, words, trained, standalone = VERBS[verb]
+        summary, example, flags, details, words, trained, workdir, standalone = VERBS[verb]
         usage = " ".join(word for word in (verb, WORDS.get(words), "" if standalone else "[FLAG ...]") if word)
         about = " ".join([f"{summary[0].upper()}{summary[1:]}.", details]).strip()
         own = {flag_usage(name, flag): flag_help(flag) for name, flag in flags.items()}
-        common = COMMON_TRAINED[trained] if trained else COMMON
+        common = COMMON_TRAINED[trained] if trained else COMMON | ({"--workdir=PATH": workdir} if workdir else {})
         parts = [] if standalone else [section("flags", own | common)]
     text = textwrap.fill(about, HELP_WIDTH)
     return "\n\n".join([f"usage: {PROGRAM} {usage}", text, *parts, f"example\n  {PROGRAM} {example}"])

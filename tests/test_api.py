@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 import resnet_flax as rf
 from resnet_flax import models
+from resnet_flax.api import read_images
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.config.recipes import recipe_names
@@ -92,6 +93,24 @@ def test_files_folders_and_pictures_are_resized_as_the_verb_does(net, small_runs
     assert main(["predict", str(tmp_path), f"--workdir={small_runs[0]}", f"--output={tmp_path}/found.csv"]) == 0
     lines = (tmp_path / "found.csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[1]) for line in lines] == probabilities[:3].argmax(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "orientation"),
+    [("grey.png", 1), ("grey.png", 6), ("grey.tif", 1), ("grey.pgm", 1), ("photo.jpg", 1), ("photo.jpg", 6)],
+)
+def test_a_picture_is_read_as_its_file_is(net, tmp_path, name, orientation):
+    grey = Image.fromarray(np.linspace(0, 65535, 48 * 32).reshape(48, 32).astype(np.uint16))
+    picture = grey if name.startswith("grey") else Image.fromarray(IMAGES[0]).resize((48, 32))
+    if name == "grey.pgm":
+        (tmp_path / name).write_bytes(b"P5 32 48 65535\n" + np.asarray(grey).astype(">u2").tobytes())
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        picture.save(tmp_path / name, exif=exif)
+    with Image.open(tmp_path / name) as opened:
+        [pixels] = read_images([opened], (32, 32, 3))
+        np.testing.assert_array_equal(pixels, read_images([tmp_path / name], (32, 32, 3))[0])
 
 
 def test_a_picture_that_cannot_be_read_is_refused_as_a_file_is(net, tmp_path):
@@ -275,8 +294,8 @@ TRAINING_MISTAKES = {
         ["quickstart", {"train.epochs": 1}],
         {"epochs": 2},
     ),
-    "--workdir must be a path in UTF-8": (["quickstart"], {"workdir": "\udcff"}),
-    "--workdir must be a path in UTF-8, not": (["quickstart"], {"workdir": "a\0b"}),
+    "workdir must be a path in UTF-8": (["quickstart"], {"workdir": "\udcff"}),
+    "workdir must be a path in UTF-8, not": (["quickstart"], {"workdir": "a\0b"}),
 }
 
 

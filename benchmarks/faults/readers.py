@@ -390,7 +390,7 @@ def report_predictions(path: Path) -> Figures:
     """Read predictions.npz and do what a report does with it."""
     reported = predictions_to_report(CONFIG, path.parents[1], finished=True)
     assert reported
-    found = reported.found
+    found = reported.predictions
     class_rows(found, CONFIG.data.classes)
     pixels = np.zeros((len(found), 32, 32, 3), np.uint8)
     calibration = found.calibration()

@@ -11,7 +11,7 @@ from resnet_flax.config.checks import complete
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.fingerprint import Examples, examples_of, share_examples
-from resnet_flax.data.datasets.load import find_arrays, load_split
+from resnet_flax.data.datasets.load import find_arrays, load_split, training_text
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
@@ -145,7 +145,7 @@ def training_note(job: Job, split: str, trained: Examples | None) -> str:
     folder = find_arrays(now)
     evaluated = examples_of(now, folder, split)
     there = trained_on(then, folder) if place(now) == place(then) else None
-    training = f"{display_name(job.workdir)} was trained on {then.train}"
+    training = f"{display_name(job.workdir)} was trained on {training_text(then)}"
     if (known := trained or there) and share_examples(evaluated, known):
         return f"{training} of these data, so this says little about new images"
     if there and share_examples(evaluated, there):
@@ -189,12 +189,11 @@ def add_ensemble(rows: list[ScoreRow], suffix: str = "") -> list[ScoreRow]:
 
 
 def score_rows(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Return the accuracy with its 95 % interval, the loss and the counts of each row, and how it differs from the
-    first one if there are several."""
+    """Return the cells of each row under SCORES_HEADER and, if there are several, its DIFFERENCE from the first."""
     table = []
     first = rows[0][1]
     for name, found in rows:
-        interval = " - ".join(map(percent, wilson_interval(found.correct, len(found))))
+        interval = " to ".join(map(percent, wilson_interval(found.correct, len(found))))
         counts = f"{found.correct:,} / {len(found):,}"
         difference = ["" if found is first else difference_text(found, first)] if len(rows) > 1 else []
         table.append([name, percent(found.accuracy), interval, decimal(found.loss), counts, *difference])

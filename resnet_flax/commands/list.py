@@ -11,8 +11,8 @@ from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.config.recipes import load_recipe, recipe_names, recipe_summary
 from resnet_flax.config.stored import read_config, runs_below
-from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
+from resnet_flax.report.facts import parameter_count
 from resnet_flax.report.tables import percent, text_table
 from resnet_flax.text import escape_line, print_line
 from resnet_flax.training.restore import read_history
@@ -72,7 +72,7 @@ def parameters(config: ConfigDict) -> str:
         completed = complete(config)
     except UserError:
         return "-"
-    return f"{models.count_parameters(models.build(completed), image_shape(completed.data)):,}"
+    return f"{parameter_count(completed):,}"
 
 
 def run_line(workdir: Path) -> Line:

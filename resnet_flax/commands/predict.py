@@ -82,7 +82,8 @@ def predict(
     default = "submission.csv" if submission else "predictions.json" if json else "predictions.csv"
     path = Path(output) if output else output_folder(workdir) / default
     if json and path.suffix.lower() != ".json":
-        raise UserError(f"--json writes a .json file, not {path.name}: leave one of them out")
+        other = f"--output={output}" if output else "--submission"
+        raise UserError(f"--json does not go with {other}, which is no .json file: leave one of them out")
     write = choose_writer(path, contents)
     images = Images(list_image_files(files), image_shape(config.data)[:2])
     variables = restore_checkpoint(config, workdir, checkpoint).tree["state"].variables

@@ -45,7 +45,7 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "preview.png"
     figures.write_png(figure, path)
-    print_line(f"{str(policy)!r}\nwritten to {escape_line(path)}")
+    print_line(f"augmentation: {policy}\npreview: {escape_line(path)}")
     if share := config.train.small_share:
         small = config.train.small_size
         print_line(f"note: the first {share:.0%} of the steps train on these images made {small} x {small}")

@@ -12,7 +12,7 @@ from resnet_flax import models
 from resnet_flax.config.checks import complete, normalized_like
 from resnet_flax.config.stored import read_config
 from resnet_flax.data.augment.policy import Policy
-from resnet_flax.data.datasets.load import ROLES, image_shape
+from resnet_flax.data.datasets.load import ROLES, image_shape, training_text
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
 from resnet_flax.models import layers
@@ -76,6 +76,7 @@ def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:
     parts = {
         "parameters": bytes_of(state.params),
         "gradients": bytes_of(state.params),
+        "parameters moved by SAM": bytes_of(state.params) * (config.train.sam_radius > 0),
         "optimizer": bytes_of(state.opt_state),
         "running statistics": bytes_of(state.batch_stats),
         "average of the weights": bytes_of(state.average),
@@ -118,7 +119,8 @@ def data_lines(config: FrozenConfigDict) -> str:
         normalized = f"mean {mean} and standard deviation {std}"
     else:
         normalized = "the mean and standard deviation of the training images, computed when training starts"
-    splits = ", ".join(f"{role} {escape_line(data[role]) or '(none)'}" for role in ROLES)
+    texts = {"train": training_text(data)} | {role: data[role] for role in ROLES[1:]}
+    splits = ", ".join(f"{role} {escape_line(text) or '(none)'}" for role, text in texts.items())
     names = [escape_line(name, MAX_NAME_CHARS) for name in data.classes]
     lines = [
         f"data: {data.name}{f' in {escape_line(data.dir)}' if data.dir else ''}; {splits}",

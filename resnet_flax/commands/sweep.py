@@ -30,8 +30,6 @@ def sweep(
     mistake; the same command resumes.
     """
     lookup("method", method, SAMPLERS | {"grid": None})
-    if not any(word.startswith("--config=") for word in recipe):
-        raise UserError("which recipe? Give --config=FILE")
     if not config.data.validation:
         raise UserError("a sweep chooses by validation, and config.data.validation is empty")
     if trials < 0 or (trials > 0) == (method == "grid"):

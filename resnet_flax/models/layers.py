@@ -60,5 +60,5 @@ def layer_table(model: ResNet, image_shape: tuple[int, int, int]) -> str:
     parameters, flops = sum(row.parameters for row in rows), sum(row.flops for row in rows)
     lines += ["-" * len(lines[0])]
     lines += [f"parameters: {parameters:,} ({4 * parameters / 2**20:.1f} MiB in float32)"]
-    lines += [f"FLOPs per image: {flops:,} forward, about {3 * flops:,} in a training step"]
+    lines += [f"FLOPs per image: {flops:,} forward, about {3 * flops:,} in a plain training step"]
     return "\n".join(lines) + "\n"

@@ -68,7 +68,7 @@ def scale_by_adagrad(eps: float) -> optax.GradientTransformation:
 
 
 def scale_by_adam(config: ConfigDict, now: Hyperparams) -> optax.GradientTransformation:
-    """Return optax's Adam scaling; b1 could be given directly, but the wrapper's state is in all saved ones."""
+    """Return optax's Adam scaling; b1 could be given directly, but checkpoints contain the wrapper's state."""
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b2", "eps"))(
         b1=lambda _: now.momentum, b2=config.b2, eps=config.eps
     )
@@ -81,8 +81,8 @@ NEWTON_SCHULZ_STEPS = 5
 def orthogonalized(matrices: jax.Array) -> jax.Array:
     """Return roughly the nearest matrix with all singular values 1 to each of `matrices` (..., m, n), m <= n.
 
-    Singular values above 1 % of the norm become 0.7 to 1.2. A Newton-Schulz iteration of degree 5 with the coefficients
-    of Jordan et al. (2024, Muon).
+    Singular values above 1 % of the norm become 0.68 to 1.14. A Newton-Schulz iteration of degree 5 with the
+    coefficients of Jordan et al. (2024, Muon).
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices / (norms(matrices) + 1e-8)

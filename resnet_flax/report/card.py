@@ -8,10 +8,8 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
-from resnet_flax import models
-from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report.evaluation import CONFUSIONS_HEADER, confusions
-from resnet_flax.report.facts import interval_text, number, run_facts
+from resnet_flax.report.facts import interval_text, number, parameter_count, run_facts
 from resnet_flax.report.tables import CLASS_HEADER, MAX_NAME_CHARS, class_rows, decimal, percent
 from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import Predictions, SplitPredictions
@@ -63,7 +61,7 @@ def front_matter(config: FrozenConfigDict, results: Mapping[str, Any], licence: 
 
 def introduction(config: FrozenConfigDict) -> str:
     size, classes = config.data.image_size, len(config.data.classes)
-    parameters = models.count_parameters(models.build(config), image_shape(config.data))
+    parameters = parameter_count(config)
     names = [plain(escape_line(name, MAX_NAME_CHARS)) for name in config.data.classes[:20]]
     return f"""# {plain(config.model.name)}
 
@@ -128,7 +126,7 @@ def seeds_rows(results: Mapping[str, Any]) -> Rows:
 
 def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> list[str]:
     """Return what the predictions on the test split, or without one on the validation split, say."""
-    found, about = evaluated.found, f"On the {evaluated.role} split, {len(evaluated.found):,} images.\n\n"
+    found, about = evaluated.predictions, f"On the {evaluated.role} split, {len(evaluated.predictions):,} images.\n\n"
     confused = table(CONFUSIONS_HEADER, confusions(found, classes))
     return [
         section("Most frequent confusions", about + confused),
@@ -140,7 +138,7 @@ def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> 
 def calibration_rows(found: Predictions) -> Rows:
     calibration = found.calibration()
     return [
-        ("mean confidence", percent(float(found.probabilities.max(1).mean(dtype=float)))),
+        ("mean confidence", percent(found.confidence)),
         ("accuracy", percent(found.accuracy)),
         ("expected calibration error", f"{percent(calibration.error)}, in {len(calibration.counts)} bins"),
     ]

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from resnet_flax import models
 from resnet_flax.config.defaults import flatten
 from resnet_flax.data.augment.mixing import Mixing
-from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.report import figures, html
-from resnet_flax.report.facts import MAX_VALUE_CHARS, chosen_row, interval_text, run_facts
+from resnet_flax.report.facts import MAX_VALUE_CHARS, chosen_row, interval_text, parameter_count, run_facts
 from resnet_flax.report.files import Files
 from resnet_flax.report.tables import decimal, difference_text, percent, text_table
 from resnet_flax.text import escape_line, print_line
@@ -80,7 +78,7 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
         percent(results.get("test_accuracy")),
         interval_text(results) if "test_accuracy" in results else "-",
         percent(chosen["train_accuracy"]) + images,
-        f"{models.count_parameters(models.build(config), image_shape(config.data)):,}",
+        f"{parameter_count(config):,}",
     ]
 
 
@@ -97,7 +95,7 @@ def difference_rows(runs: list[Job]) -> list[list[str]]:
 def test_predictions(run: Job) -> Predictions | None:
     """Return the predictions of a finished run for its test split, None if there are none."""
     saved = read_split_predictions(run.workdir, len(run.config.data.classes))
-    return saved.found if saved and saved.role == "test" else None
+    return saved.predictions if saved and saved.role == "test" else None
 
 
 def differing_rows(runs: list[Job], results: list[dict]) -> list[list[str]]:

@@ -126,7 +126,7 @@ def example(predictions: Predictions, images: np.ndarray, names: Sequence[str], 
 
 
 def thumbnail(pixels: np.ndarray) -> str:
-    """Return an image (H, W, 3) uint8 as an element: a small one as it is, a large one as a smaller JPEG."""
+    """Return an image (H, W, 3) uint8 as an element: a small one as it is, others as a JPEG of at most LARGE_PIXELS."""
     picture, file = Image.fromarray(pixels), io.BytesIO()
     small = max(picture.size) <= SMALL_PIXELS
     picture.thumbnail((LARGE_PIXELS, LARGE_PIXELS))
@@ -136,7 +136,7 @@ def thumbnail(pixels: np.ndarray) -> str:
 
 def calibration_section(files: Files, predictions: Predictions) -> str:
     calibration = predictions.calibration()
-    confidence = float(predictions.probabilities.max(1).mean(dtype=np.float64))
+    confidence = predictions.confidence
     gap = round(100 * (confidence - predictions.accuracy), 2)
     named = {
         "accuracy": percent(predictions.accuracy),

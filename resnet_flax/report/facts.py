@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from ml_collections import FrozenConfigDict
 
+from resnet_flax import models
+from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.text import escape_line
 from resnet_flax.training.progress import duration
 from resnet_flax.workdir.history import EpochRow, best_row
@@ -19,11 +21,16 @@ def chosen_row(config: FrozenConfigDict, history: list[EpochRow]) -> EpochRow:
     return best_row(history, config.train.monitor) or history[-1]
 
 
+def parameter_count(config: FrozenConfigDict) -> int:
+    """Return the number of parameters of a complete config's network."""
+    return models.count_parameters(models.build(config), image_shape(config.data))
+
+
 def interval_text(results: Mapping) -> str:
     """Return the 95 % interval of the test accuracy as text."""
     count = results["test_examples"]
     low, high = wilson_interval(round(results["test_accuracy"] * count), count)
-    return f"{low:.2%} - {high:.2%}"
+    return f"{low:.2%} to {high:.2%}"
 
 
 def run_facts(config: FrozenConfigDict, results: Mapping) -> dict[str, str]:

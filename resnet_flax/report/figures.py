@@ -138,14 +138,14 @@ def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
     span = schedules.Span(config.train.epochs, steps_per_epoch, config.schedule.per)
     steps = np.unique(np.linspace(0, history[-1]["step"] - 1, 1000).astype(np.int32))
     rate = schedules.learning_rate(config, span)(steps)
-    axes.step(steps / steps_per_epoch, rate, where="post", color=BLUE, label="learning rate")
+    axes.step(steps / steps_per_epoch, rate, where="post", color=BLUE)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     momentum = schedules.momentum(config, span)(steps)
     if momentum.min() < momentum.max():
         right = axes.twinx()
         right.spines["top"].set_visible(False)
-        right.step(steps / steps_per_epoch, momentum, where="post", color=GREY, linestyle="--", label="momentum")
+        right.step(steps / steps_per_epoch, momentum, where="post", color=GREY, linestyle="--")
         right.set_ylabel("momentum (dashed)")
     return figure
 

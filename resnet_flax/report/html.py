@@ -60,9 +60,8 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
   border-spacing: 2px; }
 .matrix th, .matrix td { padding: 0; border: 0; }
 .matrix th { font-weight: 400; }
-.matrix thead th { height: 6.5rem; }
+.matrix thead th { height: 6.5rem; text-align: center; }
 .matrix thead span { display: inline-block; writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap; }
-.matrix thead th { text-align: center; }
 .matrix tbody th { vertical-align: middle; }
 .matrix th:first-child { width: 6.5rem; padding-right: 0.3rem; text-align: right; overflow-wrap: anywhere; }
 .matrix td { height: 1.9rem; text-align: center; border-radius: 3px; background: rgb(var(--heat) / var(--share));
@@ -241,7 +240,7 @@ def gallery(items: Iterable[str], columns: int = 0) -> str:
 def example(image: str, predicted: str, confidence: str, right: bool, note: str) -> str:
     """Return an image of a gallery with what was predicted for it."""
     return (
-        f'<figure>{image}<span class="{"right" if right else "wrong"}">{escape_html(predicted)}</span> {confidence} '
+        f'<figure>{image}<span class="{"" if right else "wrong"}">{escape_html(predicted)}</span> {confidence} '
         f'<span class="soft">{escape_html(note)}</span></figure>'
     )
 

@@ -11,12 +11,12 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.data.augment.mixing import Mixing
-from resnet_flax.data.datasets.load import image_shape, load_split
+from resnet_flax.data.datasets.load import ROLES, image_shape, load_split, training_text
 from resnet_flax.errors import UserError
 from resnet_flax.models.layers import layer_table
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.report import evaluation, figures, html
-from resnet_flax.report.facts import chosen_row, interval_text, run_facts
+from resnet_flax.report.facts import chosen_row, interval_text, parameter_count, run_facts
 from resnet_flax.report.files import Files
 from resnet_flax.report.html import Tile
 from resnet_flax.report.network import network
@@ -95,8 +95,8 @@ def accuracy_tiles(
     if "test_accuracy" in results:
         tiles += [Tile("test accuracy", percent(results["test_accuracy"]), f"95 % interval {interval_text(results)}")]
         tiles += [Tile("test loss", decimal(results["test_loss"]), f"{results['test_examples']:,} images")]
-    if found and (k := evaluation.top_k(found.found.log_probabilities.shape[1])):
-        accuracy = evaluation.top_k_accuracy(found.found, k)
+    if found and (k := evaluation.top_k(found.predictions.log_probabilities.shape[1])):
+        accuracy = evaluation.top_k_accuracy(found.predictions, k)
         tiles += [Tile(f"{found.role} top-{k} accuracy", percent(accuracy), f"true class among the {k} most probable")]
     if "val_accuracy" in chosen:
         tiles += [Tile("validation accuracy", percent(chosen["val_accuracy"]), epoch)]
@@ -105,7 +105,7 @@ def accuracy_tiles(
 
 
 def cost_tiles(config: FrozenConfigDict, results: dict) -> list[Tile]:
-    parameters = models.count_parameters(models.build(config), image_shape(config.data))
+    parameters = parameter_count(config)
     facts = run_facts(config, results)
     tiles = [Tile("parameters", f"{parameters:,}", f"{4 * parameters / 2**20:.1f} MiB in float32")]
     if "training time" in facts:
@@ -133,29 +133,30 @@ def prediction_sections(
 ) -> list[str]:
     """Return classes, mistakes and calibration on one split; no mistakes if its images are missing."""
     classes = config.data.classes
-    about = f"the {found.role} split ({found.text}, {len(found.found):,} images, step {found.step:,})"
+    about = f"the {found.role} split ({found.text}, {len(found.predictions):,} images, step {found.step:,})"
     tested = results.get("test_examples")
-    if found.role == "test" and tested not in (None, len(found.found)):
+    if found.role == "test" and tested not in (None, len(found.predictions)):
         path = workdir / "report" / "predictions.npz"
-        raise damaged_predictions(path, f"it is about {len(found.found):,} images, and the results about {tested:,}")
-    sections = [evaluation.classes_section(files, found.found, classes, about)]
+        about_others = f"it is about {len(found.predictions):,} images, and the results about {tested:,}"
+        raise damaged_predictions(path, about_others)
+    sections = [evaluation.classes_section(files, found.predictions, classes, about)]
     try:
         _, split = load_split(config.data, found.role)
     except UserError as absent:
         print_line(f"no mistakes are shown: {absent}")
     else:
-        if np.array_equal(split.labels, found.found.labels):
-            files.picture("mistakes", figures.mistakes(found.found, split.images, classes))
-            sections += [evaluation.examples_section(found.found, split.images, classes)]
+        if np.array_equal(split.labels, found.predictions.labels):
+            files.picture("mistakes", figures.mistakes(found.predictions, split.images, classes))
+            sections += [evaluation.examples_section(found.predictions, split.images, classes)]
         else:
             print_line(f"no mistakes are shown: the {found.role} split has changed since it was evaluated")
-    return [*sections, evaluation.calibration_section(files, found.found)]
+    return [*sections, evaluation.calibration_section(files, found.predictions)]
 
 
 def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow], results: dict) -> str:
     """Return how the run was trained: data, settings, device, time."""
     data, optimizer, mixing = config.data, config.optimizer, Mixing.of(config.train)
-    splits = {f"{role} split": data[role] or "none" for role in ("train", "validation", "test")}
+    splits = {"train split": training_text(data)} | {f"{role} split": data[role] or "none" for role in ROLES[1:]}
     named = {
         "network": f"{config.model.name}, blocks {config.model.blocks}, widths {config.model.widths}",
         "data": data.name,

@@ -134,7 +134,7 @@ def spread_rows(found: Mapping[str, Spread]) -> list[list[str]]:
 
 
 def interval(name: str, one: Spread) -> str:
-    return f"{format_metric(name, one.low)} - {format_metric(name, one.high)}"
+    return f"{format_metric(name, one.low)} to {format_metric(name, one.high)}"
 
 
 def write_seeds_report(

@@ -97,7 +97,7 @@ def trial_row(outcome: Outcome, examples: int) -> list[str]:
     return [
         *start,
         percent(results["val_accuracy"]),
-        f"{percent(low)} - {percent(high)}",
+        f"{percent(low)} to {percent(high)}",
         decimal(results["val_loss"]),
         f"{results['chosen_epoch']:.0f}",
         percent(results["train_accuracy"]),

@@ -367,7 +367,7 @@ def conclusion(evaluated: SplitPredictions | None, epoch: int) -> str:
     """Return the last line about a run, whose weights are those of `epoch`."""
     if evaluated is None:
         return f"epoch {epoch}: nothing to evaluate on: config.data.validation and config.data.test are empty"
-    found = evaluated.found
+    found = evaluated.predictions
     without_test = "" if evaluated.role == "test" else "; no test, config.data.test is empty"
     accuracy = f"{evaluated.role} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}"
     return f"{accuracy} ({len(found):,} examples, epoch {epoch}){without_test}"

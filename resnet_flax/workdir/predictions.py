@@ -44,6 +44,11 @@ class Predictions:
         return self.correct / len(self)
 
     @property
+    def confidence(self) -> float:
+        """Mean probability of the predicted class."""
+        return float(self.probabilities.max(1).mean(dtype=np.float64))
+
+    @property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
         found = self.log_probabilities[np.arange(len(self)), self.labels]
@@ -121,7 +126,7 @@ def accuracy_difference(one: Predictions, other: Predictions) -> tuple[float, fl
     count, differing = len(one) + 2, won + lost + 1
     centre = (won - lost) / count
     spread = Z * np.sqrt(differing / count - centre * centre) / np.sqrt(count)
-    return (won - lost) / len(one), float(centre - spread), float(centre + spread)
+    return (won - lost) / len(one), max(-1.0, float(centre - spread)), min(1.0, float(centre + spread))
 
 
 def mean_log_probabilities(log_probabilities: Sequence[np.ndarray]) -> np.ndarray:
@@ -178,7 +183,7 @@ def check_predictions(found: Predictions, classes: int | None) -> Predictions:
 class SplitPredictions:
     """Predictions of the state after `step` for the split `text`, the config's `role` ("test" or "validation")."""
 
-    found: Predictions
+    predictions: Predictions
     role: str
     text: str
     step: int
@@ -188,7 +193,7 @@ def write_split_predictions(evaluated: SplitPredictions, workdir: Path) -> None:
     """Write report/predictions.npz."""
     path = workdir / "report" / "predictions.npz"
     path.parent.mkdir(exist_ok=True)
-    write_predictions(evaluated.found, path, role=evaluated.role, split=evaluated.text, step=evaluated.step)
+    write_predictions(evaluated.predictions, path, role=evaluated.role, split=evaluated.text, step=evaluated.step)
 
 
 def read_split_predictions(workdir: Path, classes: int) -> SplitPredictions | None:

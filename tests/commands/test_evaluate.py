@@ -140,7 +140,7 @@ def test_reading_leaves_a_damaged_checkpoint_where_it_is(small_runs, tmp_path, c
 def test_a_note_says_that_a_split_was_trained_on(small_runs, capsys):
     for split, told in (("train", True), ("train[:9]", True), ("train[95%:]", False), ("test", False)):
         assert main(["evaluate", str(small_runs[0]), f"--split={split}"]) == 0
-        assert ("was trained on train[:90%] of these data" in capsys.readouterr().out) == told
+        assert ("was trained on the first 512 of train[:90%] of these data" in capsys.readouterr().out) == told
 
 
 @pytest.fixture
@@ -173,7 +173,8 @@ def test_data_of_the_training_are_known_wherever_they_lie(small_runs, elsewhere,
         changed.data.dir = str(data)
         return training_note(Job(FrozenConfigDict(changed), small_runs[0]), split, trained)
 
-    said = f"{small_runs[0]} was trained on train[:90%] of these data, so this says little about new images"
+    data = "the first 512 of train[:90%] of these data"
+    said = f"{small_runs[0]} was trained on {data}, so this says little about new images"
     assert note(elsewhere, "train[:20]") == note("", "train[:20]") == said
     assert note(elsewhere, "train[90%:]") == note(elsewhere, "test") == ""
     assert note(elsewhere, "train[:20]", None) == ""  # an older checkpoint does not tell

@@ -325,8 +325,11 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         ([".", "--top=11"], "--top must be from 1 to 10, the number of classes, not 11"),
         ([".", "--top=all"], "--top must be a whole number, not 'all'"),
         ([".", "--output=out.jpg"], "--output=out.jpg must end in one of .csv, .json, .npy, .png"),
-        ([".", "--json", "--output=out.csv"], "--json writes a .json file, not out.csv: leave one of them out"),
-        ([".", "--json", "--submission"], "--json writes a .json file, not submission.csv"),
+        (
+            [".", "--json", "--output=out.csv"],
+            "--json does not go with --output=out.csv, which is no .json file",
+        ),
+        ([".", "--json", "--submission"], "--json does not go with --submission, which is no"),
         ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
         ([".", "--submission", "--output=out.json"], "only ID and Labels, as .csv: let --output end in that"),
         ([".", "--probabilities", "--output=out.png"], "--probabilities are written to a .csv or .json file"),

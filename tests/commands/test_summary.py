@@ -55,11 +55,12 @@ def printed(capsys, *words: str) -> str:
 
 
 def test_summary_of_a_config(capsys):
-    adam = ["--config.optimizer.name=adam", "--config.train.ema_decay=0.9"]
-    out = printed(capsys, f"--config={ROOT}/configs/quickstart.py", *adam)
+    fields = ["--config.optimizer.name=adam", "--config.train.ema_decay=0.9", "--config.train.sam_radius=0.05"]
+    out = printed(capsys, f"--config={ROOT}/configs/quickstart.py", *fields)
     for line in (
         r"parameters +0\.3",
         r"gradients +0\.3",
+        r"parameters moved by SAM +0\.3",
         r"optimizer +0\.6",
         r"average of the weights +0\.3",
         r"activations of 32 images, float32 +[\d.]+",

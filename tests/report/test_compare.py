@@ -44,7 +44,7 @@ def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, 
     runs = [shutil.copytree(run, tmp_path / run.name) for run in small_runs]
     set_fields(runs[1] / "config.json", "optimizer", learning_rate=0.07)
     set_fields(runs[1] / "config.json", "train", mixup=0.2)
-    policies = [f"{'crop(4)|' * 20}flip|normalize(auto){end}" for end in ("", "|cutout(8)")]
+    policies = [f"{'crop(4)|' * 20}flip|normalize(half){end}" for end in ("", "|cutout(8)")]
     for run, policy in zip(runs, policies, strict=True):  # a long text whose end differs
         set_fields(run / "config.json", "data", policy=policy)
     for run, commit in zip(runs, ("5ed9e26", "31af014"), strict=True):

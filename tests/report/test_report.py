@@ -90,8 +90,8 @@ def test_while_it_trains_it_is_about_validation(small_runs, tmp_path):
     config = complete(read_config(workdir))
     best = max(row["val_accuracy"] for row in read_history(config, workdir))
     found = report_module.predictions_to_report(config, workdir, finished=False)
-    assert (found.role, found.text, len(found.found)) == ("validation", "train[90%:]", 144)
-    assert found.found.accuracy == pytest.approx(best)
+    assert (found.role, found.text, len(found.predictions)) == ("validation", "train[90%:]", 144)
+    assert found.predictions.accuracy == pytest.approx(best)
     page = page_of(workdir)
     assert "On the validation split" in page
     assert "after 4 epochs of at most 4" in page

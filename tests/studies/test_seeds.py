@@ -106,7 +106,7 @@ def test_the_interval_is_students():
 def test_an_interval_ends_where_no_accuracy_and_no_loss_can_be():
     results = {seed: {"test_accuracy": 0.7 + 0.1 * seed, "test_loss": 0.1 + seed} for seed in range(2)}
     found = seeds.spreads(results)
-    assert seeds.interval("test_accuracy", found["test_accuracy"]) == "11.47% - 100.00%"
+    assert seeds.interval("test_accuracy", found["test_accuracy"]) == "11.47% to 100.00%"
     assert (found["test_loss"].low, round(found["test_loss"].high, 2)) == (0, 6.95)
 
 

@@ -65,6 +65,13 @@ def test_the_difference_of_two_accuracies_is_that_of_paired_answers():
     assert same == 0 and -0.003 < low == -high < -0.0005  # not without any doubt, as few images may differ
 
 
+def test_a_difference_and_its_interval_are_at_most_all_images():
+    labels = np.zeros(15, np.int32)
+    right, wrong = (Predictions(np.log(np.full((15, 2), row, np.float32)), labels) for row in ([0.9, 0.1], [0.1, 0.9]))
+    difference, low, high = accuracy_difference(right, wrong)
+    assert difference == high == 1 and 0 < low < 1
+
+
 def test_wilson_interval():
     # Newcombe (1998), table I: 81 of 263 is 0.2553 to 0.3662, 0 of 20 is 0 to 0.1611, 29 of 29 is 0.8830 to 1.
     for (correct, count), expected in {(81, 263): (0.2553, 0.3662), (0, 20): (0, 0.1611), (29, 29): (0.883, 1)}.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from resnet_flax.data.datasets.pickles import read_pickle
@@ -189,6 +189,17 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
             raise ValueError(f"is not an image, or not one of {', '.join(IMAGE_FORMATS)}") from None
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise ValueError(f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image turned as its EXIF data say, or itself if they say nothing; it is not changed."""
+    image.load()  # which already turns a TIFF
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation == 1:
+        return image
+    turned = eight_bits(image).copy()  # which needs the format of `image`: the copy that Pillow turns has none
+    turned.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(turned)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

@@ -80,11 +80,17 @@ def load_dataset(config: ConfigDict) -> Dataset:
     return Dataset(splits["train"], splits.get("validation"), splits.get("test"))
 
 
+def training_text(config: ConfigDict) -> str:
+    """Return what `config.data` trains on, such as "train[:90%]" or "the first 512 of train[:90%]"."""
+    return (f"the first {config.train_examples:,} of " if config.train_examples else "") + config.train
+
+
 def load_split(config: ConfigDict, split: str) -> tuple[str, Split]:
     """Return (text, examples) of one split (see find_slice) of a complete `config.data`."""
     folder = find_arrays(config)
     name, part = find_slice(config, folder, split)
-    return config[split] if split in ROLES else split, read_split(folder, name, part, len(config.classes))
+    text = training_text(config) if split == "train" else config[split] if split in ROLES else split
+    return text, read_split(folder, name, part, len(config.classes))
 
 
 def find_slice(config: ConfigDict, folder: Path, split: str) -> tuple[str, range]:
