@@ -1,5 +1,5 @@
 # make demo: install, and train the quickstart
-# make check: style, types and the tests that train nothing, in about a minute once installed; make test: all tests
+# make check: style, types and the quick tests, in about a minute once installed; make test: all tests
 # make fidelity: compare everything with PyTorch, which it installs; make soak: put FAULTS faults into runs
 # WORKERS=4 runs the tests in so many processes, each of which needs up to 3 GB of memory
 # PYTHON=python3.13 chooses another Python for the environment VENV.

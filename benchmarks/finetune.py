@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import command_line, recipes, record
 from benchmarks.tables import spread, table
 from resnet_flax.cache import keep_compiled_programs
+from resnet_flax.training.initial import digest, find_source, read_tensors
 from resnet_flax.training.train import train
 
 IMAGES, EPOCHS = 100, 10
@@ -57,16 +58,22 @@ def measure(way: str, seed: int, weights: str) -> dict:
     }
 
 
-def summary(lines: list[dict]) -> str:
-    """Return a row for each way: accuracy in percent, and seconds, over the seeds."""
+def summary(lines: list[dict], weights: str) -> str:
+    """Return a row for each way: accuracy in percent, and seconds, over the seeds; `weights` is their SHA-256."""
     rows = []
     for way in WAYS:
-        found = [line["found"] for line in lines if line["case"]["way"] == way]
+        found = [line["found"] for line in lines if line["case"] == case_of(way, line["case"]["seed"], weights)]
         if found:
             accuracies = [100 * one["test_accuracy"] for one in found]
             seconds = statistics.median(one["core_seconds"] for one in found)
             rows.append([way, spread(accuracies), f"{seconds:.0f}", str(len(found))])
     return table(["weights", "test accuracy, %", "core seconds", "seeds"], rows)
+
+
+def case_of(way: str, seed: int, weights: str) -> dict:
+    """Return the case of a run; only those that start from the weights depend on them."""
+    starts_trained, _ = WAYS[way]
+    return {"way": way, "seed": seed} | ({"weights": weights} if starts_trained else {})
 
 
 def main() -> None:
@@ -76,11 +83,12 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_compiled_programs()
     journal = record.Journal("finetune", arguments.output, arguments.again)
+    weights = digest(read_tensors(find_source(arguments.weights)))
     for seed, way in itertools.product(range(arguments.seeds), WAYS):
-        case = {"way": way, "seed": seed}
+        case = case_of(way, seed, weights)
         if not journal.has(case):
             journal.add(case, measure(way, seed, arguments.weights))
-    print(summary(journal.lines_here()))
+    print(summary(journal.lines_here(), weights))
 
 
 if __name__ == "__main__":

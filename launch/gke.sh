@@ -27,10 +27,10 @@ HOSTS=${HOSTS:-1}
 
 if [[ -n ${TPU:-} ]]; then
   nodes="cloud.google.com/gke-tpu-accelerator: $TPU, cloud.google.com/gke-tpu-topology: $TOPOLOGY"
-  devices="{google.com/tpu: $CHIPS}"
+  devices="{google.com/tpu: $CHIPS}" platforms=tpu,cpu
 else
   nodes=
-  devices="{nvidia.com/gpu: $GPUS}"
+  devices="{nvidia.com/gpu: $GPUS}" platforms=cuda
 fi
 [[ -z ${SPOT:-} ]] || nodes+="${nodes:+, }cloud.google.com/gke-spot: 'true'"
 words=""
@@ -90,6 +90,8 @@ spec:
               valueFrom:
                 fieldRef:
                   fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']
+            - name: JAX_PLATFORMS # so that JAX ends with an error instead of computing on the CPU
+              value: $platforms
             - name: XDG_CACHE_HOME # decoded datasets and compiled programs
               value: /app/runs/.cache
             - name: TFDS_DATA_DIR

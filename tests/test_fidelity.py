@@ -1,7 +1,6 @@
 """The results are those of PyTorch in golden/*.npz, which python -m benchmarks.fidelity --write has made."""
 
 from functools import cache
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,14 +9,10 @@ import pytest
 from benchmarks.fidelity import libraries, losses, networks, optimizers, relative, schedules, value_by_value
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import to_torch
+from tests.goldens import golden
 
 
 @cache
-def golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
-        return dict(file)
-
-
 def below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names start with "PREFIX/", without it."""
     return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{prefix}/")}

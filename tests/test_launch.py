@@ -162,6 +162,7 @@ def test_a_kubernetes_job_starts_processes_that_find_each_other(environment, lim
         "JAX_COORDINATOR_ADDRESS": f"{name}-0.{name}:8476",
         "JAX_NUM_PROCESSES": "2",
         "JAX_PROCESS_ID": None,  # Kubernetes says it
+        "JAX_PLATFORMS": "cuda" if "GPUS" in environment else "tpu,cpu",
         "XDG_CACHE_HOME": "/app/runs/.cache",
         "TFDS_DATA_DIR": "/app/runs/.cache/tensorflow_datasets",
     }

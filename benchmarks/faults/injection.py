@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -218,3 +219,14 @@ if __name__ == "__main__":
     errors.runs_command_only = True
     *changed, last = sys.argv[1 + len(SMALL) :]
     sys.exit(run(Path(last.removeprefix("--workdir=")), *changed))
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: like a full disk, but without the rights to mount one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

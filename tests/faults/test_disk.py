@@ -1,10 +1,8 @@
 """A disk that is full or read-only: one line, nothing lost, and the same command resumes once there is room."""
 
-import contextlib
 import errno
 import os
 import re
-import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.faults.injection import SMALL, at_step, end, run, send
+from benchmarks.faults.injection import SMALL, at_step, end, largest_file, run, send
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
 from resnet_flax.training.step import TrainState
@@ -93,17 +91,6 @@ def test_read_only_disk_is_refused_and_can_be_read(disk, undisturbed, capfd):
         assert main(command) == 1
         assert re.fullmatch(rf"error: Read-only file system: '?{disk}.*\n", capfd.readouterr().err)
     assert main(["evaluate", f"--workdir={workdir}"]) == 0
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """Let no file grow beyond `size` bytes: like a full disk, but without the rights to mount one."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_checkpoint_that_cannot_be_written_leaves_earlier_ones(tmp_path):

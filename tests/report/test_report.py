@@ -1,10 +1,8 @@
 """The report of a run: its files, what it says before and after the end of training, and that it is always whole."""
 
-import contextlib
 import json
 import os
 import re
-import resource
 import shutil
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.faults.injection import largest_file
 from resnet_flax.commands import train as command
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
@@ -205,17 +204,6 @@ def test_strange_facts_in_results_are_left_out_or_shown_harmless(value, small_ru
     strange = dict.fromkeys(("training_seconds", "images_per_second", "date", "code", "device", "jax"), value)
     found = facts.run_facts(config, strange)
     assert all(text.isprintable() and len(text) <= facts.MAX_VALUE_CHARS for text in found.values())
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """No file may become larger: what a limit does, and much like a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [1_000, 30_000, 90_000])

@@ -1,7 +1,5 @@
 """The automatic policies: each operation is Pillow's, and each is drawn as often as it should be."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +7,14 @@ import pytest
 from scipy import stats
 
 from resnet_flax.data.augment import autoaugment, backends, draws, pixels
+from tests.goldens import golden
 
 SIZE = (32, 32)
 N = 10_000
 
 
-def golden():
-    with np.load(Path(__file__).parents[2] / "golden" / "augmentation.npz") as file:
-        return dict(file)
-
-
-OPERATIONS = [key.split("/")[0] for key in golden() if key.startswith("operation ")]
-MAGNITUDES = [key for key in golden() if key.startswith("magnitudes ")]
+OPERATIONS = [key.split("/")[0] for key in golden("augmentation") if key.startswith("operation ")]
+MAGNITUDES = [key for key in golden("augmentation") if key.startswith("magnitudes ")]
 
 
 def test_the_golden_file_has_every_operation():
@@ -33,7 +27,7 @@ def test_the_golden_file_has_every_operation():
 def test_magnitudes_are_torchvisions(key):
     _, policy, name = key.split()
     bins, wide = {"autoaugment": (10, False), "rand_augment": (31, False), "trivial_augment": (31, True)}[policy]
-    np.testing.assert_array_equal(autoaugment.magnitudes(name, bins, SIZE, wide), golden()[key])
+    np.testing.assert_array_equal(autoaugment.magnitudes(name, bins, SIZE, wide), golden("augmentation")[key])
 
 
 def test_the_sixteenth_translation_of_trivial_augment_is_by_15_pixels():
@@ -50,7 +44,7 @@ def test_factors_of_brightness_are_torchvisions_float32():
 
 @pytest.mark.parametrize("key", OPERATIONS)
 def test_an_operation_is_pillows(key):
-    arrays = golden()
+    arrays = golden("augmentation")
     _, name, magnitude = key.split()
     images = arrays["images"]
     table = autoaugment.table(
@@ -62,7 +56,7 @@ def test_an_operation_is_pillows(key):
 
 
 def test_each_image_gets_its_own_operation():
-    images = golden()["images"]
+    images = golden("augmentation")["images"]
     names = ["Rotate", "Brightness", "Sharpness", "Equalize", "Identity"]
     rows = [autoaugment.operation(name, 0.5, images.shape[1:3]) for name in names]
     index = np.array([3, 1, 4, 2], np.int32)

@@ -2,7 +2,6 @@
 
 import itertools
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +12,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks.fidelity import augmentation
 from resnet_flax.data.augment import autoaugment, draws, pixels
 from resnet_flax.data.augment.policy import NORMALIZATIONS
+from tests.goldens import golden
 
-
-def golden():
-    with np.load(Path(__file__).parents[2] / "golden" / "augmentation.npz") as file:
-        return dict(file)
-
-
-GOLDEN = golden()
+GOLDEN = golden("augmentation")
 CASES = {case.what: case for case in augmentation.cases(len(GOLDEN["images"]), reach=5)}
 
 

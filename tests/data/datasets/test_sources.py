@@ -1,10 +1,8 @@
 """Datasets: decoded once, sliced as TFDS does, refused quickly if they are missing."""
 
-import contextlib
 import importlib.util
 import mmap
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from benchmarks.faults.injection import largest_file
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import arrays, sources
@@ -246,17 +245,6 @@ def test_start_without_tensorflow_where_the_feed_needs_none(tmp_path):
     words += ["--config.schedule.name=constant", f"--workdir={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """Let no file become larger, which is much like a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_dataset_that_cannot_be_kept_leaves_nothing_and_says_why(tmp_path, monkeypatch):
