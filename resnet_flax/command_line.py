@@ -265,7 +265,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
         if kind := flag_type(name):
             try:
                 value = PARSERS[kind](text)
-                values[name] = tuple(map(str, value)) if name in NAMES else value
+                values[name] = tuple(map(str, value)) if name in FIELDS_OF_NAMES else value
             except ValueError:
                 flag = name if name.startswith("config.") else f"--{name}"
                 errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
@@ -298,7 +298,7 @@ def parse_tuple(text: str) -> tuple:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
-NAMES = ("config.data.classes", "config.train.freeze")  # fields of names, which may look like numbers
+FIELDS_OF_NAMES = ("config.data.classes", "config.train.freeze")  # fields of names, which may look like numbers
 PARSERS: dict[type, Callable[[str], Any]] = {
     bool: parse_bool,
     int: int,

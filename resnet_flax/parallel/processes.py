@@ -33,7 +33,7 @@ AXIS = "data"  # of all devices, over which a batch is spread
 # Environment variables with the number of processes, set by srun, mpirun and a Cloud TPU of several slices.
 COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
 
-NAMES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")  # variables that name the processes
+VARIABLES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_COORDINATOR_ADDRESS")  # variables that name the processes
 JOIN_SECONDS = 300  # how long a process waits for the others to start
 SHUTDOWN_SECONDS = 30  # how long a process that ends as it should waits for the others to end
 # Exit code if another process has died or never came: EX_TEMPFAIL of sysexits.h, which unlike 1 asks to try again.
@@ -82,7 +82,7 @@ def join(*where: Any, **options: Any) -> None:
         jax.distributed.initialize(*where, **options)
     except (RuntimeError, ValueError) as error:  # of XLA, or of JAX if it does not recognise where it runs
         place = f" at {where[0]}" if where else ""
-        names = "" if where else f"; set {', '.join(NAMES)}"
+        names = "" if where else f"; set {', '.join(VARIABLES)}"
         raise UserError(f"the processes of this run cannot meet{place}: {reason(error)}{names}") from None
     finally:
         timer.cancel()

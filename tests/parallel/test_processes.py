@@ -42,7 +42,7 @@ def nowhere(monkeypatch):
     """An environment that names no other processes; returns the arguments of calls of jax.distributed.initialize."""
     for name in (
         *processes.COUNTS,
-        *processes.NAMES,
+        *processes.VARIABLES,
         "TPU_PROCESS_ADDRESSES_PATH",
         "TPU_PROCESS_ADDRESSES",
         "TPU_WORKER_HOSTNAMES",
