@@ -159,7 +159,7 @@ def is_image_name(name: str) -> bool:
 def is_pickle(file: Path) -> bool:
     """Decide by the extension or, if that says nothing, by the first byte: CIFAR's own batches have no extension."""
     extension = file.suffix.lower()
-    if extension in PICKLES or extension in (".npy", ".npz", *IMAGES):
+    if extension in READ:
         return extension in PICKLES
     with open(file, "rb") as content:
         return content.read(1) in (b"\x80", b"(")
