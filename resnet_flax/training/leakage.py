@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import complete
 from resnet_flax.data.datasets.fingerprint import Examples, examples_of, share_examples
-from resnet_flax.data.datasets.load import find_arrays
+from resnet_flax.data.datasets.load import find_arrays, training_text
 from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError
 from resnet_flax.files import user_path
@@ -28,7 +28,8 @@ def leakage_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[s
         seen = trained_on(theirs, folder)
         for split in splits:
             if seen and share_examples(examples_of(config.data, folder, split), seen):
-                yield f"{name} was trained on {theirs.train}, so accuracy on {split} says little about new images"
+                training = training_text(theirs)
+                yield f"{name} was trained on {training}, so accuracy on {split} says little about new images"
 
 
 def ancestors(config: FrozenConfigDict, known: set[str]) -> Iterator[tuple[str, ConfigDict]]:

@@ -84,7 +84,12 @@ def mixed(
         return patch(xp, images, patches), patch_shares(xp, patches, size)
     own, other = images
     shares = draw_shares(xp, mixing, seed, step, size)
-    return shares.pixels * own + (1 - shares.pixels) * other, (shares.label, 1 - shares.label)
+    return mix(own, other, shares.pixels), (shares.label, 1 - shares.label)
+
+
+def mix(own: Array, other: Array, share: Array) -> Array:
+    """Return `share` of one image and the rest of another, (H, W, 3) or (B, H, W, 3) each."""
+    return share * own + (1 - share) * other
 
 
 def mixup_shares(xp: Any, share: Array, size: tuple[int, int]) -> Shares:

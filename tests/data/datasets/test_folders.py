@@ -281,7 +281,7 @@ def test_readme_commands_do_what_they_say(finished, monkeypatch, capsys):
     for command in readme_commands()[1:]:
         assert main(command) == 0, command
     out = capsys.readouterr().out
-    for words in ("written to runs/folder/preview.png", "3 classes: blue", "best val_accuracy", "9 / 9", "2 images in"):
+    for words in ("preview: runs/folder/preview.png", "3 classes: blue", "best val_accuracy", "9 / 9", "2 images in"):
         assert words in out
 
 
