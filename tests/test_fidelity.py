@@ -1,7 +1,5 @@
 """The results are those of PyTorch in golden/*.npz, which python -m benchmarks.fidelity --write has made."""
 
-from functools import cache
-
 import jax
 import numpy as np
 import pytest
@@ -12,7 +10,6 @@ from resnet_flax.models.torch_weights import to_torch
 from tests.goldens import golden
 
 
-@cache
 def below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names start with "PREFIX/", without it."""
     return {name[len(prefix) + 1 :]: array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
