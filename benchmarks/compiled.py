@@ -218,8 +218,10 @@ def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
 
 
 def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
-    """Return the newest line of each case that changes no field, in the order of targets and recipes, as (the first one
-    by the same version of jax, the newest)."""
+    """Return the newest line of each case that changes no field, after the first one by the same version of jax.
+
+    The pairs are in the order of targets and recipes.
+    """
     cases: dict[tuple, list[dict]] = {}
     for line in lines:
         if not line["case"]["changes"]:

@@ -88,7 +88,8 @@ def of_runs(results: Path) -> Iterator[Point]:
     for group in accuracy.groups(found):
         flops = statistics.mean(recipes.training_flops(run.config) * run.images for run in group.runs)
         yield Point(group.recipe, HERE, flops, 100 * statistics.mean(group.values("test_accuracy")))
-        if views := group.values("tta_accuracy"):
+        views = group.values("tta_accuracy")
+        if len(views) == len(group.runs):
             yield Point(f"{group.recipe}, six views", HERE, flops, 100 * statistics.mean(views))
     for run in found:
         if run.changes and not run.config.train.teacher and "test_accuracy" in run.results:

@@ -215,12 +215,6 @@ def wait_for_save(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.001)
 
 
-if __name__ == "__main__":
-    errors.runs_command_only = True
-    *changed, last = sys.argv[1 + len(SMALL) :]
-    sys.exit(run(Path(last.removeprefix("--workdir=")), *changed))
-
-
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
     """Let no file grow beyond `size` bytes: like a full disk, but without the rights to mount one."""
@@ -230,3 +224,9 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+if __name__ == "__main__":
+    errors.runs_command_only = True
+    *changed, last = sys.argv[1 + len(SMALL) :]
+    sys.exit(run(Path(last.removeprefix("--workdir=")), *changed))
