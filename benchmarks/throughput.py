@@ -141,7 +141,10 @@ def speed(dispatch: Dispatch, most: int, seconds: float) -> float:
 
 
 def cases(part: str, ways: Sequence[str], steps: Sequence[int], group: int) -> list[dict]:
-    """Return a case for each of the `ways` that the part has and each number of steps per dispatch; grouped: `group`"""
+    """Return a case for each of the `ways` that the part has, and for each number of `steps` per dispatch.
+
+    The way "grouped" has `group` steps per dispatch.
+    """
     numbers = {"looped": steps, "unrolled": steps, "grouped": (group,)}
     found = [(way, n) for way in ways if way in PARTS[part][1] for n in numbers.get(way, (1,))]
     return [{"part": part, "way": way, "steps": n} for way, n in found]
