@@ -32,13 +32,11 @@ if [[ -n ${DRY_RUN:-} ]]; then
   exit
 fi
 
-# Asks the run to save and stop. srun itself would answer SIGTERM by killing its tasks at once.
-stop() { scancel --signal=TERM "$SLURM_JOB_ID"; } # signals the tasks, not this script
-
 stopped=
 requeue=
 trap 'stopped=1' TERM # whoever sends it, scancel or a preemption, sends it to the tasks as well
-trap 'stopped=1 requeue=1; stop' USR1
+# scancel signals the tasks, which save and stop; srun would answer SIGTERM by killing them at once.
+trap 'stopped=1 requeue=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 for _ in 1 2 3; do # a crash may be the fault of a device or of the file system
   "${command[@]}" &
   step=$!

@@ -83,7 +83,7 @@ def predict(
     path = Path(output) if output else output_folder(workdir) / default
     if json and path.suffix.lower() != ".json":
         other = f"--output={output}" if output else "--submission"
-        raise UserError(f"--json does not go with {other}, which is no .json file: leave one of them out")
+        raise UserError(f"--json writes a .json file, and {other} does not: leave one of them out")
     write = choose_writer(path, contents)
     images = Images(list_image_files(files), image_shape(config.data)[:2])
     variables = restore_checkpoint(config, workdir, checkpoint).tree["state"].variables

@@ -240,7 +240,7 @@ def gallery(items: Iterable[str], columns: int = 0) -> str:
 def example(image: str, predicted: str, confidence: str, right: bool, note: str) -> str:
     """Return an image of a gallery with what was predicted for it."""
     return (
-        f'<figure>{image}<span class="{"" if right else "wrong"}">{escape_html(predicted)}</span> {confidence} '
+        f'<figure>{image}<span class="{"right" if right else "wrong"}">{escape_html(predicted)}</span> {confidence} '
         f'<span class="soft">{escape_html(note)}</span></figure>'
     )
 

@@ -327,9 +327,9 @@ def test_any_mode_and_size_becomes_rgb(tmp_path, mode):
         ([".", "--output=out.jpg"], "--output=out.jpg must end in one of .csv, .json, .npy, .png"),
         (
             [".", "--json", "--output=out.csv"],
-            "--json does not go with --output=out.csv, which is no .json file",
+            "--json writes a .json file, and --output=out.csv does not: leave one of them out",
         ),
-        ([".", "--json", "--submission"], "--json does not go with --submission, which is no"),
+        ([".", "--json", "--submission"], "--json writes a .json file, and --submission does not"),
         ([".", "--submission", "--top=2"], "--submission writes only ID and Labels, as .csv: leave out --top"),
         ([".", "--submission", "--output=out.json"], "only ID and Labels, as .csv: let --output end in that"),
         ([".", "--probabilities", "--output=out.png"], "--probabilities are written to a .csv or .json file"),
