@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import command_line, recipes, record
 from benchmarks.tables import spread, table
 from resnet_flax.cache import keep_compiled_programs
-from resnet_flax.training.initial import digest, find_source, read_tensors
+from resnet_flax.training.initial import digest, find_initial_weights, read_tensors
 from resnet_flax.training.train import train
 
 IMAGES, EPOCHS = 100, 10
@@ -83,7 +83,7 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_compiled_programs()
     journal = record.Journal("finetune", arguments.output, arguments.again)
-    weights = digest(read_tensors(find_source(arguments.weights)))
+    weights = digest(read_tensors(find_initial_weights(arguments.weights)))
     for seed, way in itertools.product(range(arguments.seeds), WAYS):
         case = case_of(way, seed, weights)
         if not journal.has(case):

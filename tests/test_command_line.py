@@ -14,7 +14,7 @@ from resnet_flax.command_line import canonical, parse, parse_tuple
 from resnet_flax.config.recipes import load_recipe
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.main import main
-from resnet_flax.training.initial import find_source
+from resnet_flax.training.initial import find_initial_weights
 from resnet_flax.verbs import VERBS
 from resnet_flax.workdir.trained import find_trained
 
@@ -390,7 +390,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(small_runs, tmp_path, monkeypa
     fields = [f"--config.model.{field}" for field in ("blocks=(1,1)", "widths=(8,16)")]
     assert run("import-torch", "--config=~/mine.py", *fields, "--file=~/w.safetensors", "--workdir=~/imported") == 0
     assert run("predict", "~/images.npy", "--workdir=~/w.safetensors", "--output=~/answers.csv") == 0
-    assert find_source("~/w.safetensors").path == find_trained("~/w.safetensors") == home / "w.safetensors"
+    assert find_initial_weights("~/w.safetensors").path == find_trained("~/w.safetensors") == home / "w.safetensors"
     assert {path.name for path in home.iterdir()} >= {"answers.csv", "imported"} and not list(here.iterdir())
 
 

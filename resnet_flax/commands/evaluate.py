@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.data.datasets.fingerprint import Examples, examples_of, share_examples
+from resnet_flax.data.datasets.fingerprint import SplitContents, examples_of, share_examples
 from resnet_flax.data.datasets.load import find_arrays, load_split, training_text
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
@@ -135,7 +135,7 @@ def score_job(job: Job, split: str, checkpoint: str, augmentations: dict[str, Au
     )
 
 
-def training_note(job: Job, split: str, trained: Examples | None) -> str:
+def training_note(job: Job, split: str, trained: SplitContents | None) -> str:
     """Return a warning if some examples of `split` were trained on, "" if not.
 
     `trained` are the training examples as recorded in the checkpoint. Older checkpoints lack them: then the data are

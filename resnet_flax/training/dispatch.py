@@ -17,7 +17,7 @@ from resnet_flax.training.step import Totals, TrainState
 # (state, totals, batch, scheduled, constants, kernels) -> (state, totals). `scheduled` and `constants` are trees of
 # arrays: what schedules say about this step, and what every step takes. `kernels`, by default (), are those of the
 # state in the dtype of the network.
-Step = Callable[..., tuple[TrainState, Totals]]
+TrainStep = Callable[..., tuple[TrainState, Totals]]
 # An epoch (from 0) -> what schedules say about its steps, (steps,) float32 each.
 Scheduled = Callable[[int], dict[str, np.ndarray]]
 # (state, totals, most) -> (state, totals, steps sent): one dispatch of further steps of the epoch, at most `most` or
@@ -31,7 +31,12 @@ def at(rates: dict[str, np.ndarray], position: int) -> dict[str, np.float32]:
 
 
 def host_steps(
-    step: Step, stream: Stream, scheduled: Scheduled, first_step: int, parallel: Parallel, constants: chex.ArrayTree
+    step: TrainStep,
+    stream: Stream,
+    scheduled: Scheduled,
+    first_step: int,
+    parallel: Parallel,
+    constants: chex.ArrayTree,
 ) -> Advance:
     """Return a function that sends one step at a time, from `first_step` on, with batches prepared ahead by tf.data."""
     compiled = parallel.compile(step, sharded=(2,), donate=(0,))
@@ -56,7 +61,7 @@ def group_length(steps_per_epoch: int) -> int:
 
 
 def device_steps(
-    step: Step,
+    step: TrainStep,
     stream: Stream,
     scheduled: Scheduled,
     first_step: int,

@@ -12,7 +12,7 @@ from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import Variables
 
 
-class Network(NamedTuple):
+class TeachingNetwork(NamedTuple):
     """A network that teaches; it takes `scale` x images + `offset`, as its training may have normalised differently."""
 
     model: ResNet
@@ -28,7 +28,7 @@ class Network(NamedTuple):
 class Teacher(NamedTuple):
     """Networks that teach together, with the weight and the temperature of their teaching."""
 
-    networks: tuple[Network, ...]
+    networks: tuple[TeachingNetwork, ...]
     temperature: float
     weight: float
 

@@ -23,7 +23,7 @@ from resnet_flax.workdir.trained import display_name, find_trained, read_trained
 HEAD = torch_name(["head", "kernel"]).rpartition(".")[0]
 
 
-class Source(NamedTuple):
+class InitialWeights(NamedTuple):
     """Trained weights: what messages call them, where they are, and the config of their run, None if it is unknown."""
 
     name: str
@@ -40,18 +40,18 @@ def first_checkpoint(run: Run, template: dict[str, Any]) -> Checkpoint:
     """
     if not run.config.train.init_from:
         return Checkpoint(0, template)
-    source = run_in_agreement(lambda: find_source(run.config.train.init_from))
-    tensors = read_tensors(source)
+    initial = run_in_agreement(lambda: find_initial_weights(run.config.train.init_from))
+    tensors = read_tensors(initial)
     host = jax.device_get(template)
     new = dict(params=host["state"].params, batch_stats=host["state"].batch_stats)
-    reason = why_new_head(source, tensors, run.config)
+    reason = why_new_head(initial, tensors, run.config)
     body = {name: one for name, one in tensors.items() if not common_name(name).startswith(f"{HEAD}.")}
     used = body if reason else tensors
-    variables = run_in_agreement(lambda: with_weights(new, used, source, run.config))
+    variables = run_in_agreement(lambda: with_weights(new, used, initial, run.config))
     average = jax.tree.map(np.copy, variables) if host["state"].average else {}
     state = host["state"].replace(**variables, average=average)
-    init = {"weights": source.name, "sha256": digest(tensors)}
-    print_line(f"starting from {source.name} (SHA-256 {init['sha256'][:12]}){reason}")
+    init = {"weights": initial.name, "sha256": digest(tensors)}
+    print_line(f"starting from {initial.name} (SHA-256 {init['sha256'][:12]}){reason}")
     description = run.identity | {"seconds": 0.0, "init": init}
     return broadcast(Checkpoint(0, host | {"state": state}, [], description), template)
 
@@ -63,30 +63,30 @@ def broadcast(checkpoint: Checkpoint, template: dict[str, Any]) -> Checkpoint:
     return found
 
 
-def find_source(name: str) -> Source:
+def find_initial_weights(name: str) -> InitialWeights:
     """Return the trained weights that config.train.init_from names, see find_trained. UserError if there are none."""
     try:
         path = find_trained(name)
         beside = path.with_name("config.json")
         says = not path.is_file() or beside.is_file() or CONFIG_KEY in read_metadata(path)
-        return Source(display_name(path), path, complete(read_trained_config(path)) if says else None)
+        return InitialWeights(display_name(path), path, complete(read_trained_config(path)) if says else None)
     except UserError as mistake:
         raise UserError(f"config.train.init_from: {mistake}") from None
 
 
-def read_tensors(source: Source) -> Tensors:
+def read_tensors(initial: InitialWeights) -> Tensors:
     """Return the weights as a state_dict: for a run, those of its best epoch, averaged if it keeps an average."""
-    if source.path.is_file():
-        return run_in_agreement(lambda: read_weights(source.path))
-    assert source.config
-    return to_torch(restore_checkpoint(source.config, source.path).tree["state"].variables)
+    if initial.path.is_file():
+        return run_in_agreement(lambda: read_weights(initial.path))
+    assert initial.config
+    return to_torch(restore_checkpoint(initial.config, initial.path).tree["state"].variables)
 
 
-def why_new_head(source: Source, tensors: Tensors, config: FrozenConfigDict) -> str:
+def why_new_head(initial: InitialWeights, tensors: Tensors, config: FrozenConfigDict) -> str:
     """Return in words why the head of trained weights does not suit the classes of `config`, "" if it does."""
     classes = config.data.classes
-    if source.config:
-        count, same = len(source.config.data.classes), source.config.data.classes == classes
+    if initial.config:
+        count, same = len(initial.config.data.classes), initial.config.data.classes == classes
     else:
         count = sum(len(tensor) for name, tensor in tensors.items() if common_name(name) == f"{HEAD}.bias")
         same = count == len(classes)
@@ -94,15 +94,15 @@ def why_new_head(source: Source, tensors: Tensors, config: FrozenConfigDict) -> 
     return "" if same else f"; the head is new: {len(classes)} classes instead of {count}{other}"
 
 
-def with_weights(new: Variables, tensors: Tensors, source: Source, config: FrozenConfigDict) -> Variables:
+def with_weights(new: Variables, tensors: Tensors, initial: InitialWeights, config: FrozenConfigDict) -> Variables:
     """Return `new` variables with trained weights in all layers; weights without a head leave it new."""
     has_head = any(common_name(name).startswith(f"{HEAD}.") for name in tensors)
     params = {name: layer for name, layer in new["params"].items() if has_head or name != "head"}
     try:
         found = from_torch(tensors, new | {"params": params})
     except UserError as misfit:
-        theirs = f", which has config.model.name {source.config.model.name!r}," if source.config else ""
-        raise UserError(f"{source.name}{theirs} does not fit config.model {config.model.name!r}: {misfit}") from None
+        theirs = f", which has config.model.name {initial.config.model.name!r}," if initial.config else ""
+        raise UserError(f"{initial.name}{theirs} does not fit config.model {config.model.name!r}: {misfit}") from None
     return {"params": new["params"] | found["params"], "batch_stats": found.get("batch_stats", {})}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import complete
-from resnet_flax.data.datasets.fingerprint import Examples, examples_of, share_examples
+from resnet_flax.data.datasets.fingerprint import SplitContents, examples_of, share_examples
 from resnet_flax.data.datasets.load import find_arrays, training_text
 from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError
@@ -46,7 +46,7 @@ def ancestors(config: FrozenConfigDict, known: set[str]) -> Iterator[tuple[str, 
                 yield from ancestors(theirs, known)
 
 
-def trained_on(data: ConfigDict, folder: Path) -> Examples | None:
+def trained_on(data: ConfigDict, folder: Path) -> SplitContents | None:
     """Return the examples in `folder` on which a run with this `data` was trained, None if they are no longer there."""
     with contextlib.suppress(UserError):
         return examples_of(data, folder, "train")

@@ -13,7 +13,7 @@ from resnet_flax.data.augment.mixing import Mixing, mixed
 COUNTED = "mixed images, by the class with the largest share"
 
 
-class Examples(NamedTuple):
+class TrainBatch(NamedTuple):
     """A batch as the network sees it: images, and for each one label or several mixed ones."""
 
     image: jax.Array  # (batch, H, W, 3) float32
@@ -36,11 +36,11 @@ class Examples(NamedTuple):
         return jnp.take_along_axis(labels, jnp.argmax(shares, 1)[:, None], 1)[:, 0]
 
 
-def mix_batch(batch: dict, mixing: Mixing, seed: chex.Numeric, step: jax.Array, axis_name: str | None) -> Examples:
+def mix_batch(batch: dict, mixing: Mixing, seed: chex.Numeric, step: jax.Array, axis_name: str | None) -> TrainBatch:
     """Return the batch of a step, mixed if that is on; under a mapped axis `axis_name` it is this device's share."""
     images, labels = (with_rows_before(batch[name], mixing.images, axis_name) for name in ("image", "label"))
     image, shares = mixed(jnp, mixing, seed, step, images)
-    return Examples(image, labels, shares)
+    return TrainBatch(image, labels, shares)
 
 
 def with_rows_before(rows: jax.Array, count: int, axis_name: str | None) -> tuple[jax.Array, ...]:

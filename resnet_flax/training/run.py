@@ -124,7 +124,7 @@ class Run:
         """Return what the network computes from the training images before it trains, see models.statistics."""
         return models.statistics(self.model, self.data.train.images, partial(self.stream.policy.normalize, jnp))
 
-    def step(self) -> dispatch.Step:
+    def step(self) -> dispatch.TrainStep:
         """Return the training step of this run, not compiled.
 
         Settings that often change are arguments, so that runs that differ only in the seed or the Hyperparams share

@@ -30,7 +30,7 @@ from resnet_flax.parallel.processes import (
 )
 from resnet_flax.text import print_line
 from resnet_flax.training.finite import check_finite, check_validation, not_finite
-from resnet_flax.training.initial import find_source, first_checkpoint
+from resnet_flax.training.initial import find_initial_weights, first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.mixing import COUNTED
 from resnet_flax.training.progress import Progress
@@ -87,7 +87,7 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
     locks.enter_context(lock_workdir(workdir))
     extends = check_same_run(workdir, run.identity)
     if run.config.train.init_from and not has_begun(workdir):
-        find_source(run.config.train.init_from)  # a mistake is reported before anything is written or compiled
+        find_initial_weights(run.config.train.init_from)  # a mistake is reported before anything is written or compiled
     extends |= check_config(workdir, run.config)
     remove_leftovers(workdir)
     if extends:

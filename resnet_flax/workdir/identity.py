@@ -8,7 +8,7 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.defaults import flatten, get_config
 from resnet_flax.config.stored import config_to_json, differences
-from resnet_flax.data.datasets.fingerprint import Examples
+from resnet_flax.data.datasets.fingerprint import SplitContents
 from resnet_flax.errors import UserError
 from resnet_flax.models import architecture
 from resnet_flax.optim.schedules import depends_on_length
@@ -18,7 +18,7 @@ from resnet_flax.workdir.checkpoints import recorded_run
 MAY_CHANGE = ("data.dir", "train.checkpoint_every")
 
 
-def identity(config: FrozenConfigDict, data: dict[str, Examples], teacher: dict[str, str]) -> dict[str, Any]:
+def identity(config: FrozenConfigDict, data: dict[str, SplitContents], teacher: dict[str, str]) -> dict[str, Any]:
     """Return what a checkpoint records of its run (see Checkpoint), as JSON: a complete config, the fingerprint of its
     data, and the checksums of the networks that teach it, if any."""
     return {"config": json.loads(config_to_json(config)), "data": data} | ({"teacher": teacher} if teacher else {})
@@ -65,7 +65,7 @@ def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> boo
     return True
 
 
-def data_changes(old: dict[str, Examples], new: dict[str, Examples]) -> list[str]:
+def data_changes(old: dict[str, SplitContents], new: dict[str, SplitContents]) -> list[str]:
     """Return a phrase for each split in both fingerprints whose examples differ."""
     changes = []
     for role in [role for role in old if role in new and old[role] != new[role]]:

@@ -21,7 +21,7 @@ from resnet_flax.models.torch_weights import to_torch
 from resnet_flax.models.weight_files import encode_safetensors
 from resnet_flax.optim import schedules
 from resnet_flax.report.facts import run_facts
-from resnet_flax.training.initial import Source, find_source, why_new_head, with_weights
+from resnet_flax.training.initial import InitialWeights, find_initial_weights, why_new_head, with_weights
 from resnet_flax.training.restore import checkpoint_template
 from resnet_flax.workdir import identity
 from resnet_flax.workdir.identity import is_extension
@@ -175,7 +175,7 @@ def test_head_is_new_only_where_the_classes_differ(tmp_path):
     variables = random_variables(config)
     tensors = to_torch(variables)
     three = {**tensors, "linear.bias": np.zeros(3, np.float32)}
-    unknown, same = Source("w.pt", Path("w.pt"), None), Source("w.pt", Path("w.pt"), config)
+    unknown, same = InitialWeights("w.pt", Path("w.pt"), None), InitialWeights("w.pt", Path("w.pt"), config)
     assert why_new_head(same, tensors, config) == why_new_head(unknown, tensors, config) == ""
     assert why_new_head(unknown, three, config) == "; the head is new: 10 classes instead of 3"
     found = with_weights(jax.tree.map(np.zeros_like, variables), tensors, same, config)
@@ -195,7 +195,7 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path, capsys):
     assert "wide.safetensors, which has config.model.name 'tiny', does not fit config.model 'tiny': of " in error
     assert error.count("\n") == 1
     write_weights(tmp_path / "fits.safetensors", config_of(*WORDS), random_variables(config_of(*WORDS)))
-    source = find_source(str(tmp_path / "fits.safetensors"))
+    source = find_initial_weights(str(tmp_path / "fits.safetensors"))
     assert json.loads(config_to_json(source.config)) == json.loads(config_to_json(config_of(*WORDS)))
 
 

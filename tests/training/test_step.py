@@ -11,8 +11,8 @@ import pytest
 
 from resnet_flax.data.augment.mixing import Mixing, draw_patches, draw_shares
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.training.distillation import Network, Teacher
-from resnet_flax.training.mixing import Examples
+from resnet_flax.training.distillation import Teacher, TeachingNetwork
+from resnet_flax.training.mixing import TrainBatch
 from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, train_step
 
 SHAPE = (8, 8, 3)
@@ -99,13 +99,13 @@ def test_a_patched_step_trains_on_crops_of_four_images_and_their_labels_by_area(
     [((3,), (1.0,), 3), ((3, 1), (0.5, 0.5), 3), ((3, 1), (0.4, 0.6), 1), ((3, 1, 2, 1), (0.4, 0.3, 0.1, 0.2), 1)],
 )
 def test_the_right_answer_to_a_mixed_image_is_the_class_with_the_largest_share(labels, shares, answer):
-    examples = Examples(jnp.zeros((1, 8, 8, 3)), tuple(jnp.array([label]) for label in labels), shares)
+    examples = TrainBatch(jnp.zeros((1, 8, 8, 3)), tuple(jnp.array([label]) for label in labels), shares)
     assert examples.answers() == jnp.array([answer])
 
 
 def test_a_taught_step_weighs_the_labels_with_the_teachers_answers():
     batch = make_batch()
-    network = Network(Linear(), np.float32([2, 1, 1]), np.float32([0, 0.5, 0]))
+    network = TeachingNetwork(Linear(), np.float32([2, 1, 1]), np.float32([0, 0.5, 0]))
     variables = Linear().init(jax.random.key(7), batch["image"], train=False)
     heat, weight = 3.0, 0.25
     logits = linear_logits(batch["image"])

@@ -17,7 +17,7 @@ CHECKSUMS = "checksums.json"  # beside decoded arrays: name of a file -> [its by
 BLOCK = 2**20  # bytes read at a time
 
 
-class Examples(TypedDict):
+class SplitContents(TypedDict):
     """The number of examples, from `start` on, of the arrays with this `digest`: a dict that JSON can hold."""
 
     examples: int
@@ -25,7 +25,7 @@ class Examples(TypedDict):
     digest: str
 
 
-def fingerprint(config: ConfigDict) -> dict[str, Examples]:
+def fingerprint(config: ConfigDict) -> dict[str, SplitContents]:
     """Return the examples of each split (train, validation, test) that a complete `config.data` uses.
 
     Two fingerprints are equal if all images and labels are the same, wherever they are stored, and differ otherwise, as
@@ -36,7 +36,7 @@ def fingerprint(config: ConfigDict) -> dict[str, Examples]:
     return {role: examples_of(config, folder, role) for role in ROLES if config[role]}
 
 
-def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
+def examples_of(config: ConfigDict, folder: Path, split: str) -> SplitContents:
     """Return the examples of a split (see find_slice) of a complete `config.data` whose arrays are in `folder`."""
     if folder != user_path(config.dir):  # nothing is written into a user's own folder
         keep_checksums(folder)
@@ -45,7 +45,7 @@ def examples_of(config: ConfigDict, folder: Path, split: str) -> Examples:
     return {"examples": len(part), "start": part.start, "digest": digest}
 
 
-def share_examples(one: Examples, other: Examples) -> bool:
+def share_examples(one: SplitContents, other: SplitContents) -> bool:
     """Return whether some examples are in both."""
     parts = (range(part["start"], part["start"] + part["examples"]) for part in (one, other))
     return one["digest"] == other["digest"] and overlap(*parts)
