@@ -1,5 +1,6 @@
 """Load the splits that a `config.data` names, decoding the dataset into the cache if it is not there yet."""
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,7 @@ def find_arrays(config: ConfigDict) -> Path:
 
 
 def decode_once(config: ConfigDict) -> Path:
-    """Return the folder in the cache with the decoded arrays of a dataset, decoding it if this version is not there.
+    """Return the folder in the cache with the decoded arrays of a dataset, decoding it unless it is there and readable.
 
     Of the processes that share a cache, one decodes and the others wait. Older versions are then deleted.
     """
@@ -143,12 +144,24 @@ def decode_once(config: ConfigDict) -> Path:
     place = f"{config.name}-{place}"
     cache = cache_folder()
     folder = cache / "datasets" / (f"{place}-{version}" if version else place)
-    if split_names(folder):
+    if is_readable(folder):
         return folder
     with one_process(cache / f".{place}.lock"):
-        if split_names(folder):
+        if is_readable(folder):
             return folder
-        write_arrays(source.decode(config), folder)
+        splits = source.decode(config)
+        shutil.rmtree(folder, ignore_errors=True)  # damaged or empty, if it is there at all
+        write_arrays(splits, folder)
         for older in set(folder.parent.glob(f"{place}-{'?' * len(version)}")) - {folder}:
             shutil.rmtree(older, ignore_errors=True)
     return folder
+
+
+def is_readable(folder: Path) -> bool:
+    """Return whether `folder` holds arrays, none of which is damaged as far as their headers and sizes show."""
+    names = {path.name.rpartition("_")[0] for path in folder.glob("*_*.npy")}
+    with contextlib.suppress(UserError):
+        for name in names:
+            read_arrays(folder, name)
+        return bool(names)
+    return False

@@ -327,11 +327,12 @@ def test_arrays_are_written_as_numpy_writes_them(tmp_path, order):
         assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
 
 
-def test_an_emptied_folder_in_the_cache_is_decoded_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", [os.unlink, lambda path: os.truncate(path, path.stat().st_size // 2)])
+def test_a_damaged_folder_in_the_cache_is_decoded_again(damage, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for path in find_arrays(data_config()).iterdir():
-        path.unlink()
-    assert len(load_dataset(data_config()).test) == 360
+    for path in list(find_arrays(data_config()).glob("*.npy")):
+        damage(path)
+        assert len(load_dataset(data_config()).test) == 360
 
 
 def test_a_folder_that_does_not_exist_is_not_ignored(tmp_path):
