@@ -34,7 +34,7 @@ from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write, read_json
-from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
+from resnet_flax.training.classifier import Classifier, batch_size
 from resnet_flax.training.restore import read_history, restore_checkpoint
 from resnet_flax.workdir.history import EpochRow, write_history
 from resnet_flax.workdir.results import check_results, read_results
@@ -122,7 +122,7 @@ def tta_accuracy(config: FrozenConfigDict, workdir: Path) -> float:
     """Return the test accuracy of a run's network with the views of the published records."""
     _, test = load_split(config.data, config.data.test)
     state = restore_checkpoint(config, workdir).tree["state"]
-    classifier = Classifier(config, min(EVALUATION_BATCH, len(test)))
+    classifier = Classifier(config, batch_size(len(test)))
     return speed.evaluate(classifier, state.variables, test)[1].accuracy
 
 

@@ -15,7 +15,7 @@ from resnet_flax.data.datasets.load import find_arrays, load_split, training_tex
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
-from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier
+from resnet_flax.training.classifier import Classifier, batch_size
 from resnet_flax.training.leakage import leakage_notes, place, trained_on
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir import predictions
@@ -124,7 +124,7 @@ def score_job(job: Job, split: str, checkpoint: str, augmentations: dict[str, Au
     notes = [training_note(job, split, recorded.get("train")), *leakage_notes(config, [split])]
     for note in filter(None, [*notes, *augmentation_notes(job, augmentations)]):
         print_line(f"note: {note}")
-    classifier = Classifier(config, min(EVALUATION_BATCH, len(examples)))
+    classifier = Classifier(config, batch_size(len(examples)))
     views = [View(examples.images)]
     for augmentation in augmentations.values():
         views = augmentation.extend(views)
