@@ -2,8 +2,8 @@
     --change="--config.train.label_smoothing=0" --change="--config.train.mixup=0.2 --config.train.epochs=20"
 
 Each --change is one row, of one or more --config.FIELD=VALUE; anything outside a --change applies to all rows. The
-recipe itself and then every change run with seed 0, then all with seed 1, and so on up to --seeds, so that all share a
-slower hour of the machine.
+recipe itself and then every change run with seed 0, then all with seed 1, and so on up to --seeds, so that a slow
+hour of the machine affects all alike.
 
 The test split is not used. Runs are compared by their accuracy after the last epoch on a part of the training images
 that they do not train on: the validation split of the recipe, or the last tenth of the training images if it has none.
@@ -38,7 +38,7 @@ HEADER = ("change", "accuracy, %", "difference", "95 % interval", "seeds", "trai
 
 
 def changes_of(base: str, change: str, shared: Sequence[str]) -> list[str]:
-    """Return all --config.FIELD=VALUE of a row, which holds out a part of the training images. Raises UserError."""
+    """Return all --config.FIELD=VALUE of a row, which holds out training images; UserError for a mistake."""
     words = [*shared, *shlex.split(change)]
     if strange := [word for word in words if not word.startswith("--config.")]:
         raise UserError(f"a change is --config.FIELD=VALUE, or several in quotes: what is {strange[0]!r}?")

@@ -42,7 +42,7 @@ class Group(NamedTuple):
         return spread([100 * value for value in found]) if len(found) == len(self.runs) else ""
 
     def accuracies(self) -> str:
-        """Return the accuracy, that with the views of the published records if it was measured, and how many runs."""
+        """Return the accuracy, that with the published records' views if it was measured, and the number of runs."""
         views = f", {tta} % with six views" if (tta := self.accuracy("tta_accuracy")) else ""
         return f"{self.accuracy()} %{views} (n = {len(self.runs)})"
 

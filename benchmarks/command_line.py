@@ -16,7 +16,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def journal_parser(description: str | None, recipes: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Return a parser for a benchmark with a journal; with `recipes`, the default, it has --recipes."""
+    """Return a parser for a benchmark with a journal; if `recipes` are given, --recipes has them as its default."""
     journal = parser(description)
     if recipes:
         journal.add_argument("--recipes", type=words, default=tuple(recipes), help="names, separated by commas")
@@ -30,7 +30,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def some_of(choices: Collection[str]) -> Callable[[str], tuple[str, ...]]:
-    """Return a function like `words` that refuses a word which is none of the `choices`."""
+    """Return a function like `words` that refuses any word that is none of the `choices`."""
 
     def chosen(text: str) -> tuple[str, ...]:
         if strange := [word for word in words(text) if word not in choices]:
@@ -54,9 +54,9 @@ def read(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str]
 
 
 def run(main: Callable[[], int | None]) -> int:
-    """Return the exit code of main(); a mistake of the user, such as a file that is missing, is printed in one line.
+    """Return the exit code of main(); a mistake of the user, such as a missing file, is printed in one line.
 
-    So is a module that an extra would install.
+    So is a missing module that an extra would install.
     """
     try:
         return main() or 0

@@ -9,7 +9,7 @@ be present (see targets.py), and reads the result. Nothing is executed, and only
 kernels  what a device executes one after another in a step: fusions, convolutions of cuDNN, matrix products, copies
 MB       operands and results of all kernels; of an array that is only indexed, the part that is read
 
-Words such as --config.model.widths=(8,16) change the recipe, and XLA_FLAGS the compiler; both are logged. The log has a
+Flags such as --config.model.widths=(8,16) change the recipe, and XLA_FLAGS the compiler; both are logged. The log has a
 line for each program and commit. A program with more kernels than in its newest line, or with 2 % more bytes, is not
 logged unless --accept-regression says that this is intended. --keep=FOLDER keeps the optimised HLO, whose kernels
 `python -m benchmarks.hlo FILE` lists.
@@ -46,10 +46,10 @@ COLUMNS = (
 
 
 class Chip(NamedTuple):
-    """The most that one chip can do in a second."""
+    """The most that one chip can do per second."""
 
     flops: float  # bfloat16
-    bandwidth: float  # bytes of its large memory
+    bandwidth: float  # bytes of its HBM
 
 
 # H200: 80 and 90 % of its data sheet (989 TFLOP/s dense, 4.8 TB/s), nvidia.com/en-us/data-center/h200. TPUs: as
@@ -123,7 +123,7 @@ def collectives(program: hlo.Program, kernels: list[hlo.Instruction]) -> dict[st
 
 
 def convolution(program: hlo.Program, kernel: hlo.Instruction) -> str:
-    """Return a kernel that is a convolution as, say, "bf16 x bf16 -> bf16, b01f_o01i->b01f", and "" for others."""
+    """Return the dtypes and layout of a convolution, as in "bf16 x bf16 -> bf16, b01f_o01i->b01f"; "" for others."""
     for one in [kernel, *kernel.inside]:
         labels = one.attribute(r"dim_labels=([\w>\-]+)")
         if labels:
@@ -218,7 +218,7 @@ def log(journal: record.Journal, case: dict, found: dict, accept: bool) -> str:
 
 
 def newest(lines: list[dict]) -> list[tuple[dict, dict]]:
-    """Return the newest line of each case that changes no field, after the first one by the same version of jax.
+    """Return (first line by the same version of jax, newest line) of each case that changes no field.
 
     The pairs are in the order of targets and recipes.
     """
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--target", default="h200", help="h200, h200:GPUS, v5e:AxB, v6e:AxB")
     parser.add_argument("--batch", type=int, help="instead of the recipe's")
     parser.add_argument("--parallel", choices=("jit", "pmap"), default="jit")
-    parser.add_argument("--accept-regression", action="store_true", help="log it although it is worse than before")
+    parser.add_argument("--accept-regression", action="store_true", help="log it even if it is worse than before")
     parser.add_argument("--keep", type=Path, help="a folder for the optimised HLO of each program")
     arguments, changes = command_line.read(parser)
     target = Target.find(arguments.target)

@@ -82,7 +82,7 @@ def of_reports() -> Iterator[Point]:
 def of_runs(results: Path) -> Iterator[Point]:
     """Yield the mean of the recorded runs of each recipe, and each finished run of a changed recipe.
 
-    Runs with a teacher are left out: its answers, and its own training, are not in their FLOPs.
+    Changed runs with a teacher are left out: their FLOPs include neither its predictions nor its own training.
     """
     found = runs.read(results)
     for group in accuracy.groups(found):

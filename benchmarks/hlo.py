@@ -64,7 +64,7 @@ class Array:
 
     @property
     def on_chip(self) -> bool:
-        """Return whether it stays in the chip's own memory, as a TPU's compiler decides; S(0) is the large memory."""
+        """Return whether it stays in on-chip memory, as a TPU's compiler decides; S(0) is HBM."""
         return bool(re.search(r"S\([1-9]", self.layout))
 
 
@@ -120,7 +120,7 @@ class Instruction:
 
     @property
     def opcodes(self) -> set[str]:
-        """Its opcode and those inside."""
+        """Its opcode and those of the instructions inside."""
         return {self.opcode}.union(*(instruction.opcodes for instruction in self.inside))
 
     @property

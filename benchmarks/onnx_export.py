@@ -27,7 +27,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 def random_state(config) -> TrainState:
-    """Return a state whose weights preserve the size of activations, with statistics unlike any initial ones."""
+    """Return a state whose weights preserve the scale of activations, with statistics unlike any initial ones."""
     shapes = models.variable_shapes(models.build(config), image_shape(config.data))
     rng = np.random.default_rng(0)
 
@@ -47,7 +47,7 @@ def measure(recipe: str) -> dict:
     images = np.random.default_rng(1).integers(0, 256, (IMAGES, *image_shape(config.data))).astype(np.uint8)
     # Compiled quickly: it runs only twice.
     answer = jax.jit(partial(eval_step, model=model, normalize=normalize), compiler_options=QUICK)
-    # Make it as confident as a trained network: with probabilities of 0 and 1 there would be nothing to compare.
+    # Make the network as confident as a trained one: with probabilities of 0 and 1 there would be nothing to compare.
     spread = np.ptp(answer(state.variables, {"image": images}), axis=1).mean()
     state.params["head"] = jax.tree.map(lambda leaf: leaf * (5 / spread), state.params["head"])
     content = onnx_model(config, state, Path())

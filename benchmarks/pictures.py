@@ -1,4 +1,4 @@
-"""Draw README's picture from a finished run: python -m benchmarks.pictures --workdir=runs/preact
+"""Draw the README's picture from a finished run: python -m benchmarks.pictures --workdir=runs/preact
 
 Its panels are the accuracy of every epoch, the confusion matrix, the most confident mistakes, and augmented training
 images, all drawn by the functions that draw a run's report. Needs the run's dataset. Records the run as benchmarks.runs
@@ -95,7 +95,7 @@ def write_palette(figure: Figure, path: Path, **about: str) -> None:
 
 def main() -> int:
     parser = command_line.parser(__doc__)
-    parser.add_argument("--workdir", type=Path, required=True, help="of a finished run")
+    parser.add_argument("--workdir", type=Path, required=True, help="the workdir of a finished run")
     parser.add_argument("--output", type=Path, default=PICTURE, help="the picture")
     parser.add_argument("--results", type=Path, default=record.RESULTS, help="the folder of all results")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """Write the numbers of README.md, docs/ and configs/ from benchmarks/results: python -m benchmarks.readme
 
-In the documents they are between two comments, which name the part; in the docstring of a recipe they follow "This
+In the documents they are between two comments, which name the part; in a recipe's docstring they follow "This
 project:". Nothing else is touched.
 """
 
@@ -306,7 +306,7 @@ def chips(folder: Path) -> str:
 
 
 def caption(folder: Path) -> str:
-    """Return two sentences about the run of README's picture."""
+    """Return two sentences about the run in the README's picture."""
     run = pictured(folder)
     results, config = run.results, run.config
     low, high = wilson_interval(round(results["test_accuracy"] * results["test_examples"]), results["test_examples"])
@@ -321,13 +321,13 @@ def caption(folder: Path) -> str:
 
 
 def picture(folder: Path) -> str:
-    """Return the run of README's picture, and the command that trained it."""
+    """Return the run in the README's picture, and the command that trained it."""
     run = pictured(folder)
     return f"It shows the run {accuracy.link(run)}:\n`{run.command()}`\n"
 
 
 def pictured(folder: Path) -> Recorded:
-    """Return the run that README's picture names."""
+    """Return the run that the README's picture names."""
     return runs.read_one(folder / runs.RUNS / Image.open(PICTURE).text["Run"])
 
 

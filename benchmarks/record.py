@@ -79,7 +79,7 @@ def circumstances() -> dict:
         "date": datetime.date.today().isoformat(),
         "device": device_name(),
         "cores": usable_cores(),
-        "load": round(os.getloadavg()[0], 1),  # processes waiting for a core; a busy machine gives too low speeds
+        "load": round(os.getloadavg()[0], 1),  # running or waiting processes: a busy machine gives too low speeds
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit(),

@@ -83,7 +83,7 @@ def folders(first: Path) -> Iterator[Path]:
 def run(recipe: str, changes: list[str], workdirs: Path, output: Path, again: bool) -> int:
     """Train or resume a run, unless it is recorded as finished, and record it; return the exit code of training.
 
-    If that is to be done `again`, it trains in a new workdir, or resumes there.
+    If a finished run is to be trained `again`, it trains in a new workdir, or resumes there.
     """
     config = recipes.config(recipe, changes)
     device = device_name()

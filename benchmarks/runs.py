@@ -64,7 +64,7 @@ class Recorded(NamedTuple):
         return "an unnamed CPU" if device == "1 x cpu" else device
 
     def command(self) -> str:
-        """Return the command that trains the same."""
+        """Return the command that repeats the run."""
         seed = [f"--config.seed={self.config.seed}"] if self.config.seed else []
         words = [f"--config=configs/{self.recipe.replace(':', '.py:')}", *self.changes, *seed]
         return shlex.join(["python", "-m", "resnet_flax.main", *words])
@@ -91,7 +91,7 @@ def name_of(config: FrozenConfigDict, device: str = "") -> str:
 
 
 def record(workdir: Path, results: Path = RESULTS) -> Path:
-    """Write what there is of the run in `workdir` to its folder in `results` and return that folder.
+    """Write what exists of the run in `workdir` to its folder in `results` and return that folder.
 
     Raises UserError if no epoch is finished, and for a run in progress that would replace a finished one.
     """
@@ -104,7 +104,7 @@ def record(workdir: Path, results: Path = RESULTS) -> Path:
     in_progress = results / RUNS / name_of(config)
     path = results / RUNS / name_of(config, outcome.get("device", ""))
     if not outcome and (path / "results.json").exists():
-        raise UserError(f"{workdir} is in progress, and {path} is a finished run of the same: it is kept")
+        raise UserError(f"{workdir} is in progress, and {path} is a finished run of the same config, which is kept")
     if not (in_progress / "results.json").exists():
         shutil.rmtree(in_progress, ignore_errors=True)
     path.mkdir(parents=True, exist_ok=True)

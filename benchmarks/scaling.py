@@ -1,7 +1,7 @@
-"""Predict a step on many chips from compiled programs: python -m benchmarks.scaling
+"""Predict the time of a step on many chips from compiled programs: python -m benchmarks.scaling
 
-Prints a table for more chips for each kind of chip and recipe in compiled.jsonl that was compiled for one chip and for
-several. Compile first, for example with
+For each kind of chip and recipe that was compiled for one chip and for several, according to compiled.jsonl, prints a
+table for more chips. Compile first, for example with
 
     python -m benchmarks.compiled --target=h200 --recipes=preact
     python -m benchmarks.compiled --target=h200:8 --recipes=preact

@@ -1,4 +1,4 @@
-"""Put hundreds of faults into real runs: python -m benchmarks.soak [--faults=300] [--inputs=100000] [--seed=0]
+"""Inject hundreds of faults into real runs: python -m benchmarks.soak [--faults=300] [--inputs=100000] [--seed=0]
 
 Runs of a tiny network are killed, stopped, damaged and misused at random moments, started again each time, and
 compared at their end with a run without faults: every array, row, result and prediction, bit for bit. Readers of
@@ -129,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.run(main))

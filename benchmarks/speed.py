@@ -9,7 +9,7 @@ seconds   all training steps and the computation of the whitening, without compi
 accuracy  on the test images as they are; tta_accuracy: with the six views of the published records
 
 Writes a line for each run to speed.jsonl and prints a table at the end. --small reduces the recipes to what a CPU does
-in a minute, to show that everything works, and logs to speed_small.jsonl. Words such as --config.train.epochs=12 change
+in a minute, to show that everything works, and logs to speed_small.jsonl. Flags such as --config.train.epochs=12 change
 the recipes.
 """
 
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--small", action="store_true")
     arguments, given = command_line.read(parser)
-    keep_compiled_programs()  # the seeds share them, and other benchmarks
+    keep_compiled_programs()  # the seeds share them, and so do other benchmarks
     journal = record.Journal("speed_small" if arguments.small else "speed", arguments.output, arguments.again)
     for seed, target in itertools.product(range(arguments.seeds), arguments.targets):
         recipe = TARGETS[target]

@@ -9,7 +9,7 @@ too: imports; data (config, dataset, size of the network); init (the initial wei
 step (the first one, which compiles). They include the times that jax reports for tracing, lowering and compiling, or
 for loading a cached program.
 
-Writes to startup.jsonl. Words such as --config.data.dir=DATA change the recipe.
+Writes to startup.jsonl. Flags such as --config.data.dir=DATA change the recipe.
 """
 
 import argparse

@@ -83,7 +83,7 @@ def theirs(name: str, images: np.ndarray, labels: np.ndarray, dtype: str, channe
     return run
 
 
-# Variant -> (images, labels) and a network's name -> Program.
+# Variant -> a function (name of a network, images, labels) -> Program.
 VARIANTS: dict[str, Callable[..., Program]] = {
     "jax float32": partial(ours, dtype="float32"),
     "torch float32": partial(theirs, dtype="float32"),

@@ -1,7 +1,7 @@
-"""Devices that are not present, for which JAX compiles nevertheless.
+"""Devices that JAX compiles for although they are not present.
 
 XLA needs no device to compile for one, only its description. A target is such a description, and a program takes its
-usual way through JAX, as far as that goes without a device:
+usual path through JAX, as far as that goes without a device:
 
     jax.jit(f).lower(*arguments)    traces f on the shapes of its arguments; the result is a program of StableHLO
              .compile()             has XLA optimise it for the devices of the arguments' shardings
@@ -70,14 +70,12 @@ class Target:
         except Exception as error:  # a missing plugin and an unknown topology raise many kinds of errors
             why = f"{type(error).__name__}: {(str(error) or ' ').splitlines()[0]}"
             extra = "cuda13" if chip == "h200" else "tpu"
-            raise UserError(
-                f"{name} needs '.[{extra}]' and a topology that its compiler knows; it says {why}"
-            ) from None
+            raise UserError(f"{name} needs '.[{extra}]' and a topology that its compiler knows: {why}") from None
         return cls(name, sorted(described.devices, key=lambda device: (device.process_index, device.id)), "tpu")
 
     @contextmanager
     def pretend(self) -> Iterator["Target"]:
-        """Have JAX answer as on the target within this context, and lower compiled functions instead of running them.
+        """Make JAX behave as on the target within this context, and lower compiled functions instead of running them.
 
         Arrays that are put on the devices, and those that a compiled function returns, are descriptions. Everything
         else, such as NumPy and operations that are not compiled, is computed on the CPU as usual.

@@ -12,7 +12,7 @@ way   single    one step per dispatch, sent ahead of the device
       host      one step per dispatch, with batches that tf.data makes on the host (feed, loop)
 
 The programs of a recipe take turns, so noise affects all alike, and medians are logged. On an H200, the speeds of steps
-and loops are also given in percent of known limits. Each part is measured in those ways that it has. Measurements with
+and loops are also given in percent of known limits. Each part is measured in the ways that it has. Measurements with
 changed fields or with XLA_FLAGS are logged as such, and left out of the documentation.
 """
 
@@ -184,7 +184,7 @@ def percent_of_limits(recipe: str, images_per_second: float) -> dict[str, float]
 def usable(ways: Sequence[str]) -> list[str]:
     """Return the ways that this installation can run."""
     if "host" in ways and not importlib.util.find_spec("tensorflow"):
-        print("the way host is skipped: TensorFlow is not installed")
+        print("host is skipped: TensorFlow is not installed")
         return [way for way in ways if way != "host"]
     return list(ways)
 

@@ -5,10 +5,10 @@ python -m resnet_flax.main --config=configs/best.py:full    (trains on all 50,00
 
 The goal is at least 97 % test accuracy on CIFAR-10 within an hour on one H200. V. Gripon published 97.97 % for this
 network (github.com/vgripon/SOTA-routine, main.py), one run and the best of ten evaluations, after 750,000 steps of 128
-images. With `:full` this recipe follows that script for about as many (748,800): Nesterov SGD at 0.45 after five epochs
-of warm-up, a cosine, weight decay 2e-5 but none of BatchNorm, label smoothing 0.1, TrivialAugment, random erasing,
-MixUp 0.2 or CutMix 1.0, and a moving average of the weights, there of every 32nd step with a decay of 0.999, here of
-every step with its 32nd root.
+images. With `:full` this recipe follows that script for about as many steps (748,800): Nesterov SGD at 0.45 after five
+epochs of warm-up, a cosine, weight decay 2e-5 but none of BatchNorm, label smoothing 0.1, TrivialAugment, random
+erasing, MixUp 0.2 or CutMix 1.0, and a moving average of the weights, there of every 32nd step with a decay of 0.999,
+here of every step with its 32nd root.
 
 With `:full`, the 1,920 epochs are 3.7e17 FLOPs. Doing them in an hour takes 26,700 images a second, or 104 TFLOP/s.
 This is calculated: no GPU has run it yet.

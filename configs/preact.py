@@ -6,7 +6,7 @@ python -m resnet_flax.main --config=configs/preact.py:full         (trains on al
 python -m resnet_flax.main --config=configs/preact.py:fast         (10 epochs of Muon on all 50,000, last epoch)
 
 The report: Adam 90.76 % (GELU) and 90.23 % (ReLU), SGD 88.56 % and 88.32 %, with 40,000 training images, batch 32 (64
-in another place) and early stopping within 100 epochs. It does not state:
+elsewhere) and early stopping within 100 epochs. It does not state:
 - The learning rates. 0.001 for Adam and 0.01 for AdaGrad are PyTorch's defaults; for SGD, PyTorch has none that trains
   well, and 0.01 with momentum 0.9 is usual at batch 32.
 - The patience of early stopping: 10 epochs here.

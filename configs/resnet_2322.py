@@ -5,7 +5,7 @@ python -m resnet_flax.main --config=configs/resnet_2322.py:full    (trains on al
 python -m resnet_flax.main --config=configs/resnet_2322.py:fast    (10 epochs of Muon on all 50,000, last epoch)
 
 The report: 93.31 % test accuracy after 65 epochs of SGD. Its code steps OneCycle once per epoch with PyTorch's
-defaults: learning rate from 0.004 (0.01 in the text) to 0.1 and down, momentum from 0.95 to 0.85 and back.
+defaults: learning rate from 0.004 (0.01 in the text) to 0.1 and down again, momentum from 0.95 to 0.85 and back.
 
 This project: not yet measured.
 """

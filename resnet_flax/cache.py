@@ -58,7 +58,7 @@ def one_process(path: Path) -> Iterator[None]:
 
 
 def keep_compiled_programs() -> None:
-    """Have JAX keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where already.
+    """Have JAX keep compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR already says where.
 
     They are machine code, so a folder into which another user could have put them is not used. Raises UserError for an
     XDG_CACHE_HOME that is an address, for which libraries, too, would create folders.
@@ -78,7 +78,9 @@ def keep_compiled_programs() -> None:
             warnings.showwarning = partial(delete_bad_entry, warnings.showwarning)
     else:
         print_line(
-            f"note: the compiled programs in {folder} are not used, as others can write there: chmod 700 it", sys.stderr
+            f"note: the compiled programs in {folder} are not used, as other users can write there: "
+            f"run chmod 700 on it and on {folder.parent}, or set XDG_CACHE_HOME to a folder of yours",
+            sys.stderr,
         )
 
 
@@ -91,8 +93,8 @@ def is_private(folder: Path) -> bool:
 def delete_bad_entry(show: Callable[..., None], message: Warning | str, *place: Any, **more: Any) -> None:
     """Show a warning; but if it is about a bad entry of JAX's cache, delete the entry instead.
 
-    A process that is killed while writing an entry leaves a part of it. JAX then compiles the program at each start and
-    never replaces the entry; once it is deleted, JAX writes it again. An error of the system, such as too many open
+    A process that is killed while writing an entry leaves it incomplete. JAX then compiles the program at each start
+    and never replaces the entry; once it is deleted, JAX writes it again. An error of the system, such as too many open
     files, says nothing about the entry.
     """
     entry = BAD_ENTRY.match(str(message))
@@ -102,5 +104,5 @@ def delete_bad_entry(show: Callable[..., None], message: Warning | str, *place: 
         return
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     for path in Path(folder).glob(f"{entry[1]}-*-cache"):
-        with contextlib.suppress(OSError):  # of a cache that can only be read, each start compiles it again
+        with contextlib.suppress(OSError):  # with a read-only cache, each start compiles the program again
             path.unlink()

@@ -94,7 +94,7 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
 
 
 def each_once(paths: Iterable[Path]) -> list[Path]:
-    """Return paths in their order, of several for the same file or folder the first."""
+    """Return paths in their order, keeping only the first of several for the same file or folder."""
     found: dict[Path, Path] = {}
     for path in paths:
         found.setdefault(path.resolve(), path)
@@ -190,7 +190,7 @@ def check_network(job: Job) -> None:
 
 
 def network_fields(config: FrozenConfigDict) -> dict[str, Any]:
-    """Return the fields of a complete config that are part of the trained network: its data may be others."""
+    """Return the fields of a complete config that are part of the trained network: its data may differ."""
     return {
         field: value
         for field, value in training_fields(config).items()
@@ -273,7 +273,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
     for name, one in own.items():
         if one.value == "PATH" and name in values:
             refuse_address(f"--{name}", values[name])
-            values[name] = os.path.expanduser(values[name])  # a shell leaves --output=~/x
+            values[name] = os.path.expanduser(values[name])  # a shell leaves the ~ in --output=~/x
     fields = {name.removeprefix("config."): value for name, value in values.items() if name.startswith("config.")}
     present = flatten(config.to_dict())  # a recipe may have deleted some, which `complete` reports
     set_fields(config, {field: value for field, value in fields.items() if field in present})

@@ -29,7 +29,7 @@ class UserError(Exception):
     """A mistake in the config, the command line, the data or the workdir; `main` prints it without a traceback."""
 
     exit_code = 1
-    quiet = False  # another process prints it
+    quiet = False  # whether another process prints it
 
 
 class Damaged(UserError):
@@ -105,7 +105,7 @@ def reason(error: BaseException) -> str:
 def report_error(error: Exception) -> int:
     """Print an error that the user can do something about as one line, and return the exit code; raise any other.
 
-    That is a crash, for which the process ends with os.EX_SOFTWARE, so that a launcher can tell it from a mistake.
+    Any other is a crash, for which the process ends with os.EX_SOFTWARE, so that a launcher can tell it from a mistake.
     """
     if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):  # say, in the middle of an import
         return INTERRUPTED
@@ -114,7 +114,7 @@ def report_error(error: Exception) -> int:
         error = UserError(f"{error.strerror}{place}")
     if is_out_of_memory(error):
         error = OutOfMemory(
-            "there is not enough memory: end other programs, or compute where there is more, such as on the CPU "
+            "there is not enough memory: close other programs, or use a device with more, such as the CPU "
             "(JAX_PLATFORMS=cpu)"
         )
     if not isinstance(error, UserError | Interrupted):

@@ -158,8 +158,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 def try_lock(path: Path) -> IO | None:
     """Lock the file at `path`, created if need be, and return it; None if another process holds the lock.
 
-    It is a lock of the system: it lasts until the file is closed, at the latest until the process ends. Raises OSError
-    if the file system has no locks.
+    The lock is the operating system's: it lasts until the file is closed, at the latest until the process ends. Raises
+    OSError if the file system has no locks.
     """
     file = open(path, "a+")  # noqa: SIM115
     try:

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; return the process's exit code. Raises what is no mistake of the user's: a crash."""
+    """Run one command; return the process's exit code. Raises whatever is not a mistake of the user: a crash."""
     from resnet_flax.errors import INTERRUPTED, report_error
     from resnet_flax.text import lost_output
 
@@ -77,7 +77,7 @@ def versions() -> str:
 
 
 def end_at_once(signum: int, frame: object) -> None:
-    """End the process on Ctrl-C: a module that is being imported may replace an exception by another, or drop it."""
+    """End the process on Ctrl-C: a module that is being imported may replace an exception with another, or drop it."""
     os._exit(128 + signum)
 
 
@@ -97,7 +97,7 @@ def use_utf8() -> None:
 
 
 def open_standard_streams() -> None:
-    """Open /dev/null as stdin, stdout or stderr if closed: the next file would get its number and so its output."""
+    """Open /dev/null as stdin, stdout or stderr if closed, or the next file opened would get its number and output."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The memory of the process: freed blocks are kept for the next dispatch, and returned if it needs more than ever."""
+"""The process's memory: freed blocks are kept for the next dispatch, and returned if the heap is larger than ever."""
 
 import ctypes
 import os
@@ -63,5 +63,5 @@ class Heap:
 
 
 def c_function(name: str) -> Any:
-    """Return a function of the C library, None if it lacks it, as musl and macOS lack these."""
+    """Return a function of the C library, None if the library lacks it, as musl and macOS lack these."""
     return getattr(ctypes.CDLL(None), name, None)

@@ -27,8 +27,8 @@ def usable_cores() -> int:
 def processor_name() -> str:
     """Return the name of the processor, or its architecture if the system does not know it.
 
-    On Linux with its vector instructions, "AMD EPYC with AVX-512": virtual machines hide the model, and generations of
-    one name differ by a factor of several.
+    On Linux, with its vector instructions, such as "AMD EPYC with AVX-512": virtual machines hide the model, and
+    generations of one name differ in speed by a factor of several.
     """
     try:
         if platform.system() == "Darwin":

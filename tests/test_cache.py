@@ -43,7 +43,7 @@ def test_programs_that_others_could_have_written_are_not_run(tmp_path, monkeypat
     (cache.cache_folder() / place).chmod(mode)
     cache.keep_compiled_programs()
     assert compiled == []
-    assert "as others can write there" in capsys.readouterr().err
+    assert "as other users can write there" in capsys.readouterr().err
 
 
 def test_programs_of_another_user_are_not_run(tmp_path, monkeypatch, compiled):

@@ -59,7 +59,7 @@ def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
     monkeypatch.setattr("resnet_flax.main.run_command", exhausted)
     assert main([]) == 1
     assert capsys.readouterr().err == (
-        "error: there is not enough memory: end other programs, or compute where there is more, such as on the CPU "
+        "error: there is not enough memory: close other programs, or use a device with more, such as the CPU "
         "(JAX_PLATFORMS=cpu)\n"
     )
 

@@ -1,1 +1,1 @@
-"""Faults put into real runs, and malformed files for every reader, for the soak and for tests/faults."""
+"""Faults injected into real runs, and malformed files for every reader, for the soak and for tests/faults."""

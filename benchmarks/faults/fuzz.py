@@ -75,7 +75,7 @@ class Endless(BaseException):
 
 
 def answer(reader: Reader, content: bytes, folder: Path, draw: bool = True) -> tuple[str, float]:
-    """Return ("value" or "refused", seconds), or raise whatever else happened; `draw` figures of the value."""
+    """Return ("value" or "refused", seconds), or raise whatever else happened; with `draw`, also draw the value."""
 
     def stop(signum: int, frame: object) -> None:
         raise Endless(f"more than {SECONDS} seconds")

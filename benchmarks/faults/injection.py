@@ -1,4 +1,4 @@
-"""Put real faults into real runs of a tiny network, and collect what must be the same at the end as without faults."""
+"""Inject real faults into runs of a tiny network, and collect what must be the same at the end as without faults."""
 
 import contextlib
 import os
@@ -217,7 +217,7 @@ def wait_for_save(process: subprocess.Popen, folder: Path) -> None:
 
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: like a full disk, but without the rights to mount one."""
+    """Let no file grow beyond `size` bytes: like a full disk, but without needing the rights to mount one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

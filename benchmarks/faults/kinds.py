@@ -154,7 +154,7 @@ def file_of_newest(run: Run, rng: random.Random) -> Path:
 
 
 def remove_newest(run: Run, rng: random.Random) -> bool:
-    """Delete the newest checkpoint; without another one, the run starts again."""
+    """Delete the newest checkpoint; without another one, the run starts from scratch."""
     if run.checkpoints():
         shutil.rmtree(run.checkpoints()[0])
         return True
@@ -229,7 +229,7 @@ DIFFERENCES = {
 
 
 def differ(what: str, run: Run, rng: random.Random) -> bool:
-    """Start the run as two processes that differ, which both must refuse to do.
+    """Start the run as two processes that differ, which both must refuse.
 
     Each finds its images in the same relative path of its own folder, as two machines do.
     """
@@ -247,7 +247,7 @@ def differ(what: str, run: Run, rng: random.Random) -> bool:
 
 
 def close_stdout(run: Run, rng: random.Random) -> bool:
-    """Start the run without a stdout, and stop it at any moment."""
+    """Start the run without a stdout, and stop it at a random moment."""
     with popen(["sh", "-c", 'exec "$@" >&-', "sh", *run.command()]) as process:
         injection.sleep(process, rng.uniform(0, ANY_MOMENT))
         check_stop(process, 0)
@@ -255,7 +255,7 @@ def close_stdout(run: Run, rng: random.Random) -> bool:
 
 
 def leave_stdout(run: Run, rng: random.Random) -> bool:
-    """Start the run, read only the first line that it prints, like head -1, and stop the run at any moment."""
+    """Start the run, read only the first line that it prints, like head -1, and stop the run at a random moment."""
     with run.start() as process:
         process.stdout.readline()
         process.stdout.close()

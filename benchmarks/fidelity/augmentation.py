@@ -182,7 +182,7 @@ class Case(NamedTuple):
     parameters: list[np.ndarray]  # (n,) each
 
     def expected(self, images: np.ndarray) -> np.ndarray:
-        """Return the oracle's images; it is given Python numbers, so that it computes in float64."""
+        """Return the images of the oracle, which is given Python numbers, so that it computes in float64."""
         drawn = zip(*(parameter.tolist() for parameter in self.parameters), strict=True)
         return np.stack([self.oracle(image, *one) for image, one in zip(images, drawn, strict=True)])
 

@@ -1,4 +1,4 @@
-"""Our networks against timm's, our augmentation and mixing against torchvision's, each called as a user calls it.
+"""Our networks against timm's, our augmentation and mixing against torchvision's, each called as a user would.
 
 The other comparisons are with definitions in PyTorch and Pillow that were written for this project and could share a
 misunderstanding with the code that they check. A network of timm gets a 3x3 convolution instead of its stem for large
@@ -147,7 +147,7 @@ def function(what: str) -> Callable:
     from torchvision.transforms import functional as F
 
     def hue(image: PIL.Image.Image, steps: int) -> PIL.Image.Image:
-        return F.adjust_hue(image, (steps + math.copysign(0.5, steps)) / 255)  # it rounds 255 times this towards zero
+        return F.adjust_hue(image, (steps + math.copysign(0.5, steps)) / 255)  # adjust_hue truncates 255 times this
 
     mode = InterpolationMode(what.rpartition(", ")[2]) if what.startswith(("rotate", "affine")) else None
     functions: dict[str, Callable] = {

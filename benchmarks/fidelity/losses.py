@@ -1,4 +1,4 @@
-"""Mixed batches and losses of soft targets against PyTorch.
+"""Mixed batches, and losses with soft targets, against PyTorch.
 
 MixUp and CutMix are written here in torch as defined by torchvision.transforms.v2, RICAP as defined by its paper, and
 they get the same draws: the share, for CutMix the centre of the box, for RICAP the boundaries and the crops. The losses

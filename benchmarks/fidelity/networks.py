@@ -1,6 +1,6 @@
 """The networks, their losses, gradients, running statistics and initial weights against PyTorch's, in float32.
 
-Two things that are not an error of either side would make training differ, and are made the same:
+Two things would make training differ although neither side is wrong, so they are made the same:
 - Dropout and stochastic depth are random. Both sides multiply by a fixed mask in their place, which checks where they
   are.
 - The slope of ReLU jumps at 0. Of the millions of values in a full network, a few are so close to 0 that rounding

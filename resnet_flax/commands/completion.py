@@ -1,4 +1,4 @@
-"""Print what makes a shell complete the program's verbs, flags, fields and recipes, from the tables of its help.
+"""Print a script by which a shell completes verbs, flags, fields and recipes, made from the tables of the help.
 
 The scripts contain all names, so a shell completes without starting the program. Imports neither JAX nor TensorFlow, as
 a shell may ask for its script whenever it starts.
@@ -149,7 +149,7 @@ _resnet_flax() {
         [[ $COMPREPLY ]] || COMPREPLY=($(compgen $paths -- "$value"))
         compopt -o filenames 2> /dev/null
     fi
-    # readline breaks a word at = and replaces what is behind it; without that it is given the whole word.
+    # readline breaks a word at = and replaces only what follows it; where it does not, it needs the whole word.
     [[ $value != "$current" && $COMP_WORDBREAKS != *=* ]] && COMPREPLY=("${COMPREPLY[@]/#/${current%%=*}=}")
     [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace 2> /dev/null
     return 0

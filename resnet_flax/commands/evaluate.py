@@ -83,7 +83,7 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     names = [display_name(job.workdir) for job in jobs]
     for name, job, score in zip(names, jobs, scores, strict=True):
         if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
-            raise UserError(f"{name} has different classes or images from {names[0]}: they cannot form an ensemble")
+            raise UserError(f"{name} has different classes or images from {names[0]}: evaluate them separately")
     rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
     title, chosen = rows[-1]
     if augmentations:
@@ -101,7 +101,7 @@ class JobScores(NamedTuple):
 
     views: list[Predictions]  # of the images as they are, then of each further view
     weights: list[float]  # of the views
-    unaveraged: Predictions | None  # of the trained weights, if the network answers with an average of them
+    unaveraged: Predictions | None  # of the trained weights, if the network predicts with an average of them
 
     @property
     def plain(self) -> Predictions:
@@ -154,7 +154,7 @@ def training_note(job: Job, split: str, trained: SplitContents | None) -> str:
 
 
 def augmentation_notes(job: Job, augmentations: dict[str, Augmentation]) -> list[str]:
-    """Return a warning for each augmentation for which that in training has not prepared the network."""
+    """Return a warning for each augmentation for which training has not prepared the network."""
     trained, policy = display_name(job.workdir), Policy(job.config.data.policy)
     operations = {step.name for step in (*policy.before, *policy.after)}
     return [
@@ -177,7 +177,7 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
 
 def over_views(answers: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
     """Return the predictions from the mean logits of one network over several views of the same images."""
-    logits = np.average([answer.log_probabilities for answer in answers], 0, weights)  # but for a constant per image
+    logits = np.average([answer.log_probabilities for answer in answers], 0, weights)  # up to a constant per image
     return Predictions(np.asarray(jax.nn.log_softmax(logits.astype(np.float32))), answers[0].labels)
 
 

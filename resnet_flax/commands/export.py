@@ -106,7 +106,7 @@ def output_path(output: str, chosen: "Format", workdir: Path) -> Path:
 def hub_files(config: FrozenConfigDict, variables: Variables, workdir: Path) -> dict[str, bytes]:
     """Return the files, by name, of a finished run's folder for the Hugging Face Hub, see report.card.
 
-    They name no folder of this machine.
+    The files name no folder of this machine.
     """
     from resnet_flax.report.card import model_card  # imports Matplotlib, which other formats should not wait for
     from resnet_flax.report.report import predictions_to_report

@@ -1,4 +1,4 @@
-"""Start a run from weights of PyTorch."""
+"""Start a run from PyTorch weights."""
 
 from pathlib import Path
 

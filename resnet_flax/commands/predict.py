@@ -24,7 +24,7 @@ from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import eval_step, feature_step
 from resnet_flax.workdir.trained import display_name, output_folder, read_trained_results
 
-FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are wide forms of the first four
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what begins one; the last four are fullwidth forms
 MAX_PRINTED = 10  # images; the predictions of more are only written
 MAX_TILES = 100  # images of a contact sheet
 
@@ -97,7 +97,7 @@ def predict(
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb") as file:
             written = write(file, chain(first, answers), contents)
-        answers.close()  # and so the progress bar, if there are more than were written
+        answers.close()  # and with it the progress bar, if there are more than were written
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     if changes := images.changes():
@@ -112,7 +112,7 @@ def predict(
 def describe(weights: Path) -> str:
     """Return the name of a network given as a file of weights and, if known, its accuracy."""
     accuracy = read_trained_results(weights).get("test_accuracy")
-    return display_name(weights) + (f", test accuracy {accuracy:.2%}" if accuracy else "")
+    return display_name(weights) + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
 
 
 def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterator[Answer], Contents], str]:

@@ -17,7 +17,7 @@ from resnet_flax.report import figures
 from resnet_flax.text import escape_line, print_line
 
 MAX_GRID = 50  # images or versions in a figure
-CAPTION_CHARS = 10  # of a class below an image, as wide as that
+CAPTION_CHARS = 10  # of a class name below an image, which is about that wide
 
 Column = tuple[np.ndarray, list[str]]  # images (n, H, W, 3) float32, pixels from 0 to 1, and a caption for each
 
@@ -52,7 +52,7 @@ def preview(config: FrozenConfigDict, workdir: Path, images: int, versions: int)
 
 
 def draw_columns(columns: Sequence[Column], labels: Sequence[str], lines: int) -> Figure:
-    """Draw the original images and a column for each epoch; captions have at most so many `lines`."""
+    """Draw the original images and a column for each epoch; a caption has at most `lines` lines."""
     height = 0.9 + 0.15 * lines  # inches of an image with its caption
     figure = Figure(figsize=(0.9 * len(columns) + 0.9, height * len(labels) + 0.5), dpi=120, layout="constrained")
     grid = figure.subplots(len(labels), len(columns), squeeze=False)

@@ -38,12 +38,12 @@ def summary(config: FrozenConfigDict, workdir: Path, picture: bool, output: str)
     data. Raises UserError, after printing, for a network over its budget.
     """
     if output and not picture:
-        raise UserError("--output is the file of --picture: add that, too")
+        raise UserError("--output is the file of --picture: add --picture, too")
     if picture:
         write_picture(config, Path(output) if output else workdir / "network.png")
     model = models.build(config)
     shape = image_shape(config.data)
-    parts = [layers.layer_table(model, shape), text_table(["memory of training", "MiB"], memory_rows(config, model))]
+    parts = [layers.layer_table(model, shape), text_table(["training memory", "MiB"], memory_rows(config, model))]
     parts.append(data_lines(config))
     if is_run_of(config, workdir):
         parts.append(checkpoints_text(config, workdir))
@@ -76,13 +76,13 @@ def memory_rows(config: FrozenConfigDict, model: ResNet) -> list[list[str]]:
     parts = {
         "parameters": bytes_of(state.params),
         "gradients": bytes_of(state.params),
-        "parameters moved by SAM": bytes_of(state.params) * (config.train.sam_radius > 0),
+        "parameters perturbed by SAM": bytes_of(state.params) * (config.train.sam_radius > 0),
         "optimizer": bytes_of(state.opt_state),
         "running statistics": bytes_of(state.batch_stats),
         "average of the weights": bytes_of(state.average),
         f"activations of {size:,} images, {model.dtype.name}": size * activation_bytes(model, shape),
     }
-    rows = {name: count for name, count in parts.items() if count} | {"together, about": sum(parts.values())}
+    rows = {name: count for name, count in parts.items() if count} | {"total, about": sum(parts.values())}
     return [[name, f"{count / 2**20:,.1f}"] for name, count in rows.items()]
 
 

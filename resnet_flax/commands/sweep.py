@@ -31,7 +31,7 @@ def sweep(
     """
     lookup("method", method, SAMPLERS | {"grid": None})
     if not config.data.validation:
-        raise UserError("a sweep chooses by validation, and config.data.validation is empty")
+        raise UserError("a sweep chooses by validation: set config.data.validation")
     if trials < 0 or (trials > 0) == (method == "grid"):
         raise UserError("--trials=N is for --method=random and tpe, which need it; a grid takes every combination")
     trackers = find_trackers(track)

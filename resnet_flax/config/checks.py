@@ -28,7 +28,7 @@ MAX_ERRORS_LISTED = 20
 MAX_INT32 = 2**31 - 1  # steps and seeds are int32
 
 # Type -> what messages call a value of it.
-TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}
+TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "a string", tuple: "a tuple"}
 
 
 def positive_integers(values: tuple, largest: int = MAX_INT32) -> bool:
@@ -208,11 +208,11 @@ def type_errors(values: dict[str, Any]) -> Iterator[str]:
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Set fields by their dotted names; a list or an array becomes a tuple, a NumPy number a Python one, a path a text.
+    """Set fields by their dotted names; lists and arrays become tuples, NumPy numbers Python's, and paths strings.
 
-    Another model.name is that of a whole network: fields of the network that a recipe has set for its own become those
-    of the other, unless `values` has them. Raises UserError with a line for each unknown field and each value of the
-    wrong type.
+    Another model.name selects that network as a whole: the fields that a recipe has set for its own network become
+    those of the new one, unless `values` sets them. Raises UserError with a line for each unknown field and each value
+    of the wrong type.
     """
     fields = {}
     for field, value in values.items():
@@ -229,7 +229,7 @@ def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 
 def value_errors(config: ConfigDict) -> Iterator[str]:
-    """Yield a line for each value that is not allowed in itself. All fields have the right types."""
+    """Yield a line for each value that is not allowed by itself. All fields have the right types."""
     for field, value in flatten(config.to_dict()).items():
         if value is not None and field in CHOICES:
             kind, names = CHOICES[field]
@@ -259,7 +259,7 @@ def follows(value: Any, rule: Rule) -> bool:
 def demand(value: Any, rule: Rule) -> str:
     """Return what a value that does not follow a rule must be, in words.
 
-    If the value itself obeys the rule, these name the limit of int32 or float32 that it exceeds.
+    If the value itself obeys the rule, the words add the limit of int32 or float32 that it exceeds.
     """
     fits, words = rule
     if not fits(value):
@@ -281,7 +281,7 @@ def conflicts(config: ConfigDict) -> Iterator[str]:
         yield f"config.data.classes must be {len(classes)} names, one for each class of {config.data.name}"
     yield from network_conflicts(config)
     if optimizer.nesterov and not (like_sgd and has_momentum and optimizer.dampening == 0):
-        yield "config.optimizer.nesterov needs sgd or muon with a momentum and no dampening, as in PyTorch"
+        yield "config.optimizer.nesterov needs sgd or muon with momentum and without dampening, as in PyTorch"
     yield from schedule_conflicts(config.schedule, config.train.epochs, has_momentum)
     if config.train.ricap and (config.train.mixup or config.train.cutmix):
         yield "config.train.ricap takes the place of config.train.mixup and config.train.cutmix: set them to 0"
@@ -326,7 +326,10 @@ def size_conflicts(config: ConfigDict) -> Iterator[str]:
 
 
 def pooling_conflicts(model: ConfigDict, field: str, image_size: int) -> Iterator[str]:
-    """A pool block halves images and rounds down; the whitening stem takes a pixel, and all stages after it pool."""
+    """Yield a line if `image_size`, the value of `field`, is too small for pool blocks.
+
+    A pool block halves images and rounds down; the whitening stem takes a pixel, and all stages after it pool.
+    """
     whitening = model.stem == "whitening"
     poolings = len(model.blocks) - (not whitening)
     smallest = 2**poolings + whitening

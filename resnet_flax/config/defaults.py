@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
                 every=30,  # step_decay: epochs between two multiplications by factor
                 end_factor=0.0,  # cosine, warmup_cosine: last learning rate as a fraction of the peak
                 warmup=5,  # warmup_cosine: epochs of linear warm-up
-                warmup_offset=1,  # warmup_cosine: in unit t the warm-up has reached (t + offset) / warmup
+                warmup_offset=1,  # warmup_cosine: at time t the warm-up has reached (t + offset) / warmup
                 decay=0,  # warmup_cosine: epochs of the cosine; 0: until the end of training
                 rise=0.3,  # onecycle: fraction of the training before the peak
                 anneal="cosine",  # onecycle: the shape of the rise and the fall, "cosine" or "linear"
@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
                 teacher="",  # learn from these networks: workdirs, weights or pretrained names, separated by commas
                 teacher_weight=0.9,  # share of the loss that compares with the teacher; the rest is for the labels
                 teacher_temperature=4.0,  # divides the logits of both networks in that comparison
-                small_share=0.0,  # progressive resizing: share of the steps, the first ones, on smaller images
+                small_share=0.0,  # progressive resizing: share of the steps, at the start, on smaller images
                 small_size=24,  # pixels, height and width of these images
                 sam_radius=0.0,  # sharpness-aware minimisation (SAM): distance to its second gradient; 0 for none
                 ema_decay=0.0,  # evaluate an exponential moving average of the weights, with this decay; 0 for none
@@ -196,7 +196,7 @@ def type_of(config: ConfigDict, field: str) -> type:
 
 
 def changed(config: FrozenConfigDict, fields: Mapping[str, Any]) -> FrozenConfigDict:
-    """Return `config` with other values of `fields`, named like "data.dir".
+    """Return `config` with new values of `fields`, named like "data.dir".
 
     A ConfigDict made from a frozen one shares its fields with the ConfigDict that was frozen; this is a copy.
     """

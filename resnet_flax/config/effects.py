@@ -7,8 +7,8 @@ from ml_collections import FrozenConfigDict
 from resnet_flax.config.defaults import flatten, get_config
 from resnet_flax.optim.schedules import cycles_momentum, momentum_field
 
-# Section -> name of an optimizer or a schedule -> the fields that it uses, of those that not all use. One that is not
-# here, because a user has added it, may use any.
+# Section -> name of an optimizer or a schedule -> the fields that it uses, among those that not all use. One that is
+# not listed, because a user has added it, may use any.
 USES: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer": {
         "sgd": ("momentum", "dampening", "nesterov"),

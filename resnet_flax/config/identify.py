@@ -22,7 +22,7 @@ def training_fields(config: FrozenConfigDict) -> dict:
 
 
 def nearest_recipe(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
-    """Return the recipe for the same network from which a complete config differs least, and its changes to that.
+    """Return the recipe for the same network from which a complete config differs least, and the changes to it.
 
     The changes are flags, --config.FIELD=VALUE. A network without a recipe is compared with `quickstart`.
     """

@@ -61,7 +61,7 @@ CHOOSE_DEVICE = "the environment chooses the device: JAX_PLATFORMS=cuda or cpu, 
 
 
 def fields_called(name: str) -> list[str]:
-    """Return the fields that `name` surely means: its last part is an alias, or the last part of their names.
+    """Return the fields that `name` clearly means: its last part is an alias, or the last part of their names.
 
     Of several fields with that last part, only the one in the section that `name` begins with, if there is one.
     """

@@ -2,6 +2,6 @@
 
 import os
 
-# TensorFlow reads these when it is imported; without them it logs its start into the output of every run.
+# TensorFlow reads these when it is imported; without them it logs its startup in the output of every run.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

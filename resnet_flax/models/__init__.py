@@ -1,4 +1,4 @@
-"""Models: the networks by name, and the module that a config describes. Imports no other package."""
+"""Models: the networks by name, and the module that a config describes. Imports no other subpackage."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +14,12 @@ from resnet_flax.models.resnet import ResNet
 
 
 def cifar_resnet(depth: int) -> dict:
-    """Return the ResNet for CIFAR-10 of He et al. (2015, section 4.2), whose shortcuts have no parameters."""
+    """Return the fields of He et al.'s ResNet for CIFAR-10 (2015, section 4.2), whose shortcuts have no parameters."""
     return dict(blocks=((depth - 2) // 6,) * 3, widths=(16, 32, 64), shortcut="pad")
 
 
 def wide_resnet(depth: int, factor: int) -> dict:
-    """Return WRN-depth-factor of Zagoruyko & Komodakis (2016)."""
+    """Return the fields of WRN-depth-factor, Zagoruyko & Komodakis (2016)."""
     return dict(
         block="preact",
         blocks=((depth - 4) // 6,) * 3,
@@ -29,8 +29,8 @@ def wide_resnet(depth: int, factor: int) -> dict:
     )
 
 
-# The networks of the reports, two for fast training, the tiny one of the default config, and networks of the literature
-# to compare with. A new network is one line here.
+# The networks of the reports, two for fast training, the tiny one of the default config, and networks from the
+# literature for comparison. A new network takes one line here.
 NETWORKS: dict[str, dict] = {
     "resnet_443": dict(blocks=(4, 4, 3), widths=(64, 128, 256)),
     "resnet_2322": dict(blocks=(2, 3, 2, 2), widths=(64, 128, 192, 256), stem_dropout=0.2, block_dropout=0.2),
@@ -90,7 +90,7 @@ def build(config: ConfigDict, axis_name: str | None = None) -> ResNet:
     if not isinstance(config, ConfigDict) or "model" not in config or config.model.get("blocks") is None:
         given = type(config).__name__ if isinstance(config, ConfigDict) else repr(config)
         raise UserError(
-            f"build takes a complete config, as resnet_flax.config.checks.complete returns it, not {given}: "
+            f"build takes a complete config, as returned by resnet_flax.config.checks.complete, not {given}: "
             "resnet_flax.create builds a network by name"
         )
     model = config.model

@@ -36,7 +36,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """The fields and parts of every variant.
+    """The fields and parts that all variants share.
 
     Input (batch, H, W, C), output (batch, H / stride, W / stride, width). Dropout precedes the last convolution.
     """
@@ -76,7 +76,7 @@ class Block(nn.Module):
         return y
 
     def project(self, x: jax.Array, train: bool, norm: bool = True) -> jax.Array:
-        """Return the block's input in the shape of its output, by the kind of shortcut.
+        """Return the block's input in the shape of its output, as the kind of shortcut defines it.
 
         - "conv": a 1x1 convolution with the stride, and BatchNorm if `norm`; option B of He et al. (2015).
         - "avg_pool": the same after averaging over windows of `stride`; ResNet-D of He et al. (2019).

@@ -1,13 +1,13 @@
 """Convolution whose gradients have the layout of XLA's fast CPU kernel, and whose kernel gradients are float32.
 
 Several devices sum a kernel's gradient in the dtype in which each computes its part. JAX uses the convolution's,
-bfloat16 on an accelerator; here it is the kernel's own, float32, in which a TPU accumulates anyway. A GPU keeps JAX's
-gradients, because cuDNN computes a float32 gradient only from float32 images.
+bfloat16 on an accelerator; here it is the kernel's own, float32, in which a TPU accumulates anyway. On a GPU, JAX's
+gradients are used, because cuDNN computes a float32 gradient only from float32 images.
 
 On a CPU, XLA uses its fast kernel for operands laid out as (batch, H, W, channels) and (H, W, inputs, outputs). It
 converts other layouts only in the outermost computation: inside a loop, the gradients that JAX derives are computed
 naively, dozens of times slower. The gradients here have the right layout from the start. Where it is faster, a training
-step on a CPU convolves by Winograd's algorithm; without gradients, as in evaluation, a convolution is XLA's everywhere.
+step on a CPU uses Winograd's algorithm; without gradients, as in evaluation, XLA's convolution is used everywhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from resnet_flax.processor import multiplies_512_bits
 
 Pads = Sequence[tuple[int, int]]
 
-# Fewest inputs and outputs for which Winograd's algorithm makes a training step faster: benchmarks/results/step.md.
+# Fewest input and output channels for which Winograd's algorithm speeds up training: benchmarks/results/step.md.
 FEWEST_CHANNELS = 64
 
 
@@ -47,7 +47,7 @@ def with_gradients(
 ) -> jax.Array:
     """Compute `jax.lax.conv_general_dilated` for a `convolution`: one stride, one padding.
 
-    In the dtype of `x`; the gradient of the kernel has the dtype of the kernel.
+    The result has the dtype of `x`, and the gradient of the kernel that of the kernel.
     """
     return _convolve(x, kernel, strides[0], padding[0][0], feature_group_count)
 
@@ -55,8 +55,8 @@ def with_gradients(
 def ungrouped(kernel: jax.Array, groups: int) -> jax.Array:
     """Return (K, K, I / groups, O) as (K, K, I, O), with zeros between inputs and outputs of different groups.
 
-    XLA has no fast CPU kernel for the gradients of a grouped convolution: these multiplications by zero are dozens of
-    times faster.
+    XLA has no fast CPU kernel for the gradients of a grouped convolution: multiplying by these zeros is dozens of times
+    faster.
     """
     if groups == 1:
         return kernel
@@ -113,9 +113,9 @@ def _by_winograd(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> 
 def _not_inlined(function: Callable[..., jax.Array], *arguments) -> jax.Array:
     """Call a jitted function without letting XLA inline it, where that is safe.
 
-    XLA would fuse the producers of the arguments into what the function begins with, and recompute them there, with
-    strides. With several devices it must be inlined: in a separate computation a sum over devices has no fixed place
-    in the order, and two devices could wait for different sums.
+    XLA would fuse the producers of the arguments into the function's first operations, and recompute them there, with
+    strides. With several devices the function must be inlined: in a separate computation, a sum over devices has no
+    fixed place in the order of execution, so two devices could wait for different sums.
     """
     with set_xla_metadata(inlineable="false") if _on_one_cpu() else nullcontext():
         return function(*arguments)

@@ -32,14 +32,14 @@ class Dropout(nn.Dropout):
     def _key(self) -> jax.Array:
         """Return the key that all layers share; make_rng would hash it with the path, using threefry."""
         if self.scope is None or not self.has_rng(self.rng_collection):
-            return self.make_rng(self.rng_collection)  # an error that says which key is missing
+            return self.make_rng(self.rng_collection)  # raises an error that says which key is missing
         return self.scope.rngs[self.rng_collection].rng
 
 
 def uniform_bits(key: jax.Array, name: str, shape: tuple[int, ...], first_row: chex.Numeric) -> jax.Array:
-    """Return uint32 of `shape` (size below 2**32), each a function of `key` (2,) uint32, `name` and its position.
+    """Return uint32 values of `shape` (size below 2**32), functions of `key` (2,) uint32, `name` and their positions.
 
-    These are the rows from `first_row` on of an array of more of them.
+    They are a slice of a larger array: its rows from `first_row` on.
     """
     first, second = mix(jnp, key + jnp.uint32(zlib.crc32(name.encode())))
     position = jax.lax.broadcasted_iota(jnp.uint32, shape, 0) + jnp.uint32(first_row)

@@ -27,7 +27,7 @@ MERGES = ("add", "mul")
 
 
 class Node(NamedTuple):
-    """A layer, an activation, a pooling or a merge of two paths.
+    """A layer, an activation, a pooling operation or a merge of two paths.
 
     `name` is that of the module or operation; `kind` is the module's type, "" for an operation; `inputs` are the
     positions in the graph of the nodes whose outputs it takes; `shape` is that of its output, without the batch.
@@ -74,9 +74,9 @@ def graph(traced: Trace, block: str = "") -> list[Node]:
     The first node is the input, the last gives the output. Operations that do not depend on the image are left out.
     """
     nodes = [Node("input", "", "input", (), ())]
-    source = {variable: 0 for variable in traced.program.jaxpr.invars}  # variable -> the node that gives it
+    source = {variable: 0 for variable in traced.program.jaxpr.invars}  # variable -> the node that produces it
     inside = f"ResNet/{block}/" if block else "ResNet/"
-    equation: Any  # JAX has no type for the results of one
+    equation: Any  # JAX has no type for an equation's results
     for equation in traced.program.jaxpr.eqns:
         read = [variable for variable in equation.invars if not isinstance(variable, Literal)]
         origins = sorted({source[variable] for variable in read if variable in source})
@@ -105,7 +105,7 @@ def graph(traced: Trace, block: str = "") -> list[Node]:
 
 
 def place(nodes: list[Node], equation: Any, name: str, origins: list[int]) -> int:
-    """Add an equation, of the layer `name` or ("") of none, to the nodes and return the position of its node."""
+    """Add an equation, part of the layer `name` or ("") of none, to the nodes; return the position of its node."""
     primitive = equation.params.get("name", equation.primitive.name).strip("_")  # a function under jit has a name
     if not name and (primitive not in IMAGE_OPERATIONS or (primitive in MERGES and len(origins) < 2)):
         return origins[-1]  # such as a conversion of the dtype

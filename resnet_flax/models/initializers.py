@@ -13,7 +13,7 @@ TORCH_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
 def dirac(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Initialise a convolution so that its first outputs copy its inputs, like torch.nn.init.dirac_.
 
-    Further outputs, and dense layers, are initialised by TORCH_INIT. Zagoruyko & Komodakis (2017, DiracNets); partly
+    All other outputs, and dense layers, are initialised by TORCH_INIT. Zagoruyko & Komodakis (2017, DiracNets); partly
     random as in Jordan (2024, arXiv:2404.00498).
     """
     kernel = TORCH_INIT(key, shape, dtype)

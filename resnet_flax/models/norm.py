@@ -1,7 +1,7 @@
 """Batch normalisation with PyTorch's conventions, together with the activation that follows it.
 
 Both are one function with a custom gradient, which recomputes the normalised values from the input instead of storing
-them in the forward pass and reading them in the backward pass: on a GPU this moves up to a tenth fewer bytes.
+them in the forward pass and reading them in the backward pass: on a GPU this moves up to 10 % fewer bytes.
 """
 
 import math
@@ -27,7 +27,7 @@ class BatchNorm(nn.Module):
     In training the output uses the biased variance of the batch, and `batch_stats` the unbiased one, unlike
     `flax.linen.BatchNorm`. Statistics, scale and bias are float32 whatever the dtype of the input.
 
-    Input and output: (batch, height, width, channels), of the same, arbitrary float dtype.
+    Input and output: (batch, height, width, channels), of any float dtype, the same for both.
     """
 
     momentum: float = 0.9  # weight of the old running value; PyTorch's momentum, 0.1, is that of the new one
@@ -101,7 +101,7 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
         return offset, pullback(gradient)[0].astype(jnp.float32)
 
     offset, gradient = before_activation(x, gradients[0])
-    sums = channel_sums(gradient * offset, gradient)  # on this device; the next two are over all
+    sums = channel_sums(gradient * offset, gradient)  # on this device; the next two are over all devices
     with_offset, level = of_all(sums, axis_name)
     count = values_per_channel(x, axis_name)
     slope = (with_offset - mean * level) * inverse * inverse / count
@@ -109,7 +109,7 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
     slope, level, of_scale, of_bias = again(
         (factor * slope, factor * (mean * slope - level / count), of_scale, sums[1])
     )
-    # Without an activation nothing of the gradient is recomputed, so the two norms of a sum can share it.
+    # Without an activation, no part of the gradient is recomputed, so the two norms of a sum can share it.
     x, gradient = (again(x), gradients[0]) if activation is identity else again((x, gradients[0]))
     offset, gradient = before_activation(x, gradient)
     of_x = factor * gradient - slope * offset + level
@@ -128,11 +128,11 @@ def of_all(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[ja
 
 
 def again(values: Any) -> Any:
-    """Return a tree of arrays such that, on a GPU, whatever is computed from them is computed where it is used.
+    """Return a tree of arrays such that, on a GPU, whatever is computed from them is recomputed where it is used.
 
-    XLA computes a repeated expression once and stores it. It takes a barrier's results for values other than its
-    operands, so an expression of both is computed twice. The results themselves are stored. On a TPU this would take
-    twice as many kernels.
+    XLA computes a repeated expression once and stores it. It treats a barrier's results as distinct from the barrier's
+    operands, so an expression of each is computed separately. The results themselves are stored. On a TPU this would
+    take twice as many kernels.
     """
     return jax.lax.optimization_barrier(values) if jax.default_backend() == "gpu" else values
 

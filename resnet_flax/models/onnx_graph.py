@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from resnet_flax.errors import UserError
 
 NEEDS_ONNX = "--format=onnx needs the package onnx: install it (pip install -c constraints.txt -e '.[onnx]')"
-OPSET, IR_VERSION = 18, 9  # which ONNX 1.14 (2023) and newer know, and today's runtimes
+OPSET, IR_VERSION = 18, 9  # supported since ONNX 1.14 (2023), and by today's runtimes
 Shape = tuple[int, ...]
 BATCH = 99_991  # size of the traced batch: a prime that no other axis has, so the batch axis is recognised anywhere
 CALLS = {"jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "checkpoint"}
@@ -49,7 +49,7 @@ class Windows(NamedTuple):
 
 @dataclass
 class Tensor:
-    """A value that depends on the images: scale x source + shift, where both are one number or one per channel."""
+    """A value that depends on the images: scale x source + shift; scale and shift are one number or one per channel."""
 
     shape: Shape  # as JAX has it, with BATCH for the batch
     source: str | Linear | Windows  # a str is the name of a tensor in the graph
@@ -155,7 +155,7 @@ class Graph:
         return name
 
     def affine(self, name: str, scale: np.ndarray | float, shift: np.ndarray | float, rank: int) -> str:
-        """Add scale x NAME + shift, as one node where ONNX has one."""
+        """Add scale x `name` + shift, as a single node where ONNX has one for it."""
         if rank == 4 and max(np.size(scale), np.size(shift)) > 1 and np.any(shift):
             channels = max(np.size(scale), np.size(shift))
             factors = [np.broadcast_to(value, channels) for value in (scale, shift, 0.0, 1.0)]

@@ -18,10 +18,10 @@ from resnet_flax.models.whitening import Whitening
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Return x times the normal distribution function of x, like torch.nn.GELU; JAX's default approximates it.
+    """Return x times the standard normal CDF of x, like torch.nn.GELU; JAX's default approximates it.
 
-    JAX uses erfc, which takes a CPU 1.3 times as long as erf. Only dtypes of lower precision than float32 need it,
-    because 1 + erf loses their digits below 0.
+    JAX's exact GELU uses erfc, which takes a CPU 1.3 times as long as erf. Only dtypes of lower precision than float32
+    need it, because in them 1 + erf loses digits where x is negative.
     """
     if x.dtype == jnp.float32:
         return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
@@ -34,9 +34,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": jax.nn.relu,
 class ResNet(nn.Module):
     """A residual network for small images: a 3x3 stem without pooling, stages, global average pooling, one dense layer.
 
-    The first block of every stage but the first halves height and width. With a "whitening" stem, a fixed `Whitening`
-    instead of the convolution, that of the first stage does, too. Convolutions have no bias and explicit padding
-    (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from this at stride 2.
+    The first block of every stage but the first halves height and width; with a "whitening" stem, a fixed `Whitening`
+    instead of the convolution, the first stage's does, too. The convolutions of stem and blocks have no bias and
+    explicit padding (k - 1) / 2, as in PyTorch; XLA's "SAME" differs from this at stride 2.
 
     Input: (batch, height, width, 3), normalised, of a float dtype (UserError for anything else). Output: logits,
     (batch, num_classes) float32.

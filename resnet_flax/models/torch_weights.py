@@ -50,7 +50,7 @@ def torch_name(path: Sequence[str]) -> str:
 
 
 def common_name(name: str) -> str:
-    """Return a name from a file as torch_name writes it."""
+    """Return a name from a file as torch_name would write it."""
     return ".".join(SYNONYMS.get(part, part) for part in name.split(".") if part not in WRAPPERS)
 
 

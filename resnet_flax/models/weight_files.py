@@ -13,12 +13,12 @@ from resnet_flax.models.torch_weights import Tensors, listed
 from resnet_flax.text import escape_line
 
 MAX_WEIGHTS_BYTES = 2**30  # of a file
-STATE_DICT = "state_dict"  # the key given to one without a key
+STATE_DICT = "state_dict"  # the key of a state_dict that has none
 NEEDS_TORCH = "{} needs PyTorch: install it (pip install -c constraints.txt -e '.[reference]') or use safetensors"
 
 
 def read_weights(file: Path, key: str = "") -> Tensors:
-    """Return the state_dict in a .safetensors, .pt, .pth or .bin, or that under `key` in a checkpoint with several.
+    """Return the state_dict of a .safetensors, .pt, .pth or .bin file; of a checkpoint with several, that under `key`.
 
     Raises UserError if there is none, if there are several and no `key`, and for a file that is damaged or larger than
     MAX_WEIGHTS_BYTES.
@@ -40,7 +40,7 @@ def read_safetensors(file: Path, key: str) -> Tensors:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Return the metadata of a .safetensors; {} for any other file. Raises UserError if it is damaged."""
+    """Return the metadata of a .safetensors file; {} for any other file. Raises UserError if it is damaged."""
     if file.suffix.lower() != ".safetensors":
         return {}
     try:
@@ -66,7 +66,7 @@ def read_torch(file: Path, key: str) -> Tensors:
             content = torch.load(file, map_location="cpu", weights_only=True)
         parts = content if isinstance(content, dict) and not is_state_dict(content) else {STATE_DICT: content}
         found = {escape_line(name, 100): part for name, part in parts.items() if is_state_dict(part)}
-    except Exception:  # PyTorch lets errors of many kinds through
+    except Exception:  # PyTorch raises errors of many kinds
         raise UserError(f"{file} is damaged, or holds more than tensors: save a state_dict") from None
     tensors = {name: value for name, value in choose(file, found, key).items() if isinstance(value, torch.Tensor)}
     if sum(tensor.numel() for tensor in tensors.values()) > size:  # a few bytes may be repeated endlessly
@@ -106,12 +106,12 @@ READERS = {".safetensors": read_safetensors, ".pt": read_torch, ".pth": read_tor
 
 
 def encode_safetensors(tensors: Tensors, metadata: dict[str, str]) -> bytes:
-    """Return the content of a .safetensors."""
+    """Return the content of a .safetensors file."""
     return safetensors.numpy.save(tensors, metadata)
 
 
 def encode_torch(tensors: Tensors) -> bytes:
-    """Return the content of a .pt with this state_dict; UserError without PyTorch."""
+    """Return the content of a .pt file with this state_dict; UserError without PyTorch."""
     try:
         import torch
     except ImportError:

@@ -19,7 +19,7 @@ class Whitening(nn.Module):
     arXiv:2404.00498). The kernel is a statistic of the training images, like BatchNorm's means, so it is in
     `batch_stats`; it is zero until it is set to what `directions` returns.
 
-    (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), both of the same, arbitrary float dtype.
+    (batch, H, W, C) -> (batch, H - 1, W - 1, 8 C), of any float dtype, the same for both.
     """
 
     @nn.compact
@@ -36,8 +36,8 @@ class Whitening(nn.Module):
 def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
     """Return the kernel of `Whitening`, (2, 2, C, 8 C) float32, for training images (n, H, W, C) uint8.
 
-    `normalize` returns images as the network sees them. At most EXAMPLES images are used, evenly
-    spaced, and fewer of larger ones.
+    `normalize` returns images as the network sees them. At most EXAMPLES images are used, evenly spaced, and fewer if
+    they are larger than 32 x 32 pixels.
     """
     most = max(1, EXAMPLES * 32 * 32 // max(32 * 32, images.shape[1] * images.shape[2]))
     some = np.ascontiguousarray(images[:: -(-len(images) // most)])

@@ -38,7 +38,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.jit
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Return the gradient of the kernel (3, 3, I, O) from the images and that of the outputs (batch, H, W, O)."""
+    """Return the gradient of the kernel (3, 3, I, O) from the images and the outputs' gradient (batch, H, W, O)."""
     inputs = _combinations(OF_INPUT, _tiles(_padded(x, 1), 4))
     outputs = _combinations(OF_OUTPUT.T, _tiles(_padded(gradient, 0), 2))
     products = jnp.stack([pixels.T @ slopes for pixels, slopes in zip(inputs, outputs, strict=True)])

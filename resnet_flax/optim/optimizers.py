@@ -202,7 +202,7 @@ def build(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     def at(now: Hyperparams) -> optax.GradientTransformation:
         clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
         biases = [scale_biases(config.bias_lr_factor)] if config.bias_lr_factor != 1 else []
-        # A schedule, as its counter, which nothing reads, is part of every saved state.
+        # A schedule rather than a number, as its counter, which nothing reads, is part of every saved state.
         rate = optax.scale_by_learning_rate(lambda _: now.learning_rate)
         return optax.chain(*clip, OPTIMIZERS[config.name](config, now), *biases, rate)
 

@@ -59,7 +59,7 @@ def anneal(kind: str, start: float, end: float, fraction: np.ndarray) -> np.ndar
 
 
 def constant(peak: float, config: ConfigDict, span: Span) -> Schedule:
-    """Keep the peak."""
+    """Stay at the peak."""
     return span.over_steps(lambda t: np.full_like(t, peak))
 
 

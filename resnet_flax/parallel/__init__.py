@@ -1,1 +1,1 @@
-"""Devices and processes: where arrays live, how a step is compiled, how processes agree. Imports no other package."""
+"""Devices and processes: where arrays live, how steps compile, how processes agree. Imports no other subpackage."""

@@ -1,7 +1,7 @@
 """Use all devices as one: place arrays on them and compile steps for them.
 
 `Jit` has a one-axis mesh and a global view, so the result does not depend on the number of devices: BatchNorm and the
-loss see the whole batch. `Pmap` runs on each device the same step, which itself sums over the axis "data".
+loss see the whole batch. `Pmap` runs the same step on each device, and that step itself sums over the axis "data".
 """
 
 from collections.abc import Callable

@@ -71,7 +71,7 @@ def join(*where: Any, **options: Any) -> None:
 
     def give_up() -> None:
         place = f" at {where[0]}" if where else ""
-        print_line(f"error: not all processes of this run have met{place} within {JOIN_SECONDS} s", sys.stderr)
+        print_line(f"error: not all processes of this run have joined{place} within {JOIN_SECONDS} s", sys.stderr)
         os._exit(PEER_LOST)
 
     timer = threading.Timer(JOIN_SECONDS, give_up)
@@ -83,7 +83,7 @@ def join(*where: Any, **options: Any) -> None:
     except (RuntimeError, ValueError) as error:  # of XLA, or of JAX if it does not recognise where it runs
         place = f" at {where[0]}" if where else ""
         names = "" if where else f"; set {', '.join(VARIABLES)}"
-        raise UserError(f"the processes of this run cannot meet{place}: {reason(error)}{names}") from None
+        raise UserError(f"the processes of this run cannot connect{place}: {reason(error)}{names}") from None
     finally:
         timer.cancel()
 
@@ -100,7 +100,7 @@ def silence() -> None:
 
 
 def check_equal_devices(counts: Mapping[int, int]) -> None:
-    """Raise UserError, in all processes, unless each has as many devices: process -> devices."""
+    """Raise UserError, in all processes, unless each has the same number of devices; `counts` is process -> devices."""
     if len(set(counts.values())) > 1:
         found = ", ".join(first_few([f"process {index} has {counts[index]}" for index in sorted(counts)], 8))
         raise reported_by_first_process(UserError(f"each process must have the same number of devices: {found}"))
@@ -133,7 +133,7 @@ def read_env_number(name: str) -> int:
     """Return the natural number that an environment variable holds; UserError if it holds something else."""
     value = os.environ.get(name, "")
     if not value.isdecimal():
-        raise UserError(f"{name} must be a number from 0 on, not {value!r}")
+        raise UserError(f"{name} must be a whole number, 0 or more, not {value!r}")
     return int(value)
 
 
@@ -168,7 +168,7 @@ def run_in_agreement(
 ) -> Result:
     """Run `compute` in every process and return its own result there.
 
-    Raises UserError in all processes if it does so in one, or if `describe` gives different results in two of them.
+    Raises UserError in all processes if `compute` raises it in one, or if `describe` returns different results in two.
     """
     if jax.process_count() == 1:
         return compute()

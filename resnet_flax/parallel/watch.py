@@ -77,7 +77,7 @@ class Watch:
         if listeners:
             threading.Thread(target=self._watch_others, args=listeners, daemon=True).start()
             return
-        # Not here, as the first process may be waiting for a stranger at its port that says nothing.
+        # In a thread, as the first process may be waiting for a stranger at its port that says nothing.
         threading.Thread(target=self._watch_first, args=((host, port), bytes.fromhex(key)), daemon=True).start()
 
     def leave(self) -> None:
@@ -109,7 +109,7 @@ class Watch:
             self._tell(LEAVING)
         words = last_words(first)
         if words != LEAVING:
-            self._end("" if words == REPORTED or jax.process_index() > 1 else "process 0")  # one of the others says so
+            self._end("" if words == REPORTED or jax.process_index() > 1 else "process 0")  # another one reports it
 
     def _end(self, dead: str) -> None:
         """End this process, unless it is ending already, and report the process that is `dead`, if any."""

@@ -113,7 +113,7 @@ weights of seed {config.seed}{only_one}.
 
 
 def seeds_rows(results: Mapping[str, Any]) -> Rows:
-    """Return how many seeds were trained and the spread of their accuracy, as far as `results` say so."""
+    """Return how many seeds were trained and the spread of their accuracy, as far as `results` say."""
     if "seeds" not in results:
         return []
     diverged, spread = results.get("seeds_diverged", 0), results.get("seeds_test_accuracy")
@@ -125,7 +125,7 @@ def seeds_rows(results: Mapping[str, Any]) -> Rows:
 
 
 def prediction_sections(evaluated: SplitPredictions, classes: Sequence[str]) -> list[str]:
-    """Return what the predictions on the test split, or without one on the validation split, say."""
+    """Return sections about the predictions on the test split, or without one on the validation split."""
     found, about = evaluated.predictions, f"On the {evaluated.role} split, {len(evaluated.predictions):,} images.\n\n"
     confused = table(CONFUSIONS_HEADER, confusions(found, classes))
     return [

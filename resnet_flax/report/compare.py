@@ -24,7 +24,7 @@ DIFFERENCE_HEADER = ["test accuracy", "points (95 % interval)"]
 
 
 def write_comparison(runs: list[Job], folder: Path) -> None:
-    """Print a table of several runs, best validation accuracy first, and what differs; draw their curves in a chart."""
+    """Print a table of several runs, best validation accuracy first, and what differs; write these and their curves."""
     histories = {run.workdir: read_history(run.config, run.workdir) for run in runs}
     results = {run.workdir: read_results(run.workdir) for run in runs}
 
@@ -83,7 +83,7 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
 
 
 def difference_rows(runs: list[Job]) -> list[list[str]]:
-    """Return by how much the test accuracy of each finished run differs from the first's, where the images agree."""
+    """Return by how much the test accuracy of each finished run differs from the first's, if the images agree."""
     tested = [(str(run.workdir), found) for run in runs if (found := test_predictions(run))]
     return [
         [f"{name} minus {tested[0][0]}", difference_text(found, tested[0][1])]

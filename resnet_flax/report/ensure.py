@@ -10,7 +10,7 @@ from resnet_flax.workdir.results import results_digest
 
 
 def ensure_report(workdir: Path) -> None:
-    """Write the report of the finished run in `workdir` unless it has a complete one of these very results."""
+    """Write the report of the finished run in `workdir` unless it has a complete one of the same results."""
     if not run_on_first_process(lambda: is_current(workdir)):
         run_on_first_process(lambda: write_report_of(workdir))
 
@@ -22,7 +22,7 @@ def write_report_of(workdir: Path) -> None:
 
 
 def is_current(workdir: Path) -> bool:
-    """Return whether report.html is complete and shows the results in `workdir`, whatever the clock says."""
+    """Return whether report.html is complete and shows the results in `workdir`, whatever the times of the files."""
     path = workdir / "report" / "report.html"
     end = last_line(results_digest(workdir)).encode()
     return path.exists() and bool(end) and path.read_bytes().endswith(end)

@@ -76,11 +76,11 @@ def confusions(predictions: Predictions, classes: Sequence[str]) -> list[list[st
 
 
 def examples_section(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> str:
-    """Return the images that say most about what goes wrong: the most confident mistakes, least sure predictions."""
+    """Return the images that say most about what goes wrong: most confident mistakes, least confident predictions."""
     surest = predictions.confident_mistakes(SHOWN)
     unsure = np.argsort(predictions.log_probabilities.max(1), kind="stable")[:SHOWN]
     wrong, names = len(predictions) - predictions.correct, figures.short_labels(classes)
-    count = html.paragraph(f"{wrong:,} of {len(predictions):,} images are classified wrongly.")
+    count = html.paragraph(f"{wrong:,} of {len(predictions):,} images are misclassified.")
     doubts = html.titled("Least confident predictions", gallery(predictions, images, names, unsure))
     if not wrong:
         return html.section("Mistakes", count, doubts)
@@ -92,7 +92,7 @@ def examples_section(predictions: Predictions, images: np.ndarray, classes: Sequ
 
 
 def class_galleries(predictions: Predictions, images: np.ndarray, names: Sequence[str]) -> str:
-    """Return a row of mistakes for each class that has any; `names` are what to call the classes."""
+    """Return a row of mistakes for each class that has any; `names` are the classes' names to display."""
     mistakes = predictions.confident_mistakes(len(predictions))
     recall = ClassScores.of(predictions.confusion()).recall
     lowest = np.argsort(recall, kind="stable")[:MAX_CLASSES_SHOWN]  # a class without images is last
@@ -111,7 +111,7 @@ def gallery(predictions: Predictions, images: np.ndarray, names: Sequence[str], 
     notes = {
         index: f"true: {names[predictions.labels[index]]}"
         if predictions.predicted[index] != predictions.labels[index]
-        else "right"
+        else "correct"
         for index in chosen
     }
     return html.gallery(example(predictions, images, names, index, note) for index, note in notes.items())
@@ -141,7 +141,7 @@ def calibration_section(files: Files, predictions: Predictions) -> str:
     named = {
         "accuracy": percent(predictions.accuracy),
         "mean confidence": percent(confidence),
-        "on the whole": f"{'over' if gap > 0 else 'under'}confident by {abs(gap):.2f} percentage points"
+        "overall": f"{'over' if gap > 0 else 'under'}confident by {abs(gap):.2f} percentage points"
         if gap
         else "neither over- nor underconfident",
         "expected calibration error": f"{percent(calibration.error)}, in {len(calibration.counts)} bins",

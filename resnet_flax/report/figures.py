@@ -81,7 +81,7 @@ def training_curves(history: History, quantity: str, results: Mapping, training:
 
 
 def compared_curves(histories: Mapping[str, History], quantity: str) -> Figure:
-    """ "loss" or "accuracy" of at most MAX_CURVES runs: validation as solid lines, training dashed."""
+    """The "loss" or "accuracy" of at most MAX_CURVES runs: validation as solid lines, training dashed."""
     figure, axes = axes_over_epochs()
     for color, (name, history) in zip(RUN_COLORS, histories.items(), strict=False):
         held_out = f"val_{quantity}" in history[0]
@@ -151,7 +151,7 @@ def learning_rate(history: History, config: FrozenConfigDict) -> Figure:
 
 
 def confusion_matrix(predictions: Predictions, classes: Sequence[str]) -> Figure:
-    """True classes down, predicted ones across, coloured by share of the row; precision, recall and F1 beside them."""
+    """True classes down, predicted ones across, coloured by share of the row; for few classes also their scores."""
     matrix = predictions.confusion()
     few = len(classes) <= MANY_CLASSES
     side = 1.6 + 0.55 * len(classes) if few else 10

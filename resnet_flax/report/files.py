@@ -1,4 +1,4 @@
-"""The files of a report. All are drawn before the first is written, each whole or not at all."""
+"""The files of a report. All are drawn before the first is written; each is written whole or not at all."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -42,14 +42,14 @@ ABOUT = {
 def serve(folders: Sequence[Path], port: int) -> None:
     """Serve a page about the runs in `folders` and below them on a `port`, 0 for a free one, until Ctrl-C."""
     if not 0 <= port < 2**16:
-        raise UserError(f"--port must be from 0, for a free one, to {2**16 - 1}, not {port}")
+        raise UserError(f"--port must be from 0, for any free port, to {2**16 - 1}, not {port}")
     try:
         server = Server((HOST, port), Handler)
     except OSError as error:
-        raise UserError(f"cannot serve on port {port}: {error.strerror}; choose another --port, or none") from None
+        raise UserError(f"cannot serve on port {port}: {error.strerror}; choose another --port or omit it") from None
     server.pages = Pages(folders)
     with server:
-        print_line(f"http://{HOST}:{server.server_port} shows {', '.join(map(str, folders))}; Ctrl-C ends this")
+        print_line(f"http://{HOST}:{server.server_port} shows {', '.join(map(str, folders))}; Ctrl-C stops serving")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -62,7 +62,7 @@ class Page(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """A server of `pages` that stays silent about a browser that is gone."""
+    """A server of `pages` that prints nothing when a browser disconnects."""
 
     pages: "Pages"
     daemon_threads = True
@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if (self.headers["Host"] or "").partition(":")[0] not in (HOST, "localhost"):  # the port may be forwarded
-            return self.send_error(403)  # asked by another site, whose name was made to resolve to this address
+            return self.send_error(403)  # DNS rebinding: another site's name was made to resolve to this address
         if not (page := self.server.pages.at(self.path)):
             return self.send_error(404)
         self.send_response(200)
@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Pages:
-    """The pages about the runs in `folders` and below: of the only folder if it is a run, or else a list."""
+    """The pages about the runs in `folders` and below: that of the only folder if it is a run, or else a list."""
 
     def __init__(self, folders: Sequence[Path]):
         self.folders = folders
@@ -122,7 +122,7 @@ class Pages:
             return Page(report.read_bytes(), True)
         parts = [html.paragraph(ABOUT[live.state].format(live.failure))]
         if live.state == "training":
-            parts += [html.meter(share_done(live), "share of all epochs that are done")]
+            parts += [html.meter(share_done(live), "share of epochs done")]
         if live.state != "not begun":
             parts += [html.tiles(run_tiles(live))]
         if live.history:
@@ -197,7 +197,7 @@ def share_done(live: Live) -> float:
 
 
 def time_left(live: Live) -> str:
-    """Return how long the run will still train, by what it last wrote."""
+    """Return how much longer the run will train, judging by what it last wrote."""
     if not live.progress:
         return "-"
     return duration(max(0.0, live.progress["seconds_left"] - max(0.0, time.time() - live.progress[CLOCK])))

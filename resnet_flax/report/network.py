@@ -69,7 +69,7 @@ def network(model: ResNet, name: str, image_shape: tuple[int, int, int]) -> Figu
 
 
 def with_output(nodes: list[Node]) -> list[Node]:
-    """Return nodes and one more, the output; like the input, it shows its shape."""
+    """Return the nodes and one more, the output, labelled with its shape like the input."""
     ends = [
         node._replace(label=f"{name} {shape_text(node)}") for name, node in (("input", nodes[0]), ("output", nodes[-1]))
     ]

@@ -35,10 +35,10 @@ EPOCH_HEADER = ["epoch", "learning rate", "train loss", "train acc", "val loss",
 def write_report(config: FrozenConfigDict, workdir: Path) -> None:
     """Write the folder `report` of `workdir`, about the epochs so far: PNG files, summary.txt and report.html.
 
-    Raises UserError if no epoch is finished. Single images are those of the test split once the run is finished, with
-    the predictions that training ended with; before that, and without a test split, those of the validation split.
+    Raises UserError if no epoch is finished. The images shown are those of the test split once the run is finished,
+    with the predictions made at the end of training; before that, and without a test split, those for validation.
 
-    If training ends meanwhile, the report is drawn again, so that none of an unfinished run is left.
+    If training ends meanwhile, the report is drawn again, so that no report of an unfinished run remains.
     """
     folder = workdir / "report"
     drawn = None
@@ -143,13 +143,13 @@ def prediction_sections(
     try:
         _, split = load_split(config.data, found.role)
     except UserError as absent:
-        print_line(f"no mistakes are shown: {absent}")
+        print_line(f"mistakes are not shown: {absent}")
     else:
         if np.array_equal(split.labels, found.predictions.labels):
             files.picture("mistakes", figures.mistakes(found.predictions, split.images, classes))
             sections += [evaluation.examples_section(found.predictions, split.images, classes)]
         else:
-            print_line(f"no mistakes are shown: the {found.role} split has changed since it was evaluated")
+            print_line(f"mistakes are not shown: the {found.role} split has changed since it was evaluated")
     return [*sections, evaluation.calibration_section(files, found.predictions)]
 
 
@@ -165,7 +165,7 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
         **({"mixing": str(mixing)} if mixing.on else {}),
         **({"teacher": taught(config)} if config.train.teacher else {}),
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
-        "schedule": f"{config.schedule.name}, a step per {config.schedule.per}",
+        "schedule": f"{config.schedule.name}, updated every {config.schedule.per}",
         "batch size": f"{config.train.batch_size:,}",
         **run_facts(config, results),
     }
@@ -200,7 +200,7 @@ def epoch_rows(history: list[EpochRow]) -> list[list[str]]:
 
 
 def predictions_to_report(config: FrozenConfigDict, workdir: Path, finished: bool) -> SplitPredictions | None:
-    """Return the predictions that a finished run has left, or those of the best checkpoint so far on validation.
+    """Return the predictions that a finished run saved, or those of the best checkpoint so far on validation.
 
     The latter are not saved: predictions.npz belongs to training. Returns None if nothing is held out, as the test
     split is not looked at before the end.

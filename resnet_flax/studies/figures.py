@@ -189,7 +189,7 @@ def log_scale(axes: Axes, which: str, field: Range) -> None:
 
 
 def seed_curves(histories: Sequence[History], quantity: str) -> Figure:
-    """ "loss" or "accuracy" of runs that differ in their seed: a thin line each, the mean and standard deviation."""
+    """The "loss" or "accuracy" of runs that differ in their seed: a thin line each, mean and standard deviation."""
     figure, axes = axes_over_epochs()
     common = min(map(len, histories))  # a run may stop early
     for prefix, label, color in (("train", "training", BLUE), ("val", "validation", ORANGE)):
@@ -207,6 +207,6 @@ def seed_curves(histories: Sequence[History], quantity: str) -> Figure:
         if common == 1:  # a band would have no width
             axes.errorbar(epochs, mean, deviation, color=color, marker="_", markersize=12, capsize=5)
         axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.25, linewidth=0)
-    axes.set_title("bands and bars: one standard deviation to either side", fontsize="medium", loc="left")
+    axes.set_title("bands and bars: ± one standard deviation", fontsize="medium", loc="left")
     finish_axes(axes, quantity)
     return figure

@@ -1,4 +1,4 @@
-"""Train a recipe with several seeds, and report the mean of each result and how far chance moves it."""
+"""Train a recipe with several seeds, and report the mean of each result and how much chance moves it."""
 
 import json
 import math
@@ -38,7 +38,7 @@ HEADER = ["", "mean", "std", "95 % interval of the mean"]
 class Spread:
     """The mean of `seeds` values, their sample standard deviation, and Student's 95 % interval of the mean.
 
-    The interval ends where no value can be: at 0 and, for accuracies, at 1.
+    The interval is clipped to the possible values: at 0 and, for accuracies, at 1.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class Spread:
 
 
 def half_interval(values: Sequence[float]) -> float:
-    """Return half the length of Student's 95 % interval of the mean of at least two values."""
+    """Return half the width of Student's 95 % interval of the mean of at least two values."""
     from scipy.stats import t as student  # takes half a second to import
 
     count = len(values)
@@ -63,7 +63,7 @@ def half_interval(values: Sequence[float]) -> float:
 
 
 def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int], trackers: Sequence[Tracker]) -> None:
-    """Train `config` with each of `seeds`, in workdir/seed0 and so on, followed by `trackers`.
+    """Train `config` with each of `seeds`, in workdir/seed0 and so on, tracked by `trackers`.
 
     Once two are finished, the workdir holds seeds.json, seeds.html and their curves. Raises what training.train does,
     except that a diverging seed does not stop the others: NotFinite is raised when they are finished.
@@ -72,7 +72,7 @@ def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int], t
     results: dict[int, dict] = {}
     diverged: list[int] = []
     with StopRequest() as stop:
-        stop.save_before_stopping()  # each seed has a request of its own
+        stop.save_before_stopping()  # each run has a StopRequest of its own
         for seed, seeded in runs.items():
             print_line(f"\nseed {seed}, {len(results) + len(diverged) + 1} of {len(runs)}")
             try:

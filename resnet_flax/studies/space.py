@@ -25,7 +25,7 @@ Settings = dict[str, str]  # field -> its value, as one would type it
 SAME_FOR_ALL = ("data.name", "data.dir", "data.validation", "data.test", "train.monitor")
 MAX_COMBINATIONS = 10_000  # combinations of values
 LAST_PARTS = Counter(name.rpartition(".")[2] for name in field_types())
-RANGE = re.compile(r"([^/]+?)\.\.([^/]+?)(:log)?")  # ../runs/a is a path
+RANGE = re.compile(r"([^/]+?)\.\.([^/]+?)(:log)?")  # but ../runs/a is a path
 EXAMPLE = "such as optimizer.learning_rate=0.01,0.03,0.1 or optimizer.learning_rate=1e-3..1:log"
 
 
@@ -100,11 +100,11 @@ class Space:
         return last if LAST_PARTS[last] == 1 else name
 
     def describe(self, settings: Settings) -> str:
-        """Return one line, such as learning_rate=0.1,momentum=0.9."""
+        """Return the settings as one line, such as learning_rate=0.1,momentum=0.9."""
         return ",".join(f"{self.label(name)}={value}" for name, value in settings.items())
 
     def folder(self, settings: Settings) -> str:
-        """Return the same as the name of a folder, which no other settings have."""
+        """Return the name of the settings' folder, which no other settings have."""
         text = self.describe(settings)
         plain = re.sub(r"[^\w.,=+-]+", "_", text)[:100]
         return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -134,7 +134,7 @@ class Plan:
 
 
 def with_defaults(plan: dict) -> dict:
-    """Return a stored plan, see Plan.about, with fields of the config that are newer than it at their defaults."""
+    """Return a stored plan (see Plan.about); fields of the config that are newer than the plan have their defaults."""
     return flatten(json.loads(config_to_json(FrozenConfigDict(get_config()))), "config.") | plan
 
 

@@ -11,7 +11,7 @@ from resnet_flax.training.trackers import Tracker
 
 
 def run_sweep(plan: Plan, storage: str, trackers: Sequence[Tracker]) -> None:
-    """Train all trials of `plan` that no other process trains, followed by `trackers`, and report the best.
+    """Train all trials of `plan` that no other process trains, tracked by `trackers`, and report the best.
 
     `storage` is the URL of a database, or "" for one in the workdir. Raises Interrupted after a signal.
     """

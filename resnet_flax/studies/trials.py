@@ -1,13 +1,13 @@
 """The trials of a sweep, shared by all processes that work on it.
 
-Optuna keeps the trials in a database: WORKDIR/sweep.db or the one that --storage names. Each is an ordinary run in
-WORKDIR/trials/NAME, locked by the process that trains it for as long as that process lives. So a trial that is running
-in the database but not locked was left by a process that died; the next process to find it resumes it.
+Optuna keeps the trials in a database: WORKDIR/sweep.db or the one that --storage names. Each trial is an ordinary run
+in WORKDIR/trials/NAME, locked by the process that trains it for as long as that process lives. So a trial that the
+database calls running but that is not locked was left by a process that died; the next process to find it resumes it.
 
 What a process has read from the database may be out of date once it holds a lock, so it reads a trial's state again.
 
-All trials read the same memory-mapped data. Those that differ only in the seed or the optimizers.Hyperparams are one
-program, see training.run.Run.step.
+All trials read the same memory-mapped data. Those that differ only in the seed or the optimizers.Hyperparams share one
+compiled program, see training.run.Run.step.
 """
 
 import random
@@ -56,7 +56,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": partial(TPESampler, constant_liar=True),
 }
 LOCK = "sweep.lock"  # beside the .lock of the run itself
-DRAWS = 100  # known draws in a row after which a space counts as exhausted
+DRAWS = 100  # draws in a row of known settings after which a space counts as exhausted
 OPEN_ATTEMPTS = 5
 SQLITE_TIMEOUT = 60  # seconds to wait until another process has written
 
@@ -72,14 +72,14 @@ def open_database(storage: str, workdir: Path) -> Iterator[RDBStorage]:
     path = workdir.absolute() / "sweep.db"
     try:
         url = make_url(storage) if storage else URL.create("sqlite", database=str(path))
-        with wait_for_lock(workdir / LOCK):  # only one process makes the tables
+        with wait_for_lock(workdir / LOCK):  # only one process creates the tables
             database = connect(url)
     except (ImportError, RuntimeError, SQLAlchemyError) as error:
         raise UserError(f"cannot open {'--storage' if storage else path}: {reason(error)}") from None
     try:
         yield database
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise UserError(f"the sweep's database fails: {reason(error)}; the same command resumes") from None
+        raise UserError(f"the sweep's database failed: {reason(error)}; the same command resumes") from None
     finally:
         database.remove_session()
         database.engine.dispose()
@@ -207,8 +207,8 @@ class Study:
     def run(self, trial: FrozenTrial, lock: IO, trackers: Sequence[Tracker] = ()) -> None:
         """Train a claimed trial, from its checkpoint if it has one, and record how it ended.
 
-        It fails if its settings are refused, diverge or need too much memory. Any other error ends the sweep, and the
-        next process that finds the trial resumes it.
+        The trial fails if its settings are refused, diverge or need too much memory. Any other error ends the sweep,
+        and the next process that finds the trial resumes it.
         """
         print_line(f"\ntrial {trial.number + 1} of {self.plan.trials}: {self.plan.space.describe(settings(trial))}")
         with lock:

@@ -18,7 +18,7 @@ from resnet_flax.parallel.devices import PARALLEL, local_rows
 from resnet_flax.training.step import eval_step
 from resnet_flax.workdir.predictions import Predictions
 
-EVALUATION_BATCH = 500  # of images of 32 x 32 pixels, and so many fewer of larger ones: they need as much memory
+EVALUATION_BATCH = 500  # images of 32 x 32 pixels; of larger ones so many fewer that they take the same memory
 SMALL_BATCHES = (1, 32)  # for fewer images than EVALUATION_BATCH; each size that is used is compiled once
 ON_DEVICE_BYTES = 2**31  # larger sets of images stay on the host
 
@@ -31,19 +31,19 @@ def never_stop(done: int) -> bool:
 
 
 def batch_size(count: int) -> int:
-    """Return the size of the batches in which `count` images are computed."""
+    """Return the batch size for `count` images."""
     return next((size for size in SMALL_BATCHES if count <= size), EVALUATION_BATCH)
 
 
 def largest_batch(height: int, width: int) -> int:
-    """Return how many images of a size have the pixels of EVALUATION_BATCH images, between 1 and that many."""
+    """Return how many images of this size have the pixels of EVALUATION_BATCH of 32 x 32: 1 to EVALUATION_BATCH."""
     return max(1, min(EVALUATION_BATCH, EVALUATION_BATCH * 32 * 32 // (height * width)))
 
 
 class Classifier:
     """The network of a complete `config` on all devices, `batch_size` images at a time, or fewer if they are large.
 
-    `step` says what it computes: log-probabilities (n, classes) float32, or with `feature_step` features.
+    `step` determines the output: log-probabilities (n, classes) float32, or features with `feature_step`.
     """
 
     def __init__(self, config: FrozenConfigDict, batch_size: int = EVALUATION_BATCH, step: Callable = eval_step):
@@ -55,7 +55,7 @@ class Classifier:
         self.image_shape = image_shape(config.data)
         self.step = self.parallel.compile(step, sharded=(1,))
         self.steps = self.parallel.compile(partial(map_batches, step), sharded=(1,))
-        self.held: tuple[np.ndarray, dict] | None = None  # images, and the same on the devices
+        self.held: tuple[np.ndarray, dict] | None = None  # images, and their copy on the devices
         batch_size = min(batch_size, largest_batch(*self.image_shape[:2]))
         self.rows = -(-batch_size // jax.device_count()) * jax.device_count()
 
@@ -76,7 +76,7 @@ class Classifier:
     def evaluate(self, variables: Variables, split: Split, after_batch: AfterBatch = never_stop) -> Predictions:
         """Return predictions for every example of `split`, or for the first ones if stopped early.
 
-        On an accelerator, a split of up to ON_DEVICE_BYTES is computed at once, and `after_batch` is not called.
+        On an accelerator, a split of up to ON_DEVICE_BYTES takes one dispatch, and `after_batch` is not called.
         """
         if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
             log_probabilities = self(variables, split.images, after_batch)
@@ -85,7 +85,7 @@ class Classifier:
         return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
 
     def at_once(self, variables: Variables, images: np.ndarray) -> np.ndarray:
-        """Return what calling this returns, computed in one dispatch. The devices keep the images for next time."""
+        """Return the same as `__call__`, computed in one dispatch. The devices keep the images for next time."""
         check_images(images, self.image_shape)
         if self.held is None or self.held[0] is not images:
             batches = np.stack([local_rows(rows) for rows in self._padded(images)])

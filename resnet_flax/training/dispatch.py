@@ -15,18 +15,18 @@ from resnet_flax.training.packing import packing
 from resnet_flax.training.step import Totals, TrainState
 
 # (state, totals, batch, scheduled, constants, kernels) -> (state, totals). `scheduled` and `constants` are trees of
-# arrays: what schedules say about this step, and what every step takes. `kernels`, by default (), are those of the
-# state in the dtype of the network.
+# arrays: the values of the schedules at this step, and the arguments that all steps share. `kernels`, by default (),
+# are those of the state in the dtype of the network.
 TrainStep = Callable[..., tuple[TrainState, Totals]]
-# An epoch (from 0) -> what schedules say about its steps, (steps,) float32 each.
+# An epoch (from 0) -> the values of the schedules at its steps, (steps,) float32 each.
 Scheduled = Callable[[int], dict[str, np.ndarray]]
-# (state, totals, most) -> (state, totals, steps sent): one dispatch of further steps of the epoch, at most `most` or
-# else a fixed number. The state given to it is donated.
+# (state, totals, most) -> (state, totals, steps sent): sends the next steps of the epoch in one dispatch, at most
+# `most` of them or a fixed number. The state passed in is donated.
 Advance = Callable[[TrainState, Totals, int], tuple[TrainState, Totals, int]]
 
 
 def at(rates: dict[str, np.ndarray], position: int) -> dict[str, np.float32]:
-    """Return what schedules say about one step, given what they say about all steps of its epoch."""
+    """Return the values of the schedules at one step, given those at all steps of its epoch."""
     return {name: values[position] for name, values in rates.items()}
 
 
@@ -55,7 +55,7 @@ def host_steps(
 
 
 def group_length(steps_per_epoch: int) -> int:
-    """Return the group length that wastes the fewest steps at the end of an epoch, 8 to 16 if there are so many."""
+    """Return the group length that wastes the fewest steps at the end of an epoch: 8 to 16, if it has that many."""
     longest, shortest = min(16, steps_per_epoch), min(8, steps_per_epoch)
     return min(range(longest, shortest - 1, -1), key=lambda length: -steps_per_epoch % length)
 
@@ -73,9 +73,9 @@ def device_steps(
     """Return a function that sends several steps at a time, from `first_step` on, with the data on the devices.
 
     The steps of a dispatch are a loop in the compiled program. With `length` 0 it has as many steps as asked for: their
-    number is an argument, so one program serves all, but a GPU waits for the host before each step. With any other
-    `length` it does not: every dispatch has that many steps, and those after the end of the epoch change nothing. What
-    `rounded` returns for a state is computed at the end of the step before, when the optimiser has the weights at hand.
+    number is an argument, so one program serves all, but a GPU waits for the host before each step. Any other `length`
+    avoids that: every dispatch has that many steps, and those after the end of the epoch change nothing. What `rounded`
+    returns for a state is computed at the end of the preceding step, when the optimiser has the weights at hand.
     """
     feed = DeviceFeed(stream, parallel)
 

@@ -1,4 +1,4 @@
-"""Distillation (Hinton et al., 2015): the loss also compares with the outputs of trained networks."""
+"""Distillation (Hinton et al., 2015): the loss also compares the outputs with those of trained networks."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from resnet_flax.models.torch_weights import Variables
 
 
 class TeachingNetwork(NamedTuple):
-    """A network that teaches; it takes `scale` x images + `offset`, as its training may have normalised differently."""
+    """A teacher network; its input is `scale` x images + `offset`, as its training may have normalised differently."""
 
     model: ResNet
     scale: np.ndarray  # (3,) float32
@@ -26,7 +26,7 @@ class TeachingNetwork(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """Networks that teach together, with the weight and the temperature of their teaching."""
+    """An ensemble of teacher networks, with the weight and the temperature of the distillation."""
 
     networks: tuple[TeachingNetwork, ...]
     temperature: float
@@ -35,7 +35,7 @@ class Teacher(NamedTuple):
     def probabilities(self, variables: tuple[Variables, ...], images: jax.Array) -> jax.Array:
         """Return the mean of the networks' probabilities at the temperature, (batch, classes) float32.
 
-        `images` (batch, H, W, 3) are normalised for the network that learns; each network has its `variables`.
+        `images` (batch, H, W, 3) are normalised for the student; `variables` has an entry for each teacher network.
         """
         pairs = zip(self.networks, variables, strict=True)
         softened = [jax.nn.softmax(network.logits(one, images) / self.temperature) for network, one in pairs]

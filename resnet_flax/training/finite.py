@@ -1,4 +1,4 @@
-"""Stop a run in which something is not finite before it is saved, and record where that began."""
+"""Stop a run before a NaN or an infinity is saved, and record the step at which it appeared."""
 
 import json
 import math
@@ -21,13 +21,13 @@ def check_finite(run: Run, workdir: Path, totals: Totals, state: TrainState | No
     if step >= 0:
         raise not_finite(run, workdir, step, "the loss or a gradient")
     if state is not None and not all(np.isfinite(leaf).all() for leaf in jax.device_get(jax.tree.leaves(state))):
-        raise not_finite(run, workdir, int(state.step) - 1, "a weight")
+        raise not_finite(run, workdir, int(state.step) - 1, "the training state")
 
 
-def check_validation(run: Run, workdir: Path, row: EpochRow) -> None:
+def check_row(run: Run, workdir: Path, row: EpochRow) -> None:
     """Raise NotFinite if a value in an epoch's row is NaN or infinite."""
-    if not all(map(math.isfinite, row.values())):
-        raise not_finite(run, workdir, int(row["step"]) - 1, "the validation loss")
+    if bad := [name for name, value in row.items() if not math.isfinite(value)]:
+        raise not_finite(run, workdir, int(row["step"]) - 1, bad[0])
 
 
 def not_finite(run: Run, workdir: Path, step: int, what: str) -> NotFinite:
@@ -43,14 +43,14 @@ def not_finite(run: Run, workdir: Path, step: int, what: str) -> NotFinite:
 
 
 def write_details(details: dict, path: Path) -> str:
-    """Write `details`, in the first process, and return where they are, or "" if, say, the disk is full."""
+    """Write `details` in the first process and return a sentence about them, or "" if, say, the disk is full."""
     try:
         if is_first_process():
             with atomic_write(path) as file:
                 json.dump(details, file, indent=2)
     except OSError:
         return ""
-    return f". The examples of its batch are listed in {path}"
+    return f". The examples in its batch are listed in {path}"
 
 
 def step_details(run: Run, step: int) -> dict:

@@ -24,7 +24,7 @@ HEAD = torch_name(["head", "kernel"]).rpartition(".")[0]
 
 
 class InitialWeights(NamedTuple):
-    """Trained weights: what messages call them, where they are, and the config of their run, None if it is unknown."""
+    """Trained weights: their name in messages, their path, and the config of their run, None if it is unknown."""
 
     name: str
     path: Path
@@ -95,7 +95,7 @@ def why_new_head(initial: InitialWeights, tensors: Tensors, config: FrozenConfig
 
 
 def with_weights(new: Variables, tensors: Tensors, initial: InitialWeights, config: FrozenConfigDict) -> Variables:
-    """Return `new` variables with trained weights in all layers; weights without a head leave it new."""
+    """Return the variables `new` with trained weights in all layers; the head stays new if they have none."""
     has_head = any(common_name(name).startswith(f"{HEAD}.") for name in tensors)
     params = {name: layer for name, layer in new["params"].items() if has_head or name != "head"}
     try:

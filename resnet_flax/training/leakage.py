@@ -17,9 +17,9 @@ from resnet_flax.workdir.trained import find_trained, read_trained_config
 
 
 def leakage_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[str]:
-    """Yield a warning for each split of a complete `config` and each of its ancestors that saw it.
+    """Yield a warning for each split of a complete `config` and each of its `ancestors` that was trained on it.
 
-    Networks whose data are unknown, or of another dataset, folder or image size, are taken not to have seen it.
+    Networks whose data are unknown, or of another dataset, folder or image size, are assumed not to have seen it.
     """
     for name, theirs in ancestors(config, set()):
         if place(theirs) != place(config.data):
@@ -54,7 +54,7 @@ def trained_on(data: ConfigDict, folder: Path) -> SplitContents | None:
 
 
 def place(data: ConfigDict) -> tuple[str, str, int]:
-    """Return what two runs on the same data have in common; a dataset of TFDS is the same in any folder."""
+    """Return a key that is the same for two runs on the same data; a dataset of TFDS is the same in any folder."""
     folder = user_path(data.dir).resolve()
     own_images = data.name == "folder" or (data.dir and split_names(folder))
     return data.name, str(folder) if own_images else "", data.image_size

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 from resnet_flax.data.augment.mixing import Mixing, mixed
 
-# What counts as correct in training, wherever the training accuracy of a run that mixes is shown.
+# What the training accuracy of a run that mixes refers to, wherever it is shown.
 COUNTED = "mixed images, by the class with the largest share"
 
 
 class TrainBatch(NamedTuple):
-    """A batch as the network sees it: images, and for each one label or several mixed ones."""
+    """A batch as the network sees it: images, each with a label or, if mixed, several."""
 
     image: jax.Array  # (batch, H, W, 3) float32
-    labels: tuple[jax.Array, ...]  # (batch,) int32 each, its own first
+    labels: tuple[jax.Array, ...]  # (batch,) int32 each, the image's own first
     shares: tuple[jax.Array | float, ...] = (1.0,)  # (1,) float32 each, one for each of `labels`
 
     def targets(self, classes: int) -> jax.Array:
@@ -28,7 +28,7 @@ class TrainBatch(NamedTuple):
         return sum(others, first)
 
     def answers(self) -> jax.Array:
-        """Return the class with the largest share of each image, (batch,) int32; the first one in a tie."""
+        """Return the class with the largest share in each image, (batch,) int32; the first one in a tie."""
         if len(self.labels) == 1:
             return self.labels[0]
         labels = jnp.stack(self.labels, 1)
@@ -37,14 +37,14 @@ class TrainBatch(NamedTuple):
 
 
 def mix_batch(batch: dict, mixing: Mixing, seed: chex.Numeric, step: jax.Array, axis_name: str | None) -> TrainBatch:
-    """Return the batch of a step, mixed if that is on; under a mapped axis `axis_name` it is this device's share."""
+    """Return the batch of a step, mixed if mixing is on; under a mapped axis `axis_name`, this device's share of it."""
     images, labels = (with_rows_before(batch[name], mixing.images, axis_name) for name in ("image", "label"))
     image, shares = mixed(jnp, mixing, seed, step, images)
     return TrainBatch(image, labels, shares)
 
 
 def with_rows_before(rows: jax.Array, count: int, axis_name: str | None) -> tuple[jax.Array, ...]:
-    """Return `count` arrays: the rows of the batch, for each row the one before it, the one before that, and so on."""
+    """Return `count` arrays: `rows`, then in place of each row the one before it, the one before that, and so on."""
     return tuple(accumulate(repeat(axis_name, count - 1), row_before, initial=rows))
 
 

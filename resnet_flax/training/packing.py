@@ -1,7 +1,7 @@
 """Small arrays of a tree packed together, so that a compiled program changes many of them at once.
 
 A network has dozens of arrays with a value for each channel: scales, biases, statistics, and an optimiser's state for
-them. Each would cost a training step a kernel or two, with the time to launch them.
+them. Each by itself would cost a training step one or two kernel launches.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Arrays in a vector: for many more, XLA no longer makes a single kernel of all that changes it. Up to twice as many are
-# one vector if they are all there are.
+# Arrays per vector: with many more, XLA no longer fuses all that changes it into a single kernel. If there are at most
+# twice as many in total, they are one vector.
 TOGETHER = 48
 WORD = jnp.dtype("uint32")
 

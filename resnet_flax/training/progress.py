@@ -16,13 +16,13 @@ from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
 from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_failure, remove_progress, write_progress
 
-drawing = contextlib.suppress(OSError)  # the terminal may be gone; a signal tells the run
-SHOW_SECONDS = 0.25  # between two looks at the totals; each takes longer than a fast step
+drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal informs the run
+SHOW_SECONDS = 0.25  # between two looks at the totals; a look takes longer than a fast step
 SAVE_SECONDS = 3  # between two writes of progress.json, which wait for the disk
 
 
 def duration(seconds: float) -> str:
-    """Return 1:02:03 or 2:03."""
+    """Return `seconds` as text: 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
@@ -71,7 +71,7 @@ class Progress:
         self.open_bar(f"epoch {self.epoch + 1}/{self.epochs}", self.steps, step)
 
     def timed(self, step: int) -> bool:
-        """Return whether the clock has seen any of the first `step` steps of the epoch."""
+        """Return whether any of the first `step` steps of the epoch has been timed."""
         return step > self.first_step
 
     def steps_per_second(self, step: int) -> float:
@@ -140,7 +140,7 @@ class Progress:
     def open_bar(self, title: str, total: int, first: int = 0) -> None:
         """Show a bar on the last line of the terminal, in place of the previous one."""
         self.close_bar()
-        columns = shutil.get_terminal_size().columns - len(" ^C")  # which is echoed behind the bar
+        columns = shutil.get_terminal_size().columns - len(" ^C")  # which the terminal echoes after the bar
         with drawing:
             self.bar = tqdm(
                 total=total,

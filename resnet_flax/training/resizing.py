@@ -16,7 +16,7 @@ class Resizing(NamedTuple):
     steps: int
 
     def apply(self, forward: Forward, step: jax.Array) -> Forward:
-        """Return `forward` after `step` steps: it shrinks images (batch, H, W, C) first, by linear interpolation."""
+        """Return `forward`, which before step `steps` shrinks images (batch, H, W, C) by linear interpolation."""
 
         def shrunk(params: chex.ArrayTree, images: jax.Array) -> Any:
             shape = (len(images), self.size, self.size, images.shape[-1])

@@ -24,7 +24,7 @@ from resnet_flax.workdir.history import EpochRow, best_row, read_csv
 from resnet_flax.workdir.trained import display_name
 
 DELETION_SECONDS = 0.2  # longer than a training run takes to delete a checkpoint, after which the steps differ
-INSTEAD = "copy it again, or evaluate and predict with --checkpoint=newest"
+INSTEAD = "restore a copy, or evaluate and predict with --checkpoint=newest"
 
 
 def checkpoint_template(config: FrozenConfigDict) -> dict:
@@ -66,7 +66,7 @@ def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "be
 def weights_checkpoint(config: FrozenConfigDict, file: Path, which: str) -> Checkpoint:
     """Return the weights in a file as a checkpoint without an optimizer. Raises UserError if they do not fit."""
     if which not in ("best", "newest"):
-        raise UserError(f"{display_name(file)} has no checkpoint {which!r}: it is only weights")
+        raise UserError(f"{display_name(file)} has no checkpoint {which!r}: it holds only weights")
     variables = fit_weights(config, read_weights(file), file)
     state = TrainState.start(variables["params"], variables["batch_stats"], optax.identity(), averaged=False)
     return Checkpoint(0, {"state": state})
@@ -107,7 +107,7 @@ def newest_intact(checkpoints: Checkpoints, steps: list[int], like: dict) -> Che
 
 
 def restore_step(checkpoints: Checkpoints, step: int, like: dict, name: str) -> Checkpoint:
-    """Return the checkpoint of a step. Raises FileNotFoundError if it is missing, or Damaged, naming it `name`."""
+    """Return the checkpoint of a step. Raises FileNotFoundError or Damaged, which call it `name`."""
     try:
         return checkpoints.restore(step, like)
     except Exception as error:  # Orbax and TensorStore raise many kinds

@@ -53,7 +53,7 @@ class Run:
 
     @classmethod
     def from_config(cls, config: FrozenConfigDict) -> "Run":
-        """Build the run of a complete `config`. Raises UserError for all that can be found wrong before compiling."""
+        """Build the run of a complete `config`. Raises UserError for any mistake that can be found before compiling."""
         train = config.train
         check_batch_size(train.batch_size)
         config = resolve_normalization(config)
@@ -117,7 +117,7 @@ class Run:
         return optimizers.Hyperparams(self.learning_rate(steps), self.momentum(steps), decay)._asdict()
 
     def constants(self) -> dict[str, Any]:
-        """Return what every step takes: the seed, and the variables of the teacher's networks."""
+        """Return the arguments that all steps share: the seed, and the variables of the teacher's networks."""
         return self.parallel.replicate({"seed": self.seed, "teaching": self.teaching})
 
     def statistics(self) -> dict:

@@ -71,7 +71,7 @@ def read_record(file: Path) -> tuple[str, int]:
 
 
 def named_results(results: dict) -> dict[str, Any]:
-    """Return results under names of their own, as epochs have a train_loss and so on, too."""
+    """Return results with "results/" before their names, as epochs also have a train_loss and so on."""
     return {f"results/{name}": value for name, value in results.items() if value is not None}
 
 
@@ -154,13 +154,13 @@ def follow(tracker: Tracker, lines: Iterable[str]) -> None:
 
 def main(name: str) -> int:
     """Follow the run that writes to stdin and return the exit code; the last line printed gives a failure's reason."""
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the end of the run says when it is over
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # the process ends when the run does
         signal.signal(signum, signal.SIG_IGN)
     try:
         follow({"wandb": Wandb, "mlflow": Mlflow}[name](), sys.stdin)
     except BaseException as error:
         print_line(reason(error), sys.stderr)
-        os._exit(1)  # libraries wait at exit for what cannot be sent
+        os._exit(1)  # at exit, libraries wait until everything is sent, which may be never
     return 0
 
 

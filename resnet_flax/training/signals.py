@@ -16,13 +16,13 @@ from resnet_flax.text import print_line
 class StopRequest:
     """A context in which signals are noted, to be answered between two steps; a second Ctrl-C stops at once.
 
-    Each process has a signal that it `noted` itself, and acts on `signum`, on which all processes agree.
+    `noted` is the signal that this process has received; it acts on `signum`, on which all processes agree.
 
     Python handles a signal between two of its own instructions, and so not while XLA compiles, perhaps for a minute.
     Until there is work to save (see `save_before_stopping`), a thread woken by the system ends the process instead.
 
-    A request within another begins with what that one has noted, and passes on to it what it notes itself. A signal
-    that the process ignores, as under nohup, stays ignored.
+    A request within another starts with the signal that the outer one has noted, and passes its own back to it. A
+    signal that the process ignores, as under nohup, stays ignored.
     """
 
     def __init__(self) -> None:

@@ -63,7 +63,7 @@ class Totals:
         return cls(jnp.zeros((), jnp.float32), zero, zero, zero - 1)
 
     def means(self) -> tuple[float, float]:
-        """Return (loss, accuracy) per example, of at least one; waits for the device."""
+        """Return (mean loss, accuracy), which need at least one example; waits for the device."""
         count = int(self.count)
         return float(self.loss) / count, int(self.correct) / count
 
@@ -76,7 +76,7 @@ def init_state(
     averaged: bool = False,
     statistics: chex.ArrayTree | None = None,
 ) -> TrainState:
-    """Return the first state for images of `image_shape` (height, width, 3), with their models.statistics."""
+    """Return the initial state for images of `image_shape` (height, width, 3), with their models.statistics."""
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape)), train=False)
     batch_stats = variables.get("batch_stats", {}) | (statistics or {})
     return TrainState.start(variables["params"], batch_stats, optimizer, averaged)
@@ -178,7 +178,7 @@ def train_step(
 
 
 def kernels_in(dtype: Any, params: chex.ArrayTree) -> list[jax.Array]:
-    """Return the kernels of all convolutions in `dtype`."""
+    """Return the kernels of all convolutions, converted to `dtype`."""
     return [leaf.astype(dtype) for leaf in jax.tree.leaves(params) if leaf.ndim == 4]
 
 
@@ -204,7 +204,7 @@ def check_pixels(images: jax.Array) -> None:
 
 
 def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
-    """Return the weights at the distance `radius` from `params` along the gradients.
+    """Return the weights at distance `radius` from `params` along the gradients.
 
     Sharpness-aware minimisation (Foret et al., 2021) updates `params` with the gradient there. Losses and BatchNorm's
     statistics are those of the first pass, at `params`, as in the usual implementations.

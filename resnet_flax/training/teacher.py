@@ -1,4 +1,4 @@
-"""Read the networks that teach a run, from runs and exported weights, and check them against the run's config."""
+"""Read the teacher networks of a run, from runs and exported weights, and check them against the run's config."""
 
 import jax
 import numpy as np

@@ -29,9 +29,9 @@ class TensorBoard:
 
 
 class EventFile:
-    """A new event file in `workdir`, written at once. It supersedes what other files hold from `first_step` on.
+    """A new event file in `workdir`, flushed at once. It supersedes what other files hold from `first_step` on.
 
-    tensorboardX's SummaryWriter writes in a thread, which a full disk ends; the run would then wait for it forever.
+    tensorboardX's SummaryWriter writes in a thread that dies if the disk is full; the run would then wait forever.
     """
 
     def __init__(self, workdir: Path, first_step: int):

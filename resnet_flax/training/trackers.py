@@ -20,7 +20,7 @@ from resnet_flax.text import escape_line, print_line, short_repr
 from resnet_flax.workdir.history import EpochRow
 
 SERVICES = {"wandb": "W&B", "mlflow": "MLflow"}  # name of a package, and of the extra that installs it -> its title
-END_SECONDS = 60  # for a service to send what is left, before it is given up
+END_SECONDS = 60  # for a service to send what is left, before it is killed
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class Tracker(Protocol):
 
 
 def find_trackers(track: "str | Tracker") -> list[Tracker]:
-    """Return the trackers that names such as "wandb,mlflow" stand for, or `track` if it is one.
+    """Return the trackers that names such as "wandb,mlflow" stand for, or `track` itself if it is a tracker.
 
     Raises UserError for an unknown name, and for a package that is not installed.
     """
@@ -157,7 +157,7 @@ class Service:
         self._close()
 
     def _send(self) -> None:
-        """Write calls as lines of JSON, in a thread, as a pipe that nobody reads blocks."""
+        """Write calls as lines of JSON. Runs in a thread, as a pipe that nobody reads blocks."""
         assert self.process.stdin
         with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
             for call in iter(self.calls.get, None):

@@ -29,7 +29,7 @@ from resnet_flax.parallel.processes import (
     run_on_first_process,
 )
 from resnet_flax.text import print_line
-from resnet_flax.training.finite import check_finite, check_validation, not_finite
+from resnet_flax.training.finite import check_finite, check_row, not_finite
 from resnet_flax.training.initial import find_initial_weights, first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.mixing import COUNTED
@@ -49,7 +49,7 @@ from resnet_flax.workdir.results import read_results, remove_results, write_resu
 
 IN_FLIGHT = 4  # most dispatches ahead of the one waited for: devices stay busy, yet a signal is answered soon
 DISPATCH_SECONDS = 0.1  # how long a dispatch of many steps should take
-CPU_DISPATCH_SECONDS = 1.0  # where a step may take seconds; none is ahead there, as each would have its own memory
+CPU_DISPATCH_SECONDS = 1.0  # where a step may take seconds; none is sent ahead, as each needs memory of its own
 
 
 def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] = ()) -> dict:
@@ -71,7 +71,7 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
 
 @contextmanager
 def explained_memory(batch_size: int) -> Iterator[None]:
-    """Raise OutOfMemory, which names a smaller batch size, where Python or XLA runs out of memory."""
+    """Raise OutOfMemory, which names a smaller batch size, if Python or XLA runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -100,7 +100,7 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
 
 def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     """Train from the newest checkpoint, if there is one, evaluate, and return the results."""
-    accuracy = f"; training accuracy is of {COUNTED}" if Mixing.of(run.config.train).on else ""
+    accuracy = f"; training accuracy is on {COUNTED}" if Mixing.of(run.config.train).on else ""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {device_name()}{accuracy}"
@@ -111,7 +111,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     with StopRequest() as stop, Checkpoints(workdir / "checkpoints") as checkpoints:
         template = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
         start = checkpoints.restore_newest(template) or first_checkpoint(run, template)
-        if start.run and not start.step:  # so the weights that the run starts from are not read again
+        if start.run and not start.step:  # so that the weights that the run starts from are not read again
             checkpoints.save(start)
             checkpoints.wait()
         if start.step:
@@ -139,7 +139,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
 
 
 class Proposal(NamedTuple):
-    """A process's proposal for the time after a dispatch; all processes follow the largest value of each field."""
+    """A process's proposal for what follows a dispatch; all processes follow the largest value of each field."""
 
     signum: int  # the signal that asks to stop, 0 for none
     steps: int  # of the next dispatch
@@ -158,7 +158,7 @@ class Loop:
         self.history = self.saved_history = start.history
         self.init: dict[str, str] = start.run.get("init", {})  # the weights that the run started from
         self.started = time.monotonic() - start.run.get("seconds", 0.0)
-        self.speeds: list[float] = []  # images a second of each epoch that was trained here
+        self.speeds: list[float] = []  # images per second of each epoch trained by this process
         self.advance = run.advance(start.step)
         self.compiled = False  # by the first dispatch, whose time says nothing about the speed
         self.progress = Progress(tracking, self.config.epochs, self.steps_per_epoch, self.config.batch_size)
@@ -175,7 +175,7 @@ class Loop:
                 speed = self.progress.images_per_second(self.steps_per_epoch)
                 row = training_row(self.run, epoch, self.totals) | self.validation_row(epoch)
                 self.stop_if_requested()
-                check_validation(self.run, self.workdir, row)
+                check_row(self.run, self.workdir, row)
                 self.history = [*self.history, row]
                 if self.finished() or self.is_best(row) or len(self.history) % self.config.checkpoint_every == 0:
                     self.save()
@@ -211,7 +211,7 @@ class Loop:
                 self.progress.start_clock(sent)
             proposal = Proposal(self.stop.noted, wanted_steps, self.progress.due())
             in_flight.append((sent, self.totals, max_over_processes(proposal)))
-            # Fewer where one takes longer than it should. All processes wait for the same ones: `steps` is agreed on.
+            # Fewer if one takes longer than it should. All processes wait for the same ones, as they agree on `steps`.
             most_in_flight = 0 if on_cpu else max(1, min(IN_FLIGHT, IN_FLIGHT * steps // taken))
             while len(in_flight) > most_in_flight:
                 done, totals, agreement = in_flight.popleft()
@@ -230,7 +230,7 @@ class Loop:
         jax.block_until_ready(self.totals)
 
     def validation_row(self, epoch: int) -> EpochRow:
-        """Return the columns about validation, also of the unaveraged weights if there are any; {} without a split."""
+        """Return the validation columns, also those of unaveraged weights if there are any; {} without validation."""
         if not self.run.data.validation:
             return {}
         evaluate = partial(self.evaluate, "validation", f"epoch {epoch + 1}/{self.config.epochs} validation")
@@ -266,7 +266,7 @@ class Loop:
         """Save a checkpoint; raise NotFinite instead if something in it is not finite."""
         self.stop.save_before_stopping()
         check_finite(self.run, self.workdir, self.totals, self.state)
-        # Of the checkpoint before, too: if this one is damaged, the run goes on from there.
+        # The best as of the checkpoint before, too: if this one is damaged, the run resumes from that.
         best = [best_row(history, self.config.monitor) for history in (self.history, self.saved_history)]
         tree = {"state": self.state, "totals": self.totals}
         description = self.run.identity | {"seconds": self.seconds(), **({"init": self.init} if self.init else {})}
@@ -285,7 +285,7 @@ class Loop:
 
 
 def training_row(run: Run, epoch: int, totals: Totals) -> EpochRow:
-    """Return the columns about training of `epoch` (from 0), whose sums are `totals`."""
+    """Return the training columns of `epoch` (from 0), whose sums are `totals`."""
     last = (epoch + 1) * run.stream.steps_per_epoch
     loss, accuracy = totals.means()
     return {
@@ -336,7 +336,7 @@ def chosen_state(checkpoints: Checkpoints, chosen: EpochRow, template: dict) -> 
         name = f"checkpoint {chosen['step']} of the chosen epoch {chosen['epoch']}"
         return restore_step(checkpoints, int(chosen["step"]), template, name).tree["state"]
     except (FileNotFoundError, Damaged) as problem:
-        advice = "copy it again, or start afresh in another --workdir; evaluate --checkpoint=newest scores the newest"
+        advice = "restore a copy, or start again in another --workdir; evaluate --checkpoint=newest scores the newest"
         raise reported_by_first_process(UserError(f"{problem}: {advice}")) from problem
 
 
@@ -364,10 +364,10 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
 
 
 def conclusion(evaluated: SplitPredictions | None, epoch: int) -> str:
-    """Return the last line about a run, whose weights are those of `epoch`."""
+    """Return the last line that a run prints; its weights are those of `epoch`."""
     if evaluated is None:
         return f"epoch {epoch}: nothing to evaluate on: config.data.validation and config.data.test are empty"
     found = evaluated.predictions
-    without_test = "" if evaluated.role == "test" else "; no test, config.data.test is empty"
+    without_test = "" if evaluated.role == "test" else "; no test: config.data.test is empty"
     accuracy = f"{evaluated.role} accuracy {found.accuracy:.2%}, loss {found.loss:.4f}"
     return f"{accuracy} ({len(found):,} examples, epoch {epoch}){without_test}"

@@ -59,7 +59,7 @@ class KeepNewestAndBest(PreservationPolicy):
 class Checkpoints:
     """The checkpoints in a folder; a context manager, which waits for the last save.
 
-    In a run of several processes all make the same calls; as all hold the same, the first reads and writes for them.
+    In a run of several processes all make the same calls; as all hold the same state, the first reads and writes it.
     """
 
     def __init__(self, folder: Path):
@@ -90,7 +90,7 @@ class Checkpoints:
         return steps_in(self.folder)
 
     def save(self, checkpoint: Checkpoint, best: Collection[int] = ()) -> None:
-        """Write `checkpoint` in the background, then delete all others except the newest before it and steps `best`.
+        """Write `checkpoint` in the background, then delete all others but the newest before it and those of `best`.
 
         The arrays may change once this returns. If the step already has a checkpoint, its arrays are kept, as the same
         run has the same arrays at the same step; its history may have grown since. Raises UserError if this checkpoint,
@@ -109,10 +109,11 @@ class Checkpoints:
         return found
 
     def restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """Return the newest intact checkpoint, None if there are no checkpoints. Newer ones are renamed with a message.
+        """Return the newest intact checkpoint, None if there are no checkpoints.
 
-        Raises UserError if there are some but none is intact, and leaves them as they are: starting from scratch would
-        silently lose the run. Deletes what a process that was killed while saving has left.
+        Newer ones, which are damaged, are renamed, with a message. Raises UserError if there are some but none is
+        intact, and leaves them as they are: starting from scratch would silently lose the run. Deletes what a process
+        that was killed while saving has left.
         """
         return broadcast_checkpoint(lambda: self._restore_newest(like), like)
 
@@ -137,7 +138,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def _restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
-        """Restore NumPy arrays."""
+        """Do what `restore` does, with NumPy arrays."""
         items = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -153,7 +154,7 @@ class Checkpoints:
         return checkpoint
 
     def _restore_newest(self, like: chex.ArrayTree) -> Checkpoint | None:
-        """Restore NumPy arrays."""
+        """Do what `restore_newest` does, with NumPy arrays."""
         self._wait()
         self._delete_unfinished()
         damaged: list[int] = []

@@ -10,7 +10,7 @@ PACKAGE = Path(resnet_flax.__file__).parent
 
 
 def code_version() -> str:
-    """Return the commit of a source checkout, with "-dirty" if the package has changed since; otherwise its version."""
+    """Return the commit of a source checkout, with "-dirty" if the package has changed since, or else the version."""
     if not (PACKAGE.parent / ".git").exists():
         return resnet_flax.__version__
 

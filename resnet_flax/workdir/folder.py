@@ -77,7 +77,7 @@ def remove_leftovers(workdir: Path) -> None:
 
 
 def is_another_process(pid: int) -> bool:
-    """Return whether a process other than this one has this ID; in a container, this one may have got it again."""
+    """Return whether a process other than this one has this ID; in a container, this one may have the same ID again."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -93,7 +93,7 @@ def has_begun(workdir: Path) -> bool:
 
 
 def check_config(workdir: Path, config: FrozenConfigDict) -> bool:
-    """Write `config` into `workdir`, unless it is there, and return whether it is that of the run with more epochs.
+    """Write `config` into `workdir`, unless it is there, and return whether it extends the run there to more epochs.
 
     Raises UserError if another config has trained there.
     """
@@ -110,7 +110,7 @@ def check_config(workdir: Path, config: FrozenConfigDict) -> bool:
             if changed and has_begun(workdir):
                 if not is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
                     changes = "; ".join(changed)
-                    raise UserError(f"{workdir} holds a run of another config ({changes}): choose another --workdir")
+                    raise UserError(f"{workdir} holds a run with another config ({changes}): choose another --workdir")
                 print_line(f"extending the run from {stored.train.epochs} to {config.train.epochs} epochs")
                 extends = True
     with atomic_write(path) as file:

@@ -1,4 +1,4 @@
-"""The identity of a run: its config, data and teacher. With any other it would be a different run, and is refused."""
+"""The identity of a run: its config, data and teacher. With another, it would be a different run, which is refused."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def identity(config: FrozenConfigDict, data: dict[str, SplitContents], teacher: 
 
 
 def check_same_run(workdir: Path, run: dict[str, Any]) -> bool:
-    """Return whether `run`, the identity of a run, is that of the checkpoints in `workdir` with more epochs.
+    """Return whether `run`, the identity of a run, extends that of the checkpoints in `workdir` to more epochs.
 
     Raises UserError if it is that of a different run, or if is_extension does not allow more epochs. Checkpoints of
     older versions record no identity and are accepted.
@@ -45,7 +45,7 @@ def check_same_run(workdir: Path, run: dict[str, Any]) -> bool:
 
 
 def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> bool:
-    """Return whether a run of the config `old` becomes one of `new` by training on: only the epochs are more.
+    """Return whether training on makes a run of the config `old` one of `new`: only the number of epochs is larger.
 
     `changes` are all `differences` between the two. Raises UserError if training depends on the number of epochs.
     """
@@ -70,7 +70,7 @@ def data_changes(old: dict[str, SplitContents], new: dict[str, SplitContents]) -
     changes = []
     for role in [role for role in old if role in new and old[role] != new[role]]:
         before, now = old[role]["examples"], new[role]["examples"]
-        sizes = f"had {before:,} examples and has {now:,}" if before != now else f"has {now:,} other images or labels"
+        sizes = f"had {before:,} examples and has {now:,}" if before != now else f"has {now:,} examples of other data"
         changes.append(f"{role} {sizes}")
     return changes
 
@@ -89,6 +89,6 @@ def config_changes(old: dict, new: dict) -> list[str]:
 
 
 def training_changes(old: dict, new: dict) -> list[str]:
-    """Return the `differences` between two configs, but for those that a run MAY_CHANGE."""
+    """Return the `differences` between two configs, except for fields that a run MAY_CHANGE."""
     fields = {f"config.{field}" for field in MAY_CHANGE}
     return [change for change in differences(old, new) if change.partition(":")[0] not in fields]

@@ -1,4 +1,4 @@
-"""Predictions of a network for labelled images, and all numbers that follow from them."""
+"""Predictions of a network for labelled images, and all metrics that follow from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ class ClassScores:
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson, 1927), unlike Wald's also valid near 0 and 1."""
+    """Return the 95 % score interval of a proportion (Wilson, 1927), which, unlike Wald's, is valid near 0 and 1."""
     share = correct / count
     centre = share + Z * Z / (2 * count)
     spread = Z * np.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
@@ -118,8 +118,9 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
 def accuracy_difference(one: Predictions, other: Predictions) -> tuple[float, float, float]:
     """Return the accuracy of `one` minus that of `other` on the same images, and its 95 % interval: (value, low, high).
 
-    Only images that one of the two has right and the other wrong count, so it is narrower than the intervals of both
-    accuracies suggest. Half an image is added to each of the four cases (Agresti & Min, 2005, Statistics in Medicine).
+    Only images that exactly one of the two classifies correctly count, so the interval is narrower than those of the
+    two accuracies suggest. Half an image is added to each of the four cases (Agresti & Min, 2005, Statistics in
+    Medicine).
     """
     right, others = (found.predicted == found.labels for found in (one, other))
     won, lost = int(np.sum(right & ~others)), int(np.sum(others & ~right))

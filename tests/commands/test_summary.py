@@ -60,7 +60,7 @@ def test_summary_of_a_config(capsys):
     for line in (
         r"parameters +0\.3",
         r"gradients +0\.3",
-        r"parameters moved by SAM +0\.3",
+        r"parameters perturbed by SAM +0\.3",
         r"optimizer +0\.6",
         r"average of the weights +0\.3",
         r"activations of 32 images, float32 +[\d.]+",
@@ -69,7 +69,7 @@ def test_summary_of_a_config(capsys):
         r"10 classes: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
     ):
         assert re.search(f"^{line}$", out, re.MULTILINE), line
-    rows = re.search(r"^memory of training.*?\n\n", out, re.MULTILINE | re.DOTALL)[0].splitlines()[1:]
+    rows = re.search(r"^training memory.*?\n\n", out, re.MULTILINE | re.DOTALL)[0].splitlines()[1:]
     *parts, total = (float(row.split()[-1]) for row in rows if row)
     assert total == pytest.approx(sum(parts), abs=0.3)
     assert "checkpoint" not in out
@@ -121,7 +121,7 @@ def test_the_network_is_drawn_into_a_picture_of_its_ending(tmp_path, capsys):
     printed(capsys, "--config=quickstart", "--picture", f"--workdir={tmp_path}/run")
     assert (tmp_path / "run" / "network.png").read_bytes() == (tmp_path / "new" / "tiny.png").read_bytes()
     assert main(["summary", "--config=quickstart", f"--output={tmp_path}/tiny.png"]) == 1
-    assert capsys.readouterr().err == "error: --output is the file of --picture: add that, too\n"
+    assert capsys.readouterr().err == "error: --output is the file of --picture: add --picture, too\n"
     assert main(["summary", "--config=quickstart", "--picture", f"--output={tmp_path}/tiny.jpg"]) == 1
     error = capsys.readouterr().err
     assert error == f"error: --output={tmp_path}/tiny.jpg must end in one of .png, .svg\n"

@@ -96,7 +96,7 @@ def test_weight_that_overflows_in_the_last_step_of_an_epoch_is_not_saved(tmp_pat
     words = ["--config.data.validation=", "--config.train.patience=0"]
     with in_step(2 * STEPS - 1, infinite_weight):
         assert run(tmp_path, *words) == 4
-    assert "a weight is not finite at step 15, epoch 2" in capsys.readouterr().err
+    assert "the training state is not finite at step 15, epoch 2" in capsys.readouterr().err
     assert newest(tmp_path, *words)[0] == STEPS
 
 
@@ -111,5 +111,5 @@ def test_validation_that_is_not_finite_is_never_best(tmp_path, capsys):
 
     with in_step(2 * STEPS - 1, enormous):
         assert run(tmp_path) == 4
-    assert "the validation loss is not finite at step 15, epoch 2" in capsys.readouterr().err
+    assert "val_loss is not finite at step 15, epoch 2" in capsys.readouterr().err
     assert newest(tmp_path)[0] == STEPS

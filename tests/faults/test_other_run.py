@@ -40,11 +40,11 @@ CHANGES = {
     ),
     "removed": (
         lambda photos: [(photos / name / "7.png").unlink() for name in ("cat", "dog")],
-        "train had 48 examples and has 46; validation has 6 other images or labels; test has 6 other images or labels",
+        "train had 48 examples and has 46; validation has 6 examples of other data; test has 6 examples of other data",
     ),
     "replaced": (
         lambda photos: draw_photos(photos, range(7, 8), seed=1),
-        "; ".join(f"{role} has {count} other images or labels" for role, count in (("train", 48), *HELD_OUT)),
+        "; ".join(f"{role} has {count} examples of other data" for role, count in (("train", 48), *HELD_OUT)),
     ),
 }
 

@@ -50,12 +50,12 @@ def test_the_most_frequent_confusions_are_named(found):
 
 def test_mistakes_and_doubts_are_shown_by_confidence(found, images):
     page = text(evaluation.examples_section(found, images, NAMES))
-    assert page.startswith("Mistakes 3 of 9 images are classified wrongly. Most confident mistakes")
+    assert page.startswith("Mistakes 3 of 9 images are misclassified. Most confident mistakes")
     surest, _, rest = page.partition("Least confident predictions")
     assert surest.endswith("frog 95.0% true: dog frog 70.0% true: cat frog 60.0% true: dog ")
     unsure, _, by_class = rest.partition("Most confident mistakes by true class")
-    assert unsure.startswith(" frog 40.0% right dog 50.0% right frog 60.0% true: dog")
-    assert unsure.endswith("frog 99.0% right ")
+    assert unsure.startswith(" frog 40.0% correct dog 50.0% correct frog 60.0% true: dog")
+    assert unsure.endswith("frog 99.0% correct ")
     assert by_class == " cat, recall 66.67% frog 70.0% dog, recall 33.33% frog 95.0% frog 60.0%"
 
 

@@ -205,7 +205,7 @@ def test_the_page_loads_itself_again_and_only_this_machine_is_answered(server, c
 
 def test_mistakes_about_the_port_are_one_line(server, capsys, unfinished):
     for port, message in {
-        "70000": "--port must be from 0, for a free one, to 65535, not 70000",
+        "70000": "--port must be from 0, for any free port, to 65535, not 70000",
         str(server.server_port): f"cannot serve on port {server.server_port}: Address already in use; choose another",
     }.items():
         assert main(["report", f"--workdir={unfinished}", "--watch", f"--port={port}"]) == 1

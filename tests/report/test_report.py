@@ -335,5 +335,5 @@ def test_after_a_change_of_the_test_split_no_other_images_are_shown(small_runs, 
 
     monkeypatch.setattr("resnet_flax.report.report.load_split", reversed_split)
     assert main(["report", f"--workdir={workdir}"]) == 0
-    assert "no mistakes are shown: the test split has changed since it was evaluated" in capsys.readouterr().out
+    assert "mistakes are not shown: the test split has changed since it was evaluated" in capsys.readouterr().out
     assert "Most confident mistakes" not in (workdir / "report" / "report.html").read_text()

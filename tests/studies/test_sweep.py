@@ -167,7 +167,7 @@ def test_another_sweep_in_the_workdir_is_refused(finished, runs, capsys):
         ([*GRID, "--trials=-3"], "--trials=N is for --method=random and tpe"),
         (RANDOM, "--trials=N is for --method=random and tpe, which need it"),
         ([*RANDOM[:-1]], "a grid takes values, but optimizer.learning_rate has a range"),
-        ([*GRID, "--config.data.validation="], "a sweep chooses by validation, and config.data.validation is empty"),
+        ([*GRID, "--config.data.validation="], "a sweep chooses by validation: set config.data.validation"),
         ([*GRID, "--config.data.train=train[:101%]"], "split 'train[:101%]' goes beyond the 1437 examples of train"),
         ([*GRID, "--storage=nothing://x"], "cannot open --storage: "),
         (["train", *RECIPE, "optimizer.momentum=0.8"], "what is 'optimizer.momentum=0.8'?"),

@@ -38,7 +38,7 @@ def test_missing_best_checkpoint_is_named_and_what_to_do(verb, workdir, tmp_path
     epoch = int(step.name) // 16
     assert error == (
         f"error: checkpoint {step.name}, the best by val_accuracy (epoch {epoch}), is missing in {step.parent}: "
-        "copy it again, or evaluate and predict with --checkpoint=newest\n"
+        "restore a copy, or evaluate and predict with --checkpoint=newest\n"
     )
     assert main(["evaluate", f"--workdir={workdir}", "--checkpoint=newest"]) == 0
 

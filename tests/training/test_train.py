@@ -309,7 +309,7 @@ def test_run_without_a_test_split_does_not_read_or_mention_one(finished, tmp_pat
     if held_out:
         assert (tmp_path / "metrics.csv").read_bytes() == (finished / "metrics.csv").read_bytes()
         assert f"validation accuracy {results['val_accuracy']:.2%}" in out
-        assert "no test, config.data.test is empty" in out
+        assert "no test: config.data.test is empty" in out
     else:
         assert "epoch 3: nothing to evaluate on" in out
     assert main(["report", str(finished), str(tmp_path), f"--output={tmp_path / 'both'}"]) == 0

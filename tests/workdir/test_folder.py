@@ -21,7 +21,7 @@ def test_a_config_may_be_mended_until_the_first_epoch_or_checkpoint(tmp_path):
             check_config(tmp_path, config)
             check_config(tmp_path, other)
         except UserError as error:
-            assert f"holds a run of another config (config.{field}" in str(error)
+            assert f"holds a run with another config (config.{field}" in str(error)
             return False
         return complete(read_config(tmp_path)) == other
 

@@ -138,7 +138,7 @@ def test_predict_needs_no_workdir_and_says_which_network_predicts(tmp_path, monk
     probabilities = net.predict(np.zeros((1, 32, 32, 3), np.uint8))[0]
     assert (tmp_path / "predictions.csv").read_text().splitlines()[1].endswith(f"{probabilities.max():.6f}")
     assert main(["predict", "images.npy", f"--workdir={NAMES[0]}", "--checkpoint=3"]) == 1
-    assert capsys.readouterr().err == f"error: pretrained:{NAMES[0]} has no checkpoint '3': it is only weights\n"
+    assert capsys.readouterr().err == f"error: pretrained:{NAMES[0]} has no checkpoint '3': it holds only weights\n"
     assert main(["report", NAMES[0]]) == 1
     assert capsys.readouterr().err.startswith(f"error: {NAMES[0]} holds no run")
     assert main(["export", f"--workdir={NAMES[0]}", "--format=hub"]) == 1

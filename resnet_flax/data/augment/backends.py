@@ -37,7 +37,7 @@ def barrier(xp: Any, x: Array) -> Array:
 
     XLA on CPU fuses whatever it can into the loops that use it: neighbouring pixels that an operation reads are
     recomputed for each use, and the draws of an image for each of its pixels. It does not fuse across a branch, and
-    cannot know that this one is always taken. Elsewhere XLA weighs fusion against repetition itself.
+    cannot know that this one is always taken. Elsewhere XLA weighs fusion against recomputation itself.
     """
     cond = _cond(xp)
     if cond is None:
@@ -69,7 +69,7 @@ def for_few(xp: Any, chosen: Array, formula: Callable[[Array], Array], images: A
 
 
 def gathers_slowly(xp: Any) -> bool:
-    """Return whether products of matrices are a faster way to pick pixels than a gather.
+    """Return whether matrix products pick pixels faster than a gather does.
 
     A TPU keeps the last two axes in tiles of at least 8 x 128, so pixels of three channels take some forty times their
     size, and it is strong at matrix products.
@@ -79,7 +79,7 @@ def gathers_slowly(xp: Any) -> bool:
 
 def gather(xp: Any, x: Array, place: Array) -> Array:
     """Return the rows of `x` (B, M, C) at `place` (int32 (B, N, 1), all in range(M)): (B, N, C)."""
-    # By default JAX looks for places out of bounds, and makes a pass over the result to mark what they gave.
+    # By default JAX checks for places out of bounds, and makes another pass over the result to mark their values.
     mode = {"mode": "promise_in_bounds"} if xp is jnp else {}
     return xp.take_along_axis(x, place, 1, **mode)
 

@@ -55,7 +55,7 @@ UNMIXED = Mixing()
 
 
 class Shares(NamedTuple):
-    """The shares of each mixed example that are its own rather than those of the example before it."""
+    """The shares of each mixed example that are its own; the rest is from the example before it."""
 
     pixels: Array  # (H, W, 1) float32, of each pixel
     label: Array  # (1,) float32
@@ -115,7 +115,7 @@ def cutmix_shares(xp: Any, share: Array, x: Array, y: Array, size: tuple[int, in
 
 
 def fraction(xp: Any, pixels: Array, size: tuple[int, int]) -> Array:
-    """Return which fraction of an image of `size` (height, width) `pixels` are, rounded once, to float32."""
+    """Return a number of `pixels` as a fraction of an image of `size` (height, width), rounded once, to float32."""
     with float64(xp):
         return xp.asarray(xp.asarray(pixels, xp.float64) / (size[0] * size[1]), xp.float32)
 

@@ -61,7 +61,7 @@ def pick_by_products(xp: Any, images: Array, rows: Array, columns: Array) -> Arr
 
 
 def shift(xp: Any, images: Array, down: Array, right: Array, reflect: bool = False) -> Array:
-    """Shift each image by whole pixels (int32 (B,)). Outside is 0, or with `reflect` the image mirrored about its
+    """Shift each image by whole pixels (int32 (B,)). Outside are zeros, or with `reflect` the image mirrored about its
     outermost pixels, as in np.pad's "reflect"."""
     _, height, width, _ = xp.shape(images)
     rows = xp.arange(height, dtype=xp.int32)[None, :, None] - per_image(xp, down)[..., 0]

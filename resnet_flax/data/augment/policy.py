@@ -1,4 +1,4 @@
-"""Reading a policy string such as "flip|crop(4)|color_jitter(0.2,0.2,0.2)|normalize(cifar10)", and applying it.
+"""Read a policy string such as "flip|crop(4)|color_jitter(0.2,0.2,0.2)|normalize(cifar10)", and apply it.
 
 The string names operations of `ops`, which are applied from left to right. `normalize` is not one of them: it turns
 uint8 into float32, may appear only once, and separates the operations on the one from those on the other.
@@ -164,7 +164,7 @@ class Policy:
             self._refuse(part, wrong)
         if not op.on_floats and (self._normalize_text or self.after):
             first = NORMALIZE if self._normalize_text else self.after[0].name
-            self._refuse(part, f"{name} works on pixels of 0 to 255: put it before {first}")
+            self._refuse(part, f"{name} works on pixels from 0 to 255: put it before {first}")
         (self.after if op.on_floats else self.before).append(Step(name, op, arguments))
 
     def _keyed(self, argument: Part, part: Part, name: str, position: int) -> tuple[str, Part]:

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of pixels / 255, exactly: images (n, H, W, 3) uint8.
+    """Return the mean and standard deviation of each channel of pixels / 255, exactly: images (n, H, W, 3) uint8.
 
     A deviation below 0.001, such as that of a constant channel, is returned as 1, to be safe to divide by.
     """

@@ -1,5 +1,5 @@
-"""Datasets as uint8 arrays: those known by name, a user's own folders of images, and arrays.
+"""Datasets as uint8 arrays: those known by name, and a user's own folders of images or arrays.
 
 `sources` is the registry; `folders`, `images` and `pickles` read a user's own files; `arrays` keeps decoded data on
-disk; `splits` are parts of it such as train[:90%]; `load` puts all together, and `fingerprint` tells data apart.
+disk; `splits` are parts of it such as train[:90%]; `load` puts it all together, and `fingerprint` tells data apart.
 """

@@ -30,7 +30,8 @@ def fingerprint(config: ConfigDict) -> dict[str, SplitContents]:
 
     Two fingerprints are equal if all images and labels are the same, wherever they are stored, and differ otherwise, as
     far as CRC-32 can tell. The digest covers whole arrays, including examples that no split uses. Takes milliseconds
-    for data that an earlier run decoded; a user's own .npy files are read once. Raises UserError as load_dataset does.
+    for data that an earlier run decoded; a user's own .npy files are read once per process. Raises UserError as
+    load_dataset does.
     """
     folder = find_arrays(config)
     return {role: examples_of(config, folder, role) for role in ROLES if config[role]}

@@ -22,7 +22,7 @@ SPLIT_FOLDERS = {
     "test": "test",
 }
 MAX_CLASSES_LISTED = 5  # in a message
-DECODING = 3  # goes up when files are decoded to different pixels than before
+DECODING = 3  # incremented when files are decoded to different pixels than before
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Tree:
         return cls(root, classes["train"], splits)
 
     def check_same_classes(self, classes: Sequence[str]) -> None:
-        """Raise UserError unless these are the classes here."""
+        """Raise UserError unless `classes` are those of these folders."""
         if self.classes != tuple(classes):
             raise UserError(f"{self.root} has the classes {listed(self.classes)}, not {listed(classes)}")
 
@@ -123,7 +123,7 @@ class Tree:
         return pixels[: len(labels)], np.array(labels, np.int32)
 
     def _ignored(self, split: str) -> list[str]:
-        """Return the files in the folders of the classes of a split that are no images by their names, in order."""
+        """Return the files in a split's class folders whose names are not those of images, in order."""
         below = (path for name in self.classes for path in files_below(self.splits[split] / name))
         return sorted(escape_line(path) for path in below if not is_image_name(path))
 

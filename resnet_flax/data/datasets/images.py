@@ -125,7 +125,7 @@ def list_image_files(words: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for word in words:
-        if not word:  # an unset variable of a shell, which pathlib takes for the current folder
+        if not word:  # an unset shell variable, which pathlib takes for the current folder
             raise UserError("an image must be a path, not ''")
         path = user_path(word)
         if path.is_dir():
@@ -166,9 +166,9 @@ def is_pickle(file: Path) -> bool:
 
 
 def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the image in a file, upright as its EXIF data says, and its width and height in the file.
+    """Return the image in a file, upright as its EXIF data say, and its width and height in the file.
 
-    Of an animation, this is the first frame. A JPEG much larger than `size` (height, width) is halved while it is
+    For an animation, this is the first frame. A JPEG much larger than `size` (height, width) is halved while it is
     decoded, as long as it stays 4 times as large, which is 3 times as fast. An image with more pixels than Pillow
     considers safe is refused before it is decoded.
     """
@@ -192,7 +192,7 @@ def open_image(file: Path, size: tuple[int, int]) -> tuple[Image.Image, tuple[in
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its EXIF data say, or itself if they say nothing; it is not changed."""
+    """Return a copy of an image, turned as its EXIF data say, or the image itself if they say nothing."""
     image.load()  # which already turns a TIFF
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation == 1:
@@ -220,7 +220,7 @@ def images_in_npz(file: Path) -> np.ndarray:
     in_rows = (CIFAR_BYTES,)
     fitting = [one for one in arrays.values() if one.dtype == np.uint8 and (one.ndim > 2 or one.shape[1:] == in_rows)]
     if len(fitting) != 1:
-        raise ValueError(f"must hold one uint8 array of images, and holds {len(fitting)} of {list(arrays)}")
+        raise ValueError(f"must hold one uint8 array of images, but holds {len(fitting)} of {list(arrays)}")
     return as_images(fitting[0])
 
 
@@ -253,7 +253,7 @@ def as_id(value: object) -> str:
 def as_images(array: np.ndarray) -> np.ndarray:
     """Return an array of images as (n, H, W, 3), (n, H, W, 4) with transparency, or (n, H, W) for grey.
 
-    A row of (n, CIFAR_BYTES) is three planes of 32 x 32.
+    A row of (n, CIFAR_BYTES) is three planes of 32 x 32. Three dimensions of which the last has 3 or 4 are one image.
     """
     if array.dtype != np.uint8:
         raise ValueError(f"holds {array.dtype}: images are uint8, from 0 to 255")

@@ -1,4 +1,4 @@
-"""Pickles of arrays, read without trust: nothing that a pickle names is imported or called.
+"""Pickles of arrays, read without trusting them: nothing that a pickle names is imported or called.
 
 A pickle is a program for a stack machine. Python's own machine imports and calls whatever the program names, and even
 without that a few bytes can keep it busy forever. This one knows only the operations that arrays, bytes, text, numbers,
@@ -116,7 +116,7 @@ def operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         operation = OPERATIONS.get(code)
         if operation is None:
             raise ValueError(f"unknown operation {code!r}")
-        if operation.name == "STRING":  # pickletools wants it ASCII, but Python 2 wrote arrays so
+        if operation.name == "STRING":  # pickletools requires ASCII, but Python 2 wrote arrays like this
             yield "STRING", codecs.escape_decode(file.readline().strip()[1:-1])[0]
         else:
             yield operation.name, operation.arg.reader(file) if operation.arg else None

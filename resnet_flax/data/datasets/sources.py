@@ -44,7 +44,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Embedded:
-    """A dataset that is part of an installed package; `make` returns its splits, anew when its source code changes."""
+    """A dataset that is part of an installed package; `make` returns its splits, again if its code has changed."""
 
     classes: tuple[str, ...]
     make: Callable[[], dict[str, Split]]
@@ -55,7 +55,7 @@ class Embedded:
     def key(self, config: ConfigDict) -> tuple[str, str]:
         if not user_path(config.dir).is_dir():  # where a user's own arrays may have been
             raise UserError(
-                f"config.data.dir {config.dir!r} does not exist, and {config.name} does not need it: set it to ''"
+                f"config.data.dir {config.dir!r} is not a folder, and {config.name} does not need it: set it to ''"
             )
         try:
             source = inspect.getsource(self.make)
@@ -101,7 +101,7 @@ class Tfds:
 
 
 class Folder:
-    """A user's own images in `config.dir`: folders, see folders.Tree, or arrays, whose classes have numbers."""
+    """A user's own images in `config.dir`: folders, see folders.Tree, or arrays, whose classes are numbered."""
 
     def contents(self, config: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if splits := own_splits(config.dir):
@@ -123,7 +123,7 @@ class Folder:
 
 
 def numbered_classes(folder: Path, splits: list[str]) -> tuple[str, ...]:
-    """Return the labels in the arrays of a folder, from 0 to the largest, as names. UserError if they are too many."""
+    """Return the labels in the arrays of a folder, from 0 to the largest, as names. UserError if there are too many."""
     largest = max(int(read_arrays(folder, split)[1].max(initial=1)) for split in splits)
     if largest >= MAX_CLASSES:
         wanted = f"labels must be class numbers from 0 to {MAX_CLASSES - 1:,}"

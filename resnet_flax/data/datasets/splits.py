@@ -25,7 +25,7 @@ def own_splits(directory: str) -> list[str]:
 def parse_split(text: str, folder: Path, choices: Iterable[str] = ()) -> tuple[str, range]:
     """Return ("train", range(0, 45000)) for "train[:90%]", as TFDS does: percentages round to the nearest example.
 
-    Raises UserError if the arrays in `folder` have no such split; `choices` are further names for it to suggest.
+    Raises UserError if the arrays in `folder` have no such split; `choices` are further names to suggest.
     """
     match = SPLIT_PATTERN.fullmatch(text)
     if not match:

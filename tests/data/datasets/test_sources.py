@@ -337,7 +337,7 @@ def test_a_damaged_folder_in_the_cache_is_decoded_again(damage, tmp_path, monkey
 
 def test_a_folder_that_does_not_exist_is_not_ignored(tmp_path):
     with pytest.raises(
-        UserError, match=f"config.data.dir '{tmp_path}/gone' does not exist, and digits does not need it"
+        UserError, match=f"config.data.dir '{tmp_path}/gone' is not a folder, and digits does not need it"
     ):
         load_dataset(data_config(dir=f"{tmp_path}/gone"))
 
