@@ -65,7 +65,7 @@ class Watch:
         os._exit(0)
 
 
-def watched_run(watch: Watch) -> None:
+def end_after_first_step(watch: Watch) -> None:
     """Make the next training end after its first step."""
     from_config, advance = Run.from_config, Run.advance
     Run.from_config = watch.after("data", from_config)  # type: ignore[method-assign]
@@ -88,5 +88,5 @@ def watched_run(watch: Watch) -> None:
 if __name__ == "__main__":
     watch = Watch()
     watch.part("imports")
-    watched_run(watch)
+    end_after_first_step(watch)
     sys.exit(main.main(sys.argv[1:]))

@@ -46,13 +46,13 @@ def measure(recipe: str) -> dict:
     normalize = partial(Policy(config.data.policy).normalize, jnp)
     images = np.random.default_rng(1).integers(0, 256, (IMAGES, *image_shape(config.data))).astype(np.uint8)
     # Compiled quickly: it runs only twice.
-    answer = jax.jit(partial(eval_step, model=model, normalize=normalize), compiler_options=QUICK)
+    log_probabilities = jax.jit(partial(eval_step, model=model, normalize=normalize), compiler_options=QUICK)
     # Make the network as confident as a trained one: with probabilities of 0 and 1 there would be nothing to compare.
-    spread = np.ptp(answer(state.variables, {"image": images}), axis=1).mean()
+    spread = np.ptp(log_probabilities(state.variables, {"image": images}), axis=1).mean()
     state.params["head"] = jax.tree.map(lambda leaf: leaf * (5 / spread), state.params["head"])
     content = onnx_model(config, state, Path())
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    ours = np.exp(answer(state.variables, {"image": images}))
+    ours = np.exp(log_probabilities(state.variables, {"image": images}))
     differences = np.abs(ours - session.run(None, {"images": images})[0])
     return {
         "largest_difference": float(differences.max()),

@@ -54,7 +54,7 @@ class Soak:
         }
         self.journal.add({"seed": self.seed}, figures | {"faults_in_all": self.injected.total()})
 
-    def put_faults_into_runs(self, faults: int, folder: Path) -> None:
+    def inject_faults(self, faults: int, folder: Path) -> None:
         """Inject at least `faults` faults, up to MOST in each run."""
         rng = random.Random(self.seed)
         draw_photos(folder / "photos", range(PAIRS))
@@ -117,7 +117,7 @@ def main() -> int:
     soak = Soak(record.Journal("soak"), arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    soak.put_faults_into_runs(arguments.faults, folder)
+    soak.inject_faults(arguments.faults, folder)
     soak.try_malformed_inputs(arguments.inputs)
     for name in sorted(soak.injected):
         print(f"{soak.survived[name]:9,} of {soak.injected[name]:9,}  {name}")

@@ -24,7 +24,7 @@ from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.trained import PRETRAINED, display_name, find_trained, pretrained_names, read_trained_config
 
 FLAGS: dict[str, Flag] = {name: flag for verb in VERBS.values() for name, flag in verb.flags.items()}
-TRUTHS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 class Values(NamedTuple):
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str]) -> tuple[str, list[Job], dict[str, Any]]:
         if recipe:
             find_recipe(recipe.partition(":")[0])  # or raise UserError
         default = f"runs/{default_run_name(recipe)}" if recipe else "runs"
-        folders = each_once(map(read_workdir, named_workdirs(name, argv, words) or [default]))
+        folders = unique_paths(map(read_workdir, named_workdirs(name, argv, words) or [default]))
         return name, [Job(FrozenConfigDict(), folder) for folder in folders], own
     for workdir in find_workdirs(name, recipe, argv, words):
         config = read_trained_config(workdir) if verb.trained or not recipe else load_recipe(recipe)
@@ -90,10 +90,10 @@ def find_workdirs(verb: str, recipe: str, argv: Sequence[str], words: Sequence[s
             raise UserError("which run? Give --workdir=PATH")
         raise UserError("which recipe? Give --config=RECIPE, such as --config=quickstart; the command `list` shows all")
     read = read_trained if VERBS[verb].trained == "network" else read_workdir
-    return each_once(map(read, texts or [f"runs/{default_run_name(recipe)}"]))
+    return unique_paths(map(read, texts or [f"runs/{default_run_name(recipe)}"]))
 
 
-def each_once(paths: Iterable[Path]) -> list[Path]:
+def unique_paths(paths: Iterable[Path]) -> list[Path]:
     """Return paths in their order, keeping only the first of several for the same file or folder."""
     found: dict[Path, Path] = {}
     for path in paths:
@@ -281,9 +281,9 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
 
 
 def parse_bool(text: str) -> bool:
-    if text.lower() not in TRUTHS:
+    if text.lower() not in BOOLEANS:
         raise ValueError
-    return TRUTHS[text.lower()]
+    return BOOLEANS[text.lower()]
 
 
 def parse_tuple(text: str) -> tuple:

@@ -14,7 +14,7 @@ ZEN_4 = {"vendor_id": "AuthenticAMD", "cpu family": "25"}
 
 
 @cache
-def multiplies_512_bits() -> bool:
+def has_full_rate_avx512() -> bool:
     """Return whether the processor multiplies vectors of 512 bits at once, as far as the system says."""
     return "with AVX-512" in processor_name()
 

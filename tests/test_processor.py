@@ -3,7 +3,7 @@
 import pytest
 
 from resnet_flax import processor
-from resnet_flax.processor import described_processor, multiplies_512_bits
+from resnet_flax.processor import described_processor, has_full_rate_avx512
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_avx512_in_halves_is_in_the_name(vendor, family, at_once, monkeypatch):
     )
     assert described == f"it with {'' if at_once else 'half-rate '}AVX-512 and bfloat16"
     monkeypatch.setattr(processor, "processor_name", lambda: described)
-    assert multiplies_512_bits.__wrapped__() == at_once
+    assert has_full_rate_avx512.__wrapped__() == at_once
 
 
 @pytest.mark.parametrize("name", ["AMD EPYC with AVX2", "Apple M4", "x86_64"])
 def test_other_processors_do_not_multiply_512_bits(name, monkeypatch):
     monkeypatch.setattr(processor, "processor_name", lambda: name)
-    assert not multiplies_512_bits.__wrapped__()
+    assert not has_full_rate_avx512.__wrapped__()

@@ -138,10 +138,10 @@ def our_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) ->
         for smoothing in SMOOTHINGS
     }
     losses |= {
-        f"distillation, temperature {heat:g}": lambda logits, heat=heat: divergence(
-            logits, jax.nn.softmax(jnp.asarray(teacher) / heat), heat
+        f"distillation, temperature {temperature:g}": lambda logits, temperature=temperature: divergence(
+            logits, jax.nn.softmax(jnp.asarray(teacher) / temperature), temperature
         )
-        for heat in TEMPERATURES
+        for temperature in TEMPERATURES
     }
     found = {}
     for name, loss in losses.items():
@@ -162,10 +162,10 @@ def their_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) 
         )
         for smoothing in SMOOTHINGS
     }
-    for heat in TEMPERATURES:
-        ours, answers = functional.log_softmax(logits / heat, 1), functional.softmax(others / heat, 1)
-        losses[f"distillation, temperature {heat:g}"] = heat**2 * functional.kl_div(
-            ours, answers, reduction="none"
+    for temperature in TEMPERATURES:
+        ours, targets = functional.log_softmax(logits / temperature, 1), functional.softmax(others / temperature, 1)
+        losses[f"distillation, temperature {temperature:g}"] = temperature**2 * functional.kl_div(
+            ours, targets, reduction="none"
         ).sum(1)
     found = {}
     for name, loss in losses.items():

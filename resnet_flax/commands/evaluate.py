@@ -175,10 +175,10 @@ def ensemble(members: Sequence[Predictions]) -> Predictions:
     return Predictions(mean, members[0].labels)
 
 
-def over_views(answers: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
+def over_views(views: Sequence[Predictions], weights: Sequence[float]) -> Predictions:
     """Return the predictions from the mean logits of one network over several views of the same images."""
-    logits = np.average([answer.log_probabilities for answer in answers], 0, weights)  # up to a constant per image
-    return Predictions(np.asarray(jax.nn.log_softmax(logits.astype(np.float32))), answers[0].labels)
+    logits = np.average([view.log_probabilities for view in views], 0, weights)  # up to a constant per image
+    return Predictions(np.asarray(jax.nn.log_softmax(logits.astype(np.float32))), views[0].labels)
 
 
 def add_ensemble(rows: list[ScoreRow], suffix: str = "") -> list[ScoreRow]:

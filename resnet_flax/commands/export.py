@@ -149,11 +149,11 @@ def program_of(config: FrozenConfigDict, variables: Variables) -> jax.export.Exp
     model = models.build(config)
     if config.model.compute_dtype == "auto":  # what is best here says nothing about where the program will run
         model = model.clone(dtype=jnp.float32)
-    answer = partial(eval_step, model=model, normalize=partial(Policy(config.data.policy).normalize, jnp))
+    log_probabilities = partial(eval_step, model=model, normalize=partial(Policy(config.data.policy).normalize, jnp))
     constants = jax.tree.map(np.asarray, variables)
 
     def probabilities(images: jax.Array) -> jax.Array:
-        return jnp.exp(answer(constants, {"image": images}))
+        return jnp.exp(log_probabilities(constants, {"image": images}))
 
     shape = jax.export.symbolic_shape("n, " + ", ".join(map(str, image_shape(config.data))))
     return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))

@@ -29,14 +29,14 @@ MAX_PRINTED = 10  # images; the predictions of more are only written
 MAX_TILES = 100  # images of a contact sheet
 
 
-class Answer(NamedTuple):
+class ImageOutput(NamedTuple):
     """An image and what the network computes for it: (classes,) log-probabilities or (channels,) features, float32."""
 
     image: NamedImage
     output: np.ndarray
 
 
-Answers = Generator[Answer, None, None]
+ImageOutputs = Generator[ImageOutput, None, None]
 
 
 class Contents(NamedTuple):
@@ -89,15 +89,15 @@ def predict(
     variables = restore_checkpoint(config, workdir, checkpoint).tree["state"].variables
     if workdir.is_file():
         print_line(f"network: {describe(workdir)}")
-    answers = compute(config, variables, images, feature_step if write is write_features else eval_step)
-    first = list(islice(answers, MAX_PRINTED + 1))
+    outputs = compute(config, variables, images, feature_step if write is write_features else eval_step)
+    first = list(islice(outputs, MAX_PRINTED + 1))
     if not first:
         raise UserError(f"nothing to write: {images.failures()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, "wb") as file:
-            written = write(file, chain(first, answers), contents)
-        answers.close()  # and with it the progress bar, if there are more than were written
+            written = write(file, chain(first, outputs), contents)
+        outputs.close()  # and with it the progress bar, if there are more than were written
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     if changes := images.changes():
@@ -115,7 +115,7 @@ def describe(weights: Path) -> str:
     return display_name(weights) + (f", test accuracy {accuracy:.2%}" if accuracy is not None else "")
 
 
-def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterator[Answer], Contents], str]:
+def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterator[ImageOutput], Contents], str]:
     """Return the function that writes a file such as `path`. Raises UserError if it cannot have these `contents`."""
     extension, count = path.suffix.lower(), len(contents.classes)
     if extension not in WRITERS:
@@ -132,25 +132,25 @@ def choose_writer(path: Path, contents: Contents) -> Callable[[IO[bytes], Iterat
     return WRITERS[extension]
 
 
-def compute(config: FrozenConfigDict, variables: Variables, images: Images, step: Callable) -> Answers:
+def compute(config: FrozenConfigDict, variables: Variables, images: Images, step: Callable) -> ImageOutputs:
     """Yield the images that can be read, each with what `step` computes for it."""
     classifier, remaining = None, images.with_bar()
     while batch := list(islice(remaining, EVALUATION_BATCH)):
         classifier = classifier or Classifier(config, batch_size(len(batch)), step)
-        yield from map(Answer, batch, classifier(variables, np.stack([image.pixels for image in batch])))
+        yield from map(ImageOutput, batch, classifier(variables, np.stack([image.pixels for image in batch])))
 
 
-def ranked(answer: Answer, contents: Contents) -> list[Prediction]:
+def ranked(found: ImageOutput, contents: Contents) -> list[Prediction]:
     """Return the most probable classes of an image; of equally probable ones the lower label comes first."""
-    labels = np.argsort(-answer.output, kind="stable")[: contents.top].tolist()
-    return [Prediction(label, contents.classes[label], rounded(answer.output[label])) for label in labels]
+    labels = np.argsort(-found.output, kind="stable")[: contents.top].tolist()
+    return [Prediction(label, contents.classes[label], rounded(found.output[label])) for label in labels]
 
 
 def rounded(log_probability: float) -> float:
     return round(float(np.exp(log_probability)), 6)
 
 
-def write_csv(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+def write_csv(file: IO[bytes], outputs: Iterator[ImageOutput], contents: Contents) -> str:
     """Write a line for each image as UTF-8, and return how many there are.
 
     The columns are file, label (from 0), name and probability, then label2, name2, probability2 and so on, and then
@@ -160,8 +160,8 @@ def write_csv(file: IO[bytes], answers: Iterator[Answer], contents: Contents) ->
     text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")  # names of files need not be valid text
     writer, count = csv.writer(text, lineterminator="\n"), 0
     writer.writerow(csv_header(contents))
-    for answer in answers:
-        writer.writerow(csv_row(answer, contents))
+    for found in outputs:
+        writer.writerow(csv_row(found, contents))
         count += 1
     text.detach()
     return count_of_images(count)
@@ -175,59 +175,59 @@ def csv_header(contents: Contents) -> list[str]:
     return header + [f"p({name})" for name in contents.classes if contents.probabilities]
 
 
-def csv_row(answer: Answer, contents: Contents) -> list[str | int]:
-    best = ranked(answer, contents)
+def csv_row(found: ImageOutput, contents: Contents) -> list[str | int]:
+    best = ranked(found, contents)
     if contents.submission:
-        return [cell(answer.image.id), best[0].label]
-    row: list[str | int] = [cell(answer.image.name)]
+        return [cell(found.image.id), best[0].label]
+    row: list[str | int] = [cell(found.image.name)]
     for label, name, probability in best:
         row += [label, cell(name), f"{probability:.6f}"]
-    return row + [f"{rounded(value):.6f}" for value in answer.output if contents.probabilities]
+    return row + [f"{rounded(value):.6f}" for value in found.output if contents.probabilities]
 
 
-def write_json(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+def write_json(file: IO[bytes], outputs: Iterator[ImageOutput], contents: Contents) -> str:
     """Write a list with an object for each image, one per line, and return how many there are.
 
     The keys are file; predictions, each with label, name and probability, the most probable first; and perhaps
     probabilities, a list in the order of the labels.
     """
     count = 0
-    for count, answer in enumerate(answers, 1):
+    for count, found in enumerate(outputs, 1):
         entry: dict[str, object] = {
-            "file": answer.image.name,
-            "predictions": [one._asdict() for one in ranked(answer, contents)],
+            "file": found.image.name,
+            "predictions": [one._asdict() for one in ranked(found, contents)],
         }
         if contents.probabilities:
-            entry["probabilities"] = [rounded(value) for value in answer.output]
+            entry["probabilities"] = [rounded(value) for value in found.output]
         file.write(b"[\n" if count == 1 else b",\n")
         file.write(json.dumps(entry).encode())
     file.write(b"\n]\n")
     return count_of_images(count)
 
 
-def write_features(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+def write_features(file: IO[bytes], outputs: Iterator[ImageOutput], contents: Contents) -> str:
     """Write the pooled features before the last layer, (images, channels) float32, and return their shape as text."""
-    rows = np.stack([answer.output for answer in answers])
+    rows = np.stack([found.output for found in outputs])
     np.save(file, rows)
     return f"features of {count_of_images(len(rows))}, {rows.shape} {rows.dtype},"
 
 
-def write_contact_sheet(file: IO[bytes], answers: Iterator[Answer], contents: Contents) -> str:
+def write_contact_sheet(file: IO[bytes], outputs: Iterator[ImageOutput], contents: Contents) -> str:
     """Draw the first MAX_TILES images with their most probable classes, and return how many there are."""
     from resnet_flax.report import figures, render  # Matplotlib takes a quarter of a second
 
-    drawn = list(islice(answers, MAX_TILES))
+    drawn = list(islice(outputs, MAX_TILES))
     captions = [
-        [end_of_line(Path(answer.image.name).name, figures.MAX_TILE_CHARS), *predicted_lines(answer, contents)]
-        for answer in drawn
+        [end_of_line(Path(found.image.name).name, figures.MAX_TILE_CHARS), *predicted_lines(found, contents)]
+        for found in drawn
     ]
-    file.write(render.png(figures.image_tiles([answer.image.pixels for answer in drawn], captions)))
-    return f"{'the first ' if next(answers, None) else ''}{count_of_images(len(drawn))}"
+    file.write(render.png(figures.image_tiles([found.image.pixels for found in drawn], captions)))
+    return f"{'the first ' if next(outputs, None) else ''}{count_of_images(len(drawn))}"
 
 
-# What an extension of --output stands for. Each function writes the answers, at least one, to a file and returns, for a
+# What an extension of --output stands for. Each function writes the outputs, at least one, to a file and returns, for a
 # message, what the file holds.
-WRITERS: dict[str, Callable[[IO[bytes], Iterator[Answer], Contents], str]] = {
+WRITERS: dict[str, Callable[[IO[bytes], Iterator[ImageOutput], Contents], str]] = {
     ".csv": write_csv,
     ".json": write_json,
     ".npy": write_features,
@@ -235,14 +235,14 @@ WRITERS: dict[str, Callable[[IO[bytes], Iterator[Answer], Contents], str]] = {
 }
 
 
-def predicted_lines(answer: Answer, contents: Contents) -> list[str]:
+def predicted_lines(found: ImageOutput, contents: Contents) -> list[str]:
     """Return "cat 93.1%" and so on, the most probable class first."""
-    return [f"{escape_line(name, 15)} {probability:.1%}" for _, name, probability in ranked(answer, contents)]
+    return [f"{escape_line(name, 15)} {probability:.1%}" for _, name, probability in ranked(found, contents)]
 
 
-def printed_table(answers: list[Answer], contents: Contents) -> str:
+def printed_table(outputs: list[ImageOutput], contents: Contents) -> str:
     """Return a table of the predictions for the terminal."""
-    rows = [[end_of_line(answer.image.name, MAX_NAME_CHARS), *predicted_lines(answer, contents)] for answer in answers]
+    rows = [[end_of_line(found.image.name, MAX_NAME_CHARS), *predicted_lines(found, contents)] for found in outputs]
     return text_table(["file", "prediction", *map(str, range(2, contents.top + 1))], rows)
 
 

@@ -22,7 +22,7 @@ from flax.linen.dtypes import promote_dtype
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from resnet_flax.models import winograd
-from resnet_flax.processor import multiplies_512_bits
+from resnet_flax.processor import has_full_rate_avx512
 
 Pads = Sequence[tuple[int, int]]
 
@@ -107,7 +107,7 @@ _convolve.defvjp(_forward, _backward)
 def _by_winograd(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> bool:
     """Return whether Winograd's algorithm applies and a training step is known to be faster with it."""
     applies = kernel.shape[:2] == (3, 3) and (stride, padding) == (1, 1) and x.dtype == kernel.dtype == jnp.float32
-    return applies and min(kernel.shape[2:]) >= FEWEST_CHANNELS and _on_one_cpu() and not multiplies_512_bits()
+    return applies and min(kernel.shape[2:]) >= FEWEST_CHANNELS and _on_one_cpu() and not has_full_rate_avx512()
 
 
 def _not_inlined(function: Callable[..., jax.Array], *arguments) -> jax.Array:

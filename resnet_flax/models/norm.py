@@ -82,7 +82,7 @@ def _forward(x, scale, bias, center, epsilon, activation, axis_name):
     offset = centered(x, center)
     sums = channel_sums(offset, jnp.square(offset))
     count = values_per_channel(x, axis_name)
-    mean, mean_square = (total / count for total in of_all(sums, axis_name))
+    mean, mean_square = (total / count for total in sum_over_devices(sums, axis_name))
     var = jnp.maximum(mean_square - jnp.square(mean), 0.0)
     inverse = jax.lax.rsqrt(var + epsilon)
     mean, var, inverse, factor, shift = again((mean, var, inverse, scale * inverse, bias - mean * (scale * inverse)))
@@ -102,7 +102,7 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
 
     offset, gradient = before_activation(x, gradients[0])
     sums = channel_sums(gradient * offset, gradient)  # on this device; the next two are over all devices
-    with_offset, level = of_all(sums, axis_name)
+    with_offset, level = sum_over_devices(sums, axis_name)
     count = values_per_channel(x, axis_name)
     slope = (with_offset - mean * level) * inverse * inverse / count
     of_scale = (sums[0] - mean * sums[1]) * inverse
@@ -119,7 +119,7 @@ def _backward(epsilon, activation, axis_name, saved, gradients):
 normalize.defvjp(_forward, _backward)
 
 
-def of_all(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+def sum_over_devices(sums: tuple[jax.Array, jax.Array], axis_name: str | None) -> tuple[jax.Array, jax.Array]:
     """Return the sums over all devices of the mapped axis, if there is one."""
     if axis_name is None:
         return sums

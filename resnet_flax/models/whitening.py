@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 SIDE = 2  # pixels of a patch along each axis
-EXAMPLES = 2000  # images of 32 x 32 pixels whose patches are used: two million, for a 12 x 12 covariance matrix
-FLOOR = 5e-4  # added to the variance of each direction, so that noise is not amplified
+MAX_IMAGES = 2000  # images of 32 x 32 pixels whose patches are used: two million, for a 12 x 12 covariance matrix
+VARIANCE_FLOOR = 5e-4  # added to the variance of each direction, so that noise is not amplified
 
 
 class Whitening(nn.Module):
@@ -36,16 +36,16 @@ class Whitening(nn.Module):
 def directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.Array]) -> np.ndarray:
     """Return the kernel of `Whitening`, (2, 2, C, 8 C) float32, for training images (n, H, W, C) uint8.
 
-    `normalize` returns images as the network sees them. At most EXAMPLES images are used, evenly spaced, and fewer if
+    `normalize` returns images as the network sees them. At most MAX_IMAGES images are used, evenly spaced, and fewer if
     they are larger than 32 x 32 pixels.
     """
-    most = max(1, EXAMPLES * 32 * 32 // max(32 * 32, images.shape[1] * images.shape[2]))
+    most = max(1, MAX_IMAGES * 32 * 32 // max(32 * 32, images.shape[1] * images.shape[2]))
     some = np.ascontiguousarray(images[:: -(-len(images) // most)])
     channels = images.shape[-1]
     variance, directions = np.linalg.eigh(np.asarray(covariance(normalize(jnp.asarray(some))), np.float64))
     # The sign of an eigenvector is arbitrary: make its largest entry positive, so that it is the same on every machine.
     largest = np.abs(directions).argmax(0)
-    directions = directions * np.sign(directions[largest, np.arange(len(largest))]) / np.sqrt(variance + FLOOR)
+    directions = directions * np.sign(directions[largest, np.arange(len(largest))]) / np.sqrt(variance + VARIANCE_FLOOR)
     kernel = directions[:, ::-1].reshape(SIDE, SIDE, channels, -1)  # the strongest first
     return np.concatenate([kernel, -kernel], -1).astype(np.float32)
 

@@ -12,7 +12,7 @@ from resnet_flax.report.tables import CLASS_HEADER, MAX_NAME_CHARS, class_rows, 
 from resnet_flax.text import escape_line
 from resnet_flax.workdir.predictions import ClassScores, Predictions
 
-SHOWN = 24  # images of a gallery, in rows of 12, 8 or 4
+GALLERY_IMAGES = 24  # images of a gallery, in rows of 12, 8 or 4
 SHOWN_PER_CLASS = 5
 MAX_CLASSES_SHOWN = 20  # classes whose mistakes are shown: those with the lowest recall
 MAX_CONFUSIONS = 10  # rows
@@ -77,8 +77,8 @@ def confusions(predictions: Predictions, classes: Sequence[str]) -> list[list[st
 
 def examples_section(predictions: Predictions, images: np.ndarray, classes: Sequence[str]) -> str:
     """Return the images that say most about what goes wrong: most confident mistakes, least confident predictions."""
-    surest = predictions.confident_mistakes(SHOWN)
-    unsure = np.argsort(predictions.log_probabilities.max(1), kind="stable")[:SHOWN]
+    surest = predictions.confident_mistakes(GALLERY_IMAGES)
+    unsure = np.argsort(predictions.log_probabilities.max(1), kind="stable")[:GALLERY_IMAGES]
     wrong, names = len(predictions) - predictions.correct, figures.short_labels(classes)
     count = html.paragraph(f"{wrong:,} of {len(predictions):,} images are misclassified.")
     doubts = html.titled("Least confident predictions", gallery(predictions, images, names, unsure))

@@ -44,7 +44,7 @@ def svg(figure: Figure) -> str:
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style")]:
             parent.remove(child)
-    without_unused_ids(root)
+    remove_unused_ids(root)
     replace_in_attributes(
         root, lambda value: re.sub("#[0-9a-f]{6}", lambda match: THEME.get(match[0], match[0]), value)
     )
@@ -66,7 +66,7 @@ def rendered(figure: Figure, **options: object) -> bytes:
     return file.getvalue()
 
 
-def without_unused_ids(root: ElementTree.Element) -> None:
+def remove_unused_ids(root: ElementTree.Element) -> None:
     """Remove the ids that nothing refers to: each figure of a page has the same ones."""
     values = " ".join(value for element in root.iter() for value in element.attrib.values())
     used = set(re.findall(r"#(\w+)", values))

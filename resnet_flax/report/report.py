@@ -23,7 +23,7 @@ from resnet_flax.report.network import network
 from resnet_flax.report.tables import decimal, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import Classifier
-from resnet_flax.training.mixing import COUNTED
+from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.training.restore import read_history, restore_checkpoint
 from resnet_flax.workdir.history import EpochRow
 from resnet_flax.workdir.predictions import SplitPredictions, damaged_predictions, read_split_predictions
@@ -100,7 +100,7 @@ def accuracy_tiles(
         tiles += [Tile(f"{found.role} top-{k} accuracy", percent(accuracy), f"true class among the {k} most probable")]
     if "val_accuracy" in chosen:
         tiles += [Tile("validation accuracy", percent(chosen["val_accuracy"]), epoch)]
-    about = f"{epoch}, of {COUNTED}" if Mixing.of(config.train).on else epoch
+    about = f"{epoch}, of {MIXED_ACCURACY}" if Mixing.of(config.train).on else epoch
     return [*tiles, Tile("training accuracy", percent(chosen["train_accuracy"]), about)]
 
 
@@ -163,7 +163,7 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
         **splits,
         "augmentation": data.policy,
         **({"mixing": str(mixing)} if mixing.on else {}),
-        **({"teacher": taught(config)} if config.train.teacher else {}),
+        **({"teacher": teacher_text(config)} if config.train.teacher else {}),
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}",
         "schedule": f"{config.schedule.name}, updated every {config.schedule.per}",
         "batch size": f"{config.train.batch_size:,}",
@@ -173,7 +173,7 @@ def run_section(files: Files, config: FrozenConfigDict, history: list[EpochRow],
     return html.section("Run", html.pair(html.facts(named), rate))
 
 
-def taught(config: FrozenConfigDict) -> str:
+def teacher_text(config: FrozenConfigDict) -> str:
     train = config.train
     return f"{train.teacher}, {train.teacher_weight:g} of the loss, temperature {train.teacher_temperature:g}"
 

@@ -22,7 +22,7 @@ from resnet_flax.report import html
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.report.tables import format_metric, text_table
 from resnet_flax.text import escape_line, print_line
-from resnet_flax.training.mixing import COUNTED
+from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.training.restore import read_history
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.trackers import Tracker
@@ -159,7 +159,7 @@ def write_seeds_report(
     ]
     left_out = f" Diverged and left out: {', '.join(map(str, diverged))}." if diverged else ""
     about = f"{config.model.name} on {config.data.name}; ± one standard deviation; Student's intervals.{left_out}"
-    about += f" Training accuracy is of {COUNTED}." if Mixing.of(config.train).on else ""
+    about += f" Training accuracy is of {MIXED_ACCURACY}." if Mixing.of(config.train).on else ""
     parts = [
         html.paragraph(about),
         html.tiles(mean_tiles(found)),

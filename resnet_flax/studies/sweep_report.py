@@ -18,7 +18,7 @@ from resnet_flax.report.tables import decimal, format_metric, percent, text_tabl
 from resnet_flax.studies import figures
 from resnet_flax.studies.space import Plan, Settings
 from resnet_flax.text import first_few
-from resnet_flax.training.mixing import COUNTED
+from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.verbs import PROGRAM
 from resnet_flax.workdir.history import lower_is_better
 from resnet_flax.workdir.predictions import wilson_interval
@@ -53,7 +53,7 @@ def write_sweep_report(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     examples = len(load_split(plan.config.data, "validation")[1])
     header = ["trial", *map(plan.space.label, plan.space.fields), *SCORE_COLUMNS]
     rows = [trial_row(one, examples) for one in ranked]
-    mixed = f" Training accuracy is of {COUNTED}." if Mixing.of(plan.config.train).on else ""
+    mixed = f" Training accuracy is of {MIXED_ACCURACY}." if Mixing.of(plan.config.train).on else ""
     parts = [
         html.paragraph(
             f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}{mixed}"

@@ -200,9 +200,9 @@ class Study:
         for attempt in range(DRAWS):
             seed = np.random.SeedSequence([self.plan.config.seed, len(everything), attempt]).generate_state(1)
             sampler = SAMPLERS[self.plan.method](seed=int(seed[0]))
-            sketch = optuna.create_study(direction=self.trials.direction, sampler=sampler)
-            sketch.add_trials(earlier)
-            yield sketch.ask(distributions).params
+            scratch = optuna.create_study(direction=self.trials.direction, sampler=sampler)
+            scratch.add_trials(earlier)
+            yield scratch.ask(distributions).params
 
     def run(self, trial: FrozenTrial, lock: IO, trackers: Sequence[Tracker] = ()) -> None:
         """Train a claimed trial, from its checkpoint if it has one, and record how it ended.

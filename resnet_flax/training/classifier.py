@@ -81,10 +81,10 @@ class Classifier:
         if jax.default_backend() == "cpu" or split.images.nbytes > ON_DEVICE_BYTES:
             log_probabilities = self(variables, split.images, after_batch)
         else:
-            log_probabilities = self.at_once(variables, split.images)
+            log_probabilities = self.in_one_dispatch(variables, split.images)
         return Predictions(log_probabilities, split.labels[: len(log_probabilities)])
 
-    def at_once(self, variables: Variables, images: np.ndarray) -> np.ndarray:
+    def in_one_dispatch(self, variables: Variables, images: np.ndarray) -> np.ndarray:
         """Return the same as `__call__`, computed in one dispatch. The devices keep the images for next time."""
         check_images(images, self.image_shape)
         if self.held is None or self.held[0] is not images:

@@ -12,7 +12,7 @@ from resnet_flax.models.resnet import ResNet
 from resnet_flax.models.torch_weights import Variables
 
 
-class TeachingNetwork(NamedTuple):
+class TeacherNetwork(NamedTuple):
     """A teacher network; its input is `scale` x images + `offset`, as its training may have normalised differently."""
 
     model: ResNet
@@ -28,7 +28,7 @@ class TeachingNetwork(NamedTuple):
 class Teacher(NamedTuple):
     """An ensemble of teacher networks, with the weight and the temperature of the distillation."""
 
-    networks: tuple[TeachingNetwork, ...]
+    networks: tuple[TeacherNetwork, ...]
     temperature: float
     weight: float
 

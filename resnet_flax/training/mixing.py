@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from resnet_flax.data.augment.mixing import Mixing, mixed
 
 # What the training accuracy of a run that mixes refers to, wherever it is shown.
-COUNTED = "mixed images, by the class with the largest share"
+MIXED_ACCURACY = "mixed images, by the class with the largest share"
 
 
 class TrainBatch(NamedTuple):
@@ -27,7 +27,7 @@ class TrainBatch(NamedTuple):
         )
         return sum(others, first)
 
-    def answers(self) -> jax.Array:
+    def dominant_labels(self) -> jax.Array:
         """Return the class with the largest share in each image, (batch,) int32; the first one in a tie."""
         if len(self.labels) == 1:
             return self.labels[0]

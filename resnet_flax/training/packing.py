@@ -14,7 +14,7 @@ import numpy as np
 
 # Arrays per vector: with many more, XLA no longer fuses all that changes it into a single kernel. If there are at most
 # twice as many in total, they are one vector.
-TOGETHER = 48
+ARRAYS_PER_VECTOR = 48
 WORD = jnp.dtype("uint32")
 
 
@@ -37,7 +37,7 @@ def packing(
     example, structure = jax.tree.flatten(tree)
     small = [place for place, leaf in enumerate(example) if leaf.ndim < 2 and leaf.dtype.itemsize == WORD.itemsize]
     large = sorted(set(range(len(example))) - set(small))
-    most = TOGETHER if len(small) > 2 * TOGETHER else 2 * TOGETHER
+    most = ARRAYS_PER_VECTOR if len(small) > 2 * ARRAYS_PER_VECTOR else 2 * ARRAYS_PER_VECTOR
     groups = [small[start : start + most] for start in range(0, len(small), most)]
 
     def pack(tree: chex.ArrayTree) -> Packed:

@@ -24,7 +24,7 @@ from resnet_flax.workdir.history import EpochRow, best_row, read_csv
 from resnet_flax.workdir.trained import display_name
 
 DELETION_SECONDS = 0.2  # longer than a training run takes to delete a checkpoint, after which the steps differ
-INSTEAD = "restore a copy, or evaluate and predict with --checkpoint=newest"
+RECOVERY_ADVICE = "restore a copy, or evaluate and predict with --checkpoint=newest"
 
 
 def checkpoint_template(config: FrozenConfigDict) -> dict:
@@ -59,7 +59,7 @@ def restore_checkpoint(config: FrozenConfigDict, workdir: Path, which: str = "be
                 return find_checkpoint(checkpoints, steps, which, config.train.monitor, like)
         except (FileNotFoundError, Damaged) as problem:
             if steps == before:
-                raise UserError(f"{problem}: {INSTEAD}") from None
+                raise UserError(f"{problem}: {RECOVERY_ADVICE}") from None
             time.sleep(DELETION_SECONDS)
 
 

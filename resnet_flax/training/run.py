@@ -49,7 +49,7 @@ class Run:
     momentum: schedules.Schedule
     parameters: int
     teacher: Teacher | None = None
-    teaching: tuple[Variables, ...] = ()  # the variables of the teacher's networks
+    teacher_variables: tuple[Variables, ...] = ()  # the variables of the teacher's networks
 
     @classmethod
     def from_config(cls, config: FrozenConfigDict) -> "Run":
@@ -69,10 +69,10 @@ class Run:
         learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
         model = models.build(config, parallel.axis_name)
         parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
-        teacher, teaching = load_teacher(config)
+        teacher, teacher_variables = load_teacher(config)
         return cls(
             config=config,
-            identity=identity(config, fingerprint(config.data), checksums(config, teaching)),
+            identity=identity(config, fingerprint(config.data), checksums(config, teacher_variables)),
             data=data,
             stream=stream,
             parallel=parallel,
@@ -83,7 +83,7 @@ class Run:
             momentum=momentum,
             parameters=parameters,
             teacher=teacher,
-            teaching=teaching,
+            teacher_variables=teacher_variables,
         )
 
     def description(self) -> dict[str, str]:
@@ -118,7 +118,7 @@ class Run:
 
     def constants(self) -> dict[str, Any]:
         """Return the arguments that all steps share: the seed, and the variables of the teacher's networks."""
-        return self.parallel.replicate({"seed": self.seed, "teaching": self.teaching})
+        return self.parallel.replicate({"seed": self.seed, "teacher_variables": self.teacher_variables})
 
     def statistics(self) -> dict:
         """Return what the network computes from the training images before it trains, see models.statistics."""
@@ -144,7 +144,7 @@ class Run:
             axis_name=self.parallel.axis_name,
         )
         return lambda state, totals, batch, scheduled, constants, kernels=(): step(
-            state, totals, batch, constants["teaching"], kernels, seed=constants["seed"], hyperparams=scheduled
+            state, totals, batch, constants["teacher_variables"], kernels, seed=constants["seed"], hyperparams=scheduled
         )
 
     def resizing(self) -> Resizing | None:

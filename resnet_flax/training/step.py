@@ -101,7 +101,7 @@ def train_step(
     state: TrainState,
     totals: Totals,
     batch: Batch,
-    teaching: tuple[chex.ArrayTree, ...] = (),
+    teacher_variables: tuple[chex.ArrayTree, ...] = (),
     kernels: Sequence[jax.Array] = (),
     *,
     model: nn.Module,
@@ -121,7 +121,7 @@ def train_step(
 
     The parameters of the parts `frozen` stay unchanged, even by weight decay; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over the
-    axis. `teaching` are the variables of the networks of `teacher`, which are not trained. `kernels` are the state's
+    axis. `teacher_variables` are the variables of the networks of `teacher`, which are not trained. `kernels` are the state's
     `kernels_in` the dtype of the network, if the caller has them. `hyperparams` are keywords of the optimizer's update,
     if it takes any.
     """
@@ -130,7 +130,7 @@ def train_step(
     with jax.named_scope("mixing"):
         examples = mix_batch(batch, mixing, seed, state.step, axis_name)
     with jax.named_scope("teacher"):
-        taught = teacher.probabilities(teaching, examples.image) if teacher else None
+        softened = teacher.probabilities(teacher_variables, examples.image) if teacher else None
 
     kept = {name: layer for name, layer in state.params.items() if part_of(name) in frozen}
 
@@ -144,8 +144,8 @@ def train_step(
     def loss_fn(params):
         logits, updates = forward(params | jax.lax.stop_gradient(kept), examples.image)
         losses = soft_cross_entropy(logits, examples.targets(logits.shape[-1]), label_smoothing)
-        if teacher is not None and taught is not None:
-            losses = teacher.loss(losses, logits, taught)
+        if teacher is not None and softened is not None:
+            losses = teacher.loss(losses, logits, softened)
         return losses.mean(), (losses, logits, updates.get("batch_stats", {}))
 
     def gradient_at(params):
@@ -155,9 +155,9 @@ def train_step(
 
     gradients, (losses, logits, batch_stats) = gradient_at(with_kernels(state.params, kernels))
     if sam_radius:
-        gradients, _ = gradient_at(ascended(state.params, gradients, sam_radius))
+        gradients, _ = gradient_at(perturbed(state.params, gradients, sam_radius))
     gradients = together(gradients)
-    right = logits.argmax(-1) == examples.answers()
+    right = logits.argmax(-1) == examples.dominant_labels()
     loss, correct = jnp.stack([losses, right.astype(jnp.float32)]).sum(1)  # in one kernel
     sums = (loss, correct.astype(jnp.int32), jnp.array(len(losses)))
     if axis_name is not None:
@@ -203,7 +203,7 @@ def check_pixels(images: jax.Array) -> None:
         )
 
 
-def ascended(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
+def perturbed(params: chex.ArrayTree, gradients: chex.ArrayTree, radius: float) -> chex.ArrayTree:
     """Return the weights at distance `radius` from `params` along the gradients.
 
     Sharpness-aware minimisation (Foret et al., 2021) updates `params` with the gradient there. Losses and BatchNorm's

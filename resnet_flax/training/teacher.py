@@ -11,7 +11,7 @@ from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.models.torch_weights import Variables
 from resnet_flax.text import escape_line, first_few
-from resnet_flax.training.distillation import Teacher, TeachingNetwork
+from resnet_flax.training.distillation import Teacher, TeacherNetwork
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir.checkpoints import arrays_checksum
 from resnet_flax.workdir.trained import find_trained, read_trained_config
@@ -38,14 +38,14 @@ def teacher_names(config: FrozenConfigDict) -> list[str]:
     return [name.strip() for name in config.train.teacher.split(",") if name.strip()]
 
 
-def load_network(config: FrozenConfigDict, name: str) -> tuple[TeachingNetwork, Variables]:
+def load_network(config: FrozenConfigDict, name: str) -> tuple[TeacherNetwork, Variables]:
     """Return the network that `name` names, for images normalised as those of `config`, and its variables."""
     teacher, variables = read_network(name)
     check_agreement(config, teacher, name)
     mean, std = normalization(teacher)
     own_mean, own_std = normalization(config)
     scale, offset = own_std / std, (own_mean - mean) / std
-    return TeachingNetwork(models.build(teacher), scale.astype(np.float32), offset.astype(np.float32)), variables
+    return TeacherNetwork(models.build(teacher), scale.astype(np.float32), offset.astype(np.float32)), variables
 
 
 def normalization(config: FrozenConfigDict) -> np.ndarray:

@@ -32,7 +32,7 @@ from resnet_flax.text import print_line
 from resnet_flax.training.finite import check_finite, check_row, not_finite
 from resnet_flax.training.initial import find_initial_weights, first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
-from resnet_flax.training.mixing import COUNTED
+from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
@@ -63,14 +63,14 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
         run = run_in_agreement(lambda: Run.from_config(config), Run.description)
         if results := run_on_first_process(lambda: open_workdir(locks, workdir, run)):
             return results
-        locks.enter_context(explained_memory(config.train.batch_size))
+        locks.enter_context(explain_out_of_memory(config.train.batch_size))
         with Tracking(workdir, run.identity["config"], trackers) as tracking:
             tracking.results = train_to_end(run, workdir, tracking)
         return tracking.results
 
 
 @contextmanager
-def explained_memory(batch_size: int) -> Iterator[None]:
+def explain_out_of_memory(batch_size: int) -> Iterator[None]:
     """Raise OutOfMemory, which names a smaller batch size, if Python or XLA runs out of memory."""
     try:
         yield
@@ -100,7 +100,7 @@ def open_workdir(locks: ExitStack, workdir: Path, run: Run) -> dict:
 
 def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
     """Train from the newest checkpoint, if there is one, evaluate, and return the results."""
-    accuracy = f"; training accuracy is on {COUNTED}" if Mixing.of(run.config.train).on else ""
+    accuracy = f"; training accuracy is on {MIXED_ACCURACY}" if Mixing.of(run.config.train).on else ""
     print_line(
         f"{run.config.model.name}: {run.parameters:,} parameters, {len(run.data.train):,} training examples, "
         f"{run.stream.steps_per_epoch:,} steps an epoch, on {device_name()}{accuracy}"
@@ -348,7 +348,7 @@ def run_results(loop: Loop, chosen: EpochRow) -> dict:
         **{name: value for name, value in chosen.items() if name.startswith(("train_", "val_"))},
         "epochs": len(loop.history),
         **{f"last_{name}": value for name, value in last.items() if name.startswith("train_")},
-        **({"train_accuracy_of": COUNTED} if Mixing.of(loop.config).on else {}),
+        **({"train_accuracy_of": MIXED_ACCURACY} if Mixing.of(loop.config).on else {}),
         "seed": loop.run.config.seed,
         "parameters": loop.run.parameters,
         **({"init": loop.init} if loop.init else {}),

@@ -30,7 +30,7 @@ PRETRAINED = "pretrained:"  # before a name, says that it is not a folder
 # The file of weights in a folder that `export` writes, with --format=hub and by default.
 HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
 RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
-PRIVATE = {
+LOCAL_PATHS = {
     "data.dir": "",
     "train.init_from": "",
     "train.teacher": "",
@@ -159,7 +159,7 @@ def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
 
 def portable_json(config: FrozenConfigDict) -> str:
     """Return a config as JSON without the fields that name places on this machine."""
-    return config_to_json(changed(config, PRIVATE))
+    return config_to_json(changed(config, LOCAL_PATHS))
 
 
 def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> dict[str, bytes]:

@@ -49,7 +49,7 @@ def test_fault_counts_as_survived_only_if_nothing_is_lost(fault, figures, failur
     monkeypatch.setattr(soak, "Run", Run)
     monkeypatch.setattr(soak, "STOPS", {"fault": fault})
     monkeypatch.setattr(soak, "OTHERS", {"fault": fault})
-    soak.Soak(record.Journal("soak", tmp_path), seed=3).put_faults_into_runs(4, tmp_path)
+    soak.Soak(record.Journal("soak", tmp_path), seed=3).inject_faults(4, tmp_path)
     [line] = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text().splitlines()]
     assert line["case"] == {"seed": 3}
     assert {name: line["found"][name] for name in figures} == figures

@@ -234,5 +234,5 @@ def test_one_dispatch_over_images_on_the_device_gives_the_same(small_runs):
     classifier = Classifier(config, 50)  # the last of 360 images is in a batch with padding
     for _ in range(2):  # the second time the images are on the device
         np.testing.assert_allclose(
-            classifier.at_once(variables, examples.images), classifier(variables, examples.images), atol=1e-5
+            classifier.in_one_dispatch(variables, examples.images), classifier(variables, examples.images), atol=1e-5
         )

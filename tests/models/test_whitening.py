@@ -13,7 +13,7 @@ from resnet_flax.config.defaults import get_config
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.models import layers, whitening
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.models.whitening import EXAMPLES, FLOOR, Whitening, directions
+from resnet_flax.models.whitening import MAX_IMAGES, VARIANCE_FLOOR, Whitening, directions
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals
 
@@ -41,19 +41,19 @@ def test_outputs_are_uncorrelated_and_of_variance_one(images):
     covariance = np.cov(half, rowvar=False)
     assert np.all(np.diff(np.diag(covariance)) <= 1e-6)  # the strongest first, where the floor matters least
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-3)
-    assert np.diag(covariance).min() > 1 - 20 * FLOOR and np.diag(covariance).max() < 1.001
+    assert np.diag(covariance).min() > 1 - 20 * VARIANCE_FLOOR and np.diag(covariance).max() < 1.001
 
 
 def test_images_from_the_whole_split_are_used(images):
     """They may be too many to use all, and sorted."""
-    many = np.concatenate([np.repeat(images, 2 * EXAMPLES // 40, 0), np.repeat(images // 4, 2 * EXAMPLES // 40, 0)])
+    many = np.concatenate([np.repeat(images, 2 * MAX_IMAGES // 40, 0), np.repeat(images // 4, 2 * MAX_IMAGES // 40, 0)])
     outputs = whitened(directions(many, NORMALIZE), NORMALIZE(many[::10]))
     np.testing.assert_allclose(outputs[..., :3].var((0, 1, 2)), 1, atol=0.05)
 
 
 def test_fewer_of_larger_images_are_used(images, monkeypatch):
     shapes = []
-    monkeypatch.setattr(whitening, "EXAMPLES", 10)
+    monkeypatch.setattr(whitening, "MAX_IMAGES", 10)
     monkeypatch.setattr(whitening, "covariance", lambda x: shapes.append(x.shape) or np.eye(12))
     for size in (16, 32, 64, 256):
         directions(np.zeros((40, size, size, 3), np.uint8), NORMALIZE)

@@ -45,7 +45,7 @@ def convolutions(function, *arguments) -> int:
 
 @pytest.fixture
 def slow_arithmetic(monkeypatch):
-    monkeypatch.setattr(convolution, "multiplies_512_bits", lambda: False)
+    monkeypatch.setattr(convolution, "has_full_rate_avx512", lambda: False)
 
 
 def test_a_training_step_with_many_channels_has_it(slow_arithmetic):
@@ -78,7 +78,7 @@ def test_other_convolutions_do_not_have_it(inputs, outputs, size, stride, dtype,
 
 @pytest.mark.parametrize(
     ("module", "name", "value"),
-    [(jax, "default_backend", "tpu"), (jax, "device_count", 2), (convolution, "multiplies_512_bits", True)],
+    [(jax, "default_backend", "tpu"), (jax, "device_count", 2), (convolution, "has_full_rate_avx512", True)],
 )
 def test_other_devices_do_not_have_it(module, name, value, slow_arithmetic, monkeypatch):
     monkeypatch.setattr(module, name, lambda: value)

@@ -17,7 +17,7 @@ from resnet_flax.data.stream import Stream
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
-from resnet_flax.training.distillation import Teacher, TeachingNetwork
+from resnet_flax.training.distillation import Teacher, TeacherNetwork
 from resnet_flax.training.mixing import mix_batch
 from resnet_flax.training.resizing import Resizing
 from resnet_flax.training.step import Totals, eval_step, init_state, train_step
@@ -39,8 +39,8 @@ def main(way: str, out: str) -> None:
     parallel = PARALLEL[way]()
     dropout = dict(stem_dropout=0.2, block_dropout=0.3, drop_path=0.5)
     model = ResNet((1, 1), (4, 8), **dropout, axis_name=parallel.axis_name)
-    network = TeachingNetwork(Colours(), np.float32([1, 1, 2]), np.float32([0, 1, 0]))
-    teaching = ({"params": {"head": {"kernel": 9 * np.eye(3, 10, dtype=np.float32), "bias": np.zeros(10)}}},)
+    network = TeacherNetwork(Colours(), np.float32([1, 1, 2]), np.float32([0, 1, 0]))
+    teacher_variables = ({"params": {"head": {"kernel": 9 * np.eye(3, 10, dtype=np.float32), "bias": np.zeros(10)}}},)
     state = parallel.replicate(jax.jit(partial(init_state, model, optimizer, 0, (16, 16, 3)))())
     totals = parallel.replicate(Totals.zero())
     arguments = dict(model=model, optimizer=optimizer, seed=0, hyperparams=hyperparams, axis_name=parallel.axis_name)
@@ -59,7 +59,7 @@ def main(way: str, out: str) -> None:
     for batch in batches:
         # Devices see batches of different contrast, so that statistics of one device alone would differ.
         batch["image"] *= np.linspace(0.5, 2, 32, dtype=np.float32)[:, None, None, None]
-        before, given = state, (parallel.shard(batch), parallel.replicate(teaching))
+        before, given = state, (parallel.shard(batch), parallel.replicate(teacher_variables))
         with jax.transfer_guard("disallow"):
             state, totals = step(before, totals, *given)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))

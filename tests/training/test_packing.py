@@ -25,7 +25,7 @@ def on_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(("most", "sizes"), [(48, [6]), (2, [6]), (1, [1, 4, 1])])
 def test_small_arrays_are_a_few_vectors(most, sizes, monkeypatch):
-    monkeypatch.setattr(packing_module, "TOGETHER", most)
+    monkeypatch.setattr(packing_module, "ARRAYS_PER_VECTOR", most)
     pack, unpack = packing(TREE)
     packed = pack(TREE)
     assert [vector.size for vector in packed.vectors] == sizes

@@ -11,7 +11,7 @@ import pytest
 
 from resnet_flax.data.augment.mixing import Mixing, draw_patches, draw_shares
 from resnet_flax.models.resnet import ResNet
-from resnet_flax.training.distillation import Teacher, TeachingNetwork
+from resnet_flax.training.distillation import Teacher, TeacherNetwork
 from resnet_flax.training.mixing import TrainBatch
 from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, train_step
 
@@ -52,9 +52,9 @@ def linear_step(batch: dict, step: int = 0, **arguments) -> tuple[float, float]:
     """Return the mean loss and the accuracy of a step of Linear(), which the seed 0 initialises."""
     optimizer = optax.sgd(0.1)
     state = init_state(Linear(), optimizer, 0, SHAPE).replace(step=jnp.array(step))
-    teaching = arguments.pop("teaching", ())
+    teacher_variables = arguments.pop("teacher_variables", ())
     step = jax.jit(partial(train_step, model=Linear(), optimizer=optimizer, seed=0, **arguments))
-    return step(state, Totals.zero(), batch, teaching)[1].means()
+    return step(state, Totals.zero(), batch, teacher_variables)[1].means()
 
 
 def linear_logits(images, seed: int = 0) -> np.ndarray:
@@ -100,20 +100,20 @@ def test_a_patched_step_trains_on_crops_of_four_images_and_their_labels_by_area(
 )
 def test_the_right_answer_to_a_mixed_image_is_the_class_with_the_largest_share(labels, shares, answer):
     examples = TrainBatch(jnp.zeros((1, 8, 8, 3)), tuple(jnp.array([label]) for label in labels), shares)
-    assert examples.answers() == jnp.array([answer])
+    assert examples.dominant_labels() == jnp.array([answer])
 
 
 def test_a_taught_step_weighs_the_labels_with_the_teachers_answers():
     batch = make_batch()
-    network = TeachingNetwork(Linear(), np.float32([2, 1, 1]), np.float32([0, 0.5, 0]))
+    network = TeacherNetwork(Linear(), np.float32([2, 1, 1]), np.float32([0, 0.5, 0]))
     variables = Linear().init(jax.random.key(7), batch["image"], train=False)
-    heat, weight = 3.0, 0.25
+    temperature, weight = 3.0, 0.25
     logits = linear_logits(batch["image"])
     others = linear_logits(batch["image"] * network.scale + network.offset, 7)
-    softened, answers = jax.nn.log_softmax(logits / heat), jax.nn.log_softmax(others / heat)
+    softened, answers = jax.nn.log_softmax(logits / temperature), jax.nn.log_softmax(others / temperature)
     divergence = np.sum(np.exp(answers) * (answers - softened), axis=1).mean()
-    expected = (1 - weight) * cross_entropy(logits, batch["label"]).mean() + weight * heat**2 * divergence
-    loss, _ = linear_step(batch, teacher=Teacher((network,), heat, weight), teaching=(variables,))
+    expected = (1 - weight) * cross_entropy(logits, batch["label"]).mean() + weight * temperature**2 * divergence
+    loss, _ = linear_step(batch, teacher=Teacher((network,), temperature, weight), teacher_variables=(variables,))
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 

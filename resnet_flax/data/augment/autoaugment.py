@@ -14,14 +14,14 @@ from resnet_flax.data.augment.backends import Array, barrier, for_few
 from resnet_flax.data.augment.draws import Draws
 
 IDENTITY, AFFINE, ADJUST, SHARPEN, SOLARIZE, POSTERIZE, AUTOCONTRAST, EQUALIZE = range(8)
-STILL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the matrix that leaves an image as it is
+IDENTITY_MATRIX = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the matrix that leaves an image as it is
 
 
 class Operation(NamedTuple):
     """One operation: its formula and the parameters of that formula. In a table every field is an array."""
 
     formula: Any = IDENTITY
-    matrix: Any = STILL  # of AFFINE
+    matrix: Any = IDENTITY_MATRIX  # of AFFINE
     kind: Any = pixels.BRIGHTNESS  # of ADJUST
     amount: Any = 1.0  # factor of ADJUST and SHARPEN, threshold of SOLARIZE, step of POSTERIZE
 

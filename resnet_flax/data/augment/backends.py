@@ -68,7 +68,7 @@ def for_few(xp: Any, chosen: Array, formula: Callable[[Array], Array], images: A
     return xp.where(where_chosen, xp.take(changed, place, axis=0), images)
 
 
-def gathers_slowly(xp: Any) -> bool:
+def prefers_products(xp: Any) -> bool:
     """Return whether matrix products pick pixels faster than a gather does.
 
     A TPU keeps the last two axes in tiles of at least 8 x 128, so pixels of three channels take some forty times their

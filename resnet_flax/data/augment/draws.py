@@ -16,7 +16,7 @@ from resnet_flax.hashing import mix
 
 GOLDEN = np.uint32(0x9E3779B9)
 ORDER = np.uint32(0x5BD1E995)  # separates the order of an epoch from the draws of its examples
-TURN = np.uint32(0x27D4EB2F)  # separates the first turn of each example from both
+TURN_SALT = np.uint32(0x27D4EB2F)  # separates the first turn of each example from both
 STEP = np.uint32(0x165667B1)  # separates the draws of whole batches from all the above
 
 
@@ -47,7 +47,7 @@ def epoch_order(xp: Any, seed: Any, epoch: Any, n: int) -> Array:
 
 def turns(xp: Any, seed: Any, epoch: Any, index: Any) -> Array:
     """Return bool (B,) that alternates from epoch to epoch for each example; in epoch 0 half of them are true."""
-    first = xp.right_shift(mix(xp, xp.bitwise_xor(keys(xp, seed, 0, index), TURN)), np.uint32(31))
+    first = xp.right_shift(mix(xp, xp.bitwise_xor(keys(xp, seed, 0, index), TURN_SALT)), np.uint32(31))
     return xp.bitwise_and(first + _uint32(xp, epoch), np.uint32(1)) == np.uint32(1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_flax.data.augment.backends import Array, barrier, count_rows, float64, gather, gathers_slowly
+from resnet_flax.data.augment.backends import Array, barrier, count_rows, float64, gather, prefers_products
 
 RADIAN = np.pi / 180
 
@@ -26,7 +26,7 @@ def pick(xp: Any, images: Array, rows: Array, columns: Array) -> Array:
 
     rows and columns are int32, broadcastable to (B, H, W).
     """
-    if gathers_slowly(xp):
+    if prefers_products(xp):
         return pick_by_products(xp, images, rows, columns)
     batch, height, width, channels = xp.shape(images)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

@@ -22,7 +22,7 @@ SPLIT_FOLDERS = {
     "test": "test",
 }
 MAX_CLASSES_LISTED = 5  # in a message
-DECODING = 3  # incremented when files are decoded to different pixels than before
+DECODER_VERSION = 3  # incremented when files are decoded to different pixels than before
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Tree:
 
     def version(self) -> str:
         """Return a digest of the names, sizes and times of the files; none of them is opened."""
-        digest = hashlib.sha256(bytes([DECODING]))
+        digest = hashlib.sha256(bytes([DECODER_VERSION]))
         for split, files in sorted(self.files().items()):
             for path, label in files:
                 status = path.stat()
