@@ -9,7 +9,7 @@ benchmarks.speed_ablation measures single ideas in a small version, with two see
 blocks or Muon, accuracy falls by 4 to 6 points, with one learning rate for all parameters by 2; the other differences
 are about 1 point or less, and the intervals of two seeds are wide (docs/results.md).
 
-This project: speed94:full 93.33 ± 0.10 %, 94.21 ± 0.12 % with six views (n = 4, 2 cores of AMD EPYC with AVX-512 and
+This project: speed94:full 93.33 ± 0.09 %, 94.19 ± 0.11 % with six views (n = 5, 2 cores of AMD EPYC with AVX-512 and
 bfloat16 or 2 cores of AMD EPYC with half-rate AVX-512 and bfloat16).
 """
 

@@ -121,7 +121,7 @@ def train_step(
 
     The parameters of the parts `frozen` stay unchanged, even by weight decay; `model` must freeze the same ones.
     Under jit the batch is global; under a mapped axis `axis_name` it is this device's share, and sums run over the
-    axis. `teacher_variables` are the variables of the networks of `teacher`, which are not trained. `kernels` are the state's
+    axis. `teacher_variables` are those of the networks of `teacher`, which are not trained. `kernels` are the state's
     `kernels_in` the dtype of the network, if the caller has them. `hyperparams` are keywords of the optimizer's update,
     if it takes any.
     """
