@@ -108,7 +108,7 @@ MISTAKES = [
     ([QUICKSTART, "--config.optimizer.name=adma"], "unknown optimizer 'adma': did you mean 'adam'"),
     ([QUICKSTART, "--config.schedule.name=onecicle"], "unknown schedule 'onecicle': did you mean 'onecycle'"),
     ([QUICKSTART, "--config.data.policy=crop(4)|flop|normalize(half)"], "flop"),
-    ([QUICKSTART, "--config.data.dir=~no-such-user/x"], "'~no-such-user/x' does not exist, and digits does not need"),
+    ([QUICKSTART, "--config.data.dir=~no-such-user/x"], "'~no-such-user/x' is not a folder, and digits does not need"),
     (["--config=folder", "--config.data.dir=~no-such-user/x"], "/~no-such-user/x"),
     ([QUICKSTART, "--config.data.name=cifar"], "unknown dataset 'cifar': did you mean 'cifar10'"),
     ([QUICKSTART, "--config.data.train=trian"], "unknown split 'trian': did you mean 'train'"),

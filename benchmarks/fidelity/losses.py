@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.fidelity import Row, relative, value_by_value
 from resnet_flax.data.augment.mixing import Patches, Shares, cutmix_shares, mix, mixup_shares, patch, patch_shares
 from resnet_flax.training.distillation import divergence
-from resnet_flax.training.mixing import Examples, with_rows_before
+from resnet_flax.training.mixing import TrainBatch, with_rows_before
 from resnet_flax.training.step import soft_cross_entropy
 
 BATCH, SIZE, CLASSES = 6, (24, 20), 10  # height and width differ
@@ -64,13 +64,13 @@ def batch(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 @jax.jit
 def _mixed(images: jax.Array, labels: jax.Array, shares: Shares) -> tuple[jax.Array, jax.Array]:
     image = mix(*with_rows_before(images, 2, None), shares.pixels)
-    return image, Examples(image, with_rows_before(labels, 2, None), (shares.label, 1 - shares.label)).targets(CLASSES)
+    return image, TrainBatch(image, with_rows_before(labels, 2, None), (shares.label, 1 - shares.label)).targets(CLASSES)
 
 
 @jax.jit
 def _patched(images: jax.Array, labels: jax.Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
     image = patch(jnp, with_rows_before(images, 4, None), patches)
-    return image, Examples(image, with_rows_before(labels, 4, None), patch_shares(jnp, patches, SIZE)).targets(CLASSES)
+    return image, TrainBatch(image, with_rows_before(labels, 4, None), patch_shares(jnp, patches, SIZE)).targets(CLASSES)
 
 
 def ours(images: np.ndarray, labels: np.ndarray, draw: Draw | Patches) -> tuple[np.ndarray, np.ndarray]:
