@@ -64,13 +64,15 @@ def batch(seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
 @jax.jit
 def _mixed(images: jax.Array, labels: jax.Array, shares: Shares) -> tuple[jax.Array, jax.Array]:
     image = mix(*with_rows_before(images, 2, None), shares.pixels)
-    return image, TrainBatch(image, with_rows_before(labels, 2, None), (shares.label, 1 - shares.label)).targets(CLASSES)
+    mixed = TrainBatch(image, with_rows_before(labels, 2, None), (shares.label, 1 - shares.label))
+    return image, mixed.targets(CLASSES)
 
 
 @jax.jit
 def _patched(images: jax.Array, labels: jax.Array, patches: Patches) -> tuple[jax.Array, jax.Array]:
     image = patch(jnp, with_rows_before(images, 4, None), patches)
-    return image, TrainBatch(image, with_rows_before(labels, 4, None), patch_shares(jnp, patches, SIZE)).targets(CLASSES)
+    mixed = TrainBatch(image, with_rows_before(labels, 4, None), patch_shares(jnp, patches, SIZE))
+    return image, mixed.targets(CLASSES)
 
 
 def ours(images: np.ndarray, labels: np.ndarray, draw: Draw | Patches) -> tuple[np.ndarray, np.ndarray]:
