@@ -26,8 +26,9 @@ from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json, read_config
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write, write_files
-from resnet_flax.models.torch_weights import Tensors, listed, to_torch
+from resnet_flax.models.torch_weights import Tensors, to_torch
 from resnet_flax.report.card import model_card
+from resnet_flax.text import listed
 from resnet_flax.training.restore import fit_weights, restore_checkpoint
 from resnet_flax.workdir.predictions import SplitPredictions, wilson_interval
 from resnet_flax.workdir.results import read_results

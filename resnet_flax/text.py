@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 JOINERS = "\u200c\u200d"  # invisible, but part of Persian words and of emoji, and harmless
@@ -65,3 +65,8 @@ def first_few(items: Sequence[str], limit: int) -> list[str]:
     """Return the first `limit` items and, if there are more, a last one such as "and 5 more"."""
     rest = len(items) - limit
     return [*items[:limit], f"and {rest:,} more"] if rest > 0 else list(items)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first five of `names`, for a message."""
+    return ", ".join(first_few([escape_line(name, 100) for name in names], 5))

@@ -6,13 +6,13 @@ and timm are read, too. The final BatchNorm of a pre-activation network, which s
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_flax.errors import UserError
-from resnet_flax.text import escape_line, first_few
+from resnet_flax.text import listed
 
 Tensors = dict[str, np.ndarray]  # a state_dict: dotted name -> float32 array in PyTorch's layout
 Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
@@ -39,7 +39,6 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 SYNONYMS = {"downsample": "shortcut", "fc": "linear"}  # of torchvision and timm
 # What DataParallel, torch.compile and the usual attributes of a training class put before or into a name.
 WRAPPERS = {"module", "_orig_mod", "model", "net"}
-MAX_TENSORS_LISTED = 3
 
 
 def torch_name(path: Sequence[str]) -> str:
@@ -95,8 +94,3 @@ def from_torch(tensors: Tensors, like: Variables) -> Variables:
             for name, (path, shape) in paths.items()
         }
     )
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return the first few of `names`, for a message."""
-    return ", ".join(first_few([escape_line(name, 100) for name in names], MAX_TENSORS_LISTED))

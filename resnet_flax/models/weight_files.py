@@ -9,8 +9,8 @@ import safetensors.numpy
 
 from resnet_flax.errors import UserError, lookup, reason
 from resnet_flax.files import check_size, unpacked_size
-from resnet_flax.models.torch_weights import Tensors, listed
-from resnet_flax.text import escape_line
+from resnet_flax.models.torch_weights import Tensors
+from resnet_flax.text import escape_line, listed
 
 MAX_WEIGHTS_BYTES = 2**30  # of a file
 STATE_DICT = "state_dict"  # the key of a state_dict that has none

@@ -10,13 +10,11 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.models.torch_weights import Variables
-from resnet_flax.text import escape_line, first_few
+from resnet_flax.text import listed
 from resnet_flax.training.distillation import Teacher, TeacherNetwork
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.workdir.checkpoints import arrays_checksum
 from resnet_flax.workdir.trained import find_trained, read_trained_config
-
-CLASSES_NAMED = 5
 
 
 def load_teacher(config: FrozenConfigDict) -> tuple[Teacher | None, tuple[Variables, ...]]:
@@ -65,15 +63,11 @@ def read_network(name: str) -> tuple[FrozenConfigDict, Variables]:
 def check_agreement(config: FrozenConfigDict, teacher: FrozenConfigDict, name: str) -> None:
     """Raise UserError unless the network `name` has the classes and the images of `config`."""
     if tuple(teacher.data.classes) != tuple(config.data.classes):
-        theirs, ours = (class_list(one) for one in (teacher, config))
+        theirs, ours = (listed(one.data.classes) for one in (teacher, config))
         raise UserError(f"{name} has the classes {theirs}, and config.data.classes are {ours}: they must be the same")
     theirs, ours = (f"{shape[0]}x{shape[1]}" for shape in (image_shape(teacher.data), image_shape(config.data)))
     if theirs != ours:
         raise UserError(f"{name} takes images of {theirs} pixels, but those of config.data have {ours}")
-
-
-def class_list(config: FrozenConfigDict) -> str:
-    return ", ".join(first_few([escape_line(name, 40) for name in config.data.classes], CLASSES_NAMED))
 
 
 def checksums(config: FrozenConfigDict, variables: tuple[Variables, ...]) -> dict[str, str]:

@@ -180,17 +180,7 @@ class Op:
     apply: Callable[..., Array]
     parameters: Mapping[str, Number | Word] = field(default_factory=dict)
     on_floats: bool = False
-    check: Callable[..., str] = lambda **arguments: ""  # an error message for arguments that are each in range, or ""
-
-
-def _ordered(*names: str) -> Callable[..., str]:
-    """Return a check that NAME_low does not exceed NAME_high."""
-
-    def check(**arguments: Any) -> str:
-        wrong = [name for name in names if arguments[f"{name}_low"] > arguments[f"{name}_high"]]
-        return f"{wrong[0]}_low must not exceed {wrong[0]}_high" if wrong else ""
-
-    return check
+    ranges: tuple[str, ...] = ()  # parameters NAME_low and NAME_high are the bounds of a range NAME
 
 
 STRENGTH = Number(0, 10)
@@ -210,7 +200,7 @@ OPS = {
             "shear": Number(0, 80, 0),
             "interpolation": INTERPOLATION,
         },
-        check=_ordered("scale"),
+        ranges=("scale",),
     ),
     "color_jitter": Op(
         color_jitter,
@@ -233,7 +223,7 @@ OPS = {
             "value": Number(-100, 100, 0),
         },
         on_floats=True,
-        check=_ordered("area", "ratio"),
+        ranges=("area", "ratio"),
     ),
     "cutout": Op(cutout, {"size": Number(2, 1024, whole=True)}, on_floats=True),
 }

@@ -160,8 +160,9 @@ class Policy:
             if parameter.default is None and key not in arguments:
                 self._refuse(part, f"{key} is missing: {_usage(name)}")
             arguments.setdefault(key, parameter.default)
-        if wrong := op.check(**arguments):
-            self._refuse(part, wrong)
+        for bounds in op.ranges:
+            if arguments[f"{bounds}_low"] > arguments[f"{bounds}_high"]:
+                self._refuse(part, f"{bounds}_low must not exceed {bounds}_high")
         if not op.on_floats and (self._normalize_text or self.after):
             first = NORMALIZE if self._normalize_text else self.after[0].name
             self._refuse(part, f"{name} works on pixels from 0 to 255: put it before {first}")

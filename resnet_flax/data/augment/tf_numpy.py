@@ -8,7 +8,8 @@ import tensorflow as tf
 
 uint8, int32, uint32, float32, float64 = tf.uint8, tf.int32, tf.uint32, tf.float32, tf.float64
 
-maximum, minimum, where = tf.maximum, tf.minimum, tf.where
+asarray, arange, zeros, argsort, take = tf.cast, tf.range, tf.zeros, tf.argsort, tf.gather
+maximum, minimum, where, bitwise_and = tf.maximum, tf.minimum, tf.where, tf.bitwise.bitwise_and
 cos, exp, floor, round, sin, sqrt, tan = tf.cos, tf.exp, tf.floor, tf.round, tf.sin, tf.sqrt, tf.tan
 concatenate, reshape, stack, broadcast_to, cumsum = tf.concat, tf.reshape, tf.stack, tf.broadcast_to, tf.cumsum
 cond, pad = tf.cond, tf.pad
@@ -20,34 +21,14 @@ def jit(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-def asarray(x, dtype):
-    return tf.cast(x, dtype)
-
-
-def arange(n, dtype):
-    return tf.range(n, dtype=dtype)
-
-
-def zeros(shape, dtype):
-    return tf.zeros(shape, dtype)
-
-
 def shape(x):
     """Return static sizes as ints, so that shape arithmetic is done once, and unknown sizes as scalar tensors."""
     dynamic = tf.shape(x)
     return tuple(dynamic[axis] if size is None else size for axis, size in enumerate(x.shape))
 
 
-def argsort(x, stable):
-    return tf.argsort(x, stable=stable)
-
-
 def right_shift(x, bits):
     return tf.bitwise.right_shift(x, tf.constant(bits, x.dtype))
-
-
-def bitwise_and(x, y):
-    return tf.bitwise.bitwise_and(x, y)
 
 
 def bitwise_xor(x, y):
@@ -56,10 +37,6 @@ def bitwise_xor(x, y):
 
 def flip(x, axis):
     return tf.reverse(x, [axis])
-
-
-def take(x, indices, axis):
-    return tf.gather(x, indices, axis=axis)
 
 
 def take_along_axis(x, indices, axis):

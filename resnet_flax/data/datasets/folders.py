@@ -11,7 +11,7 @@ import numpy as np
 from resnet_flax.data.datasets.images import IMAGES, Images, files_below, image_files_below, is_image_name
 from resnet_flax.errors import UserError, nearest
 from resnet_flax.files import user_path
-from resnet_flax.text import escape_line, first_few, print_line
+from resnet_flax.text import escape_line, first_few, listed, print_line
 
 # Folder -> split.
 SPLIT_FOLDERS = {
@@ -21,7 +21,6 @@ SPLIT_FOLDERS = {
     "val": "validation",
     "test": "test",
 }
-MAX_CLASSES_LISTED = 5  # in a message
 DECODER_VERSION = 3  # incremented when files are decoded to different pixels than before
 
 
@@ -153,8 +152,3 @@ def check_classes(splits: dict[str, Path], classes: dict[str, tuple[str, ...]]) 
             raise UserError(f"{splits[split]} lacks folders for classes of {splits['train']}: {listed(absent)}")
         if extra := [name for name in names if name not in train]:
             raise UserError(f"{splits[split]} has folders that are not in {splits['train']}: {listed(extra)}")
-
-
-def listed(classes: Sequence[str]) -> str:
-    """Return the first few names of classes, for a message."""
-    return ", ".join(first_few([escape_line(name) for name in classes], MAX_CLASSES_LISTED))
