@@ -185,7 +185,7 @@ def check_network(job: Job) -> None:
     """Raise UserError if flags have changed a trained network itself, rather than its data or how it is computed."""
     stored = complete(read_trained_config(job.workdir))
     if changes := differences(network_fields(stored), network_fields(job.config)):
-        why = "; ".join(first_few(changes, 3))
+        why = "; ".join(first_few([*changes.values()], 3))
         raise UserError(f"{display_name(job.workdir)} was trained with another config ({why}): leave out these flags")
 
 
@@ -204,7 +204,7 @@ def check_recipe(recipe: str, argv: Sequence[str], job: Job) -> None:
     asked.data.dir = job.config.data.dir
     theirs = training_fields(normalized_like(complete(asked), job.config))
     if changes := differences(theirs, training_fields(job.config)):
-        why = "; ".join(first_few(changes, 3))
+        why = "; ".join(first_few([*changes.values()], 3))
         raise UserError(f"{escape_line(job.workdir)} is not a run of {recipe} ({why}): leave out --config")
 
 

@@ -91,8 +91,8 @@ def config_to_json(config: FrozenConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
 
 
-def differences(old: dict, new: dict) -> list[str]:
-    """Return "config.FIELD: OLD -> NEW" for each field in which two configs read from JSON differ."""
+def differences(old: dict, new: dict) -> dict[str, str]:
+    """Return "config.FIELD: OLD -> NEW" for each field, such as "data.dir", in which two configs from JSON differ."""
     a, b = flatten(old), flatten(new)
     changed = sorted(field for field in a.keys() | b.keys() if a.get(field) != b.get(field))
-    return [f"config.{field}: {short_repr(a.get(field))} -> {short_repr(b.get(field))}" for field in changed]
+    return {field: f"config.{field}: {short_repr(a.get(field))} -> {short_repr(b.get(field))}" for field in changed}

@@ -25,8 +25,7 @@ class DeviceFeed:
         self.order = partial(parallel.compile_order(self._order), seed)
 
     def _order(self, seed, epoch) -> jax.Array:
-        shape = self.stream.steps_per_epoch, self.stream.batch_size
-        return replace(self.stream, seed=seed).order(jnp, epoch)[: shape[0] * shape[1]].reshape(shape)
+        return replace(self.stream, seed=seed).order(jnp, epoch)
 
     def batch(self, arrays, order, epoch, position) -> dict[str, jax.Array]:
         """Return the batch at step `position` of an epoch, as Stream.batch does; to be traced."""

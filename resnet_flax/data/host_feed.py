@@ -18,13 +18,11 @@ def batches(stream: Stream, first_step: int) -> Iterator[dict[str, np.ndarray]]:
 
     images, labels = tf.constant(stream.split.images), tf.constant(stream.split.labels)
     first_epoch, skipped = divmod(first_step, stream.steps_per_epoch)
-    shape = (stream.steps_per_epoch, stream.batch_size)
     no_autograph = tf.autograph.experimental.do_not_convert  # parsing for control flow takes half a second
 
     @no_autograph
     def indices(epoch):
-        order = stream.order(tf_numpy, epoch)[: shape[0] * shape[1]]
-        rows = local_rows(tf.reshape(order, shape), axis=1)
+        rows = local_rows(stream.order(tf_numpy, epoch), axis=1)
         return tf.data.Dataset.from_tensor_slices(rows).map(lambda index: (epoch, index))
 
     @no_autograph

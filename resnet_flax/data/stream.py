@@ -31,8 +31,9 @@ class Stream:
         return self.epoch_size // self.batch_size
 
     def order(self, xp: Any, epoch: Any) -> Any:
-        """Return the order of the examples in an epoch: (epoch_size,) int32."""
-        return draws.epoch_order(xp, self.seed, epoch, self.epoch_size)
+        """Return the examples of each step of an epoch: (steps_per_epoch, batch_size) int32."""
+        order = draws.epoch_order(xp, self.seed, epoch, self.epoch_size)
+        return xp.reshape(order[: self.steps_per_epoch * self.batch_size], (self.steps_per_epoch, self.batch_size))
 
     def batch(self, xp: Any, images: Any, labels: Any, epoch: Any, index: Any) -> dict[str, Any]:
         """Make a batch of the examples `index` (rows,) int32 of an epoch, taken from all `images` (n, H, W, 3) uint8

@@ -83,8 +83,7 @@ def train_seeds(config: FrozenConfigDict, workdir: Path, seeds: Sequence[int], t
                 print_line(f"seed {seed} diverged: {error}")
             if len(results) > 1:
                 run_on_first_process(partial(write_seeds_report, config, workdir, results, diverged))
-            stop.agree()
-            if stop.requested():
+            if stop.agree():
                 raise reported_by_first_process(Interrupted(stop.signum))
     if len(results) > 1:
         print_line(f"\n{text_table(HEADER, spread_rows(spreads(results)))}report: {workdir / 'seeds.html'}")

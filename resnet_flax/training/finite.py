@@ -56,8 +56,7 @@ def write_details(details: dict, path: Path) -> str:
 def step_details(run: Run, step: int) -> dict:
     """Return the epoch (from 1), learning rate and momentum of a step (from 0), and the training examples in it."""
     epoch, position = divmod(step, run.stream.steps_per_epoch)
-    examples = run.stream.order(np, epoch).reshape(-1) % len(run.data.train)
-    batch = examples[position * run.stream.batch_size :][: run.stream.batch_size]
+    batch = run.stream.order(np, epoch)[position] % len(run.data.train)
     return {
         "step": step,
         "epoch": epoch + 1,

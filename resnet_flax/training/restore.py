@@ -85,35 +85,25 @@ def fit_weights(config: FrozenConfigDict, tensors: Tensors, file: Path) -> Varia
 
 
 def find_checkpoint(checkpoints: Checkpoints, steps: list[int], which: str, monitor: str, like: dict) -> Checkpoint:
-    """Return the checkpoint among `steps` that restore_checkpoint is asked for; raises what restore_step raises."""
+    """Return the checkpoint among `steps` that restore_checkpoint is asked for; raises what `restore` does."""
     if which.isdigit():
-        return restore_step(checkpoints, int(which), like, f"checkpoint {which}")
+        return checkpoints.restore(int(which), like)
     checkpoint = newest_intact(checkpoints, steps, like)
     best = best_row(checkpoint.history, monitor)
     if which == "newest" or not best or best["step"] == checkpoint.step:
         return checkpoint
     name = f"checkpoint {best['step']:.0f}, the best by {monitor} (epoch {best['epoch']:.0f}),"
-    return restore_step(checkpoints, int(best["step"]), like, name)
+    return checkpoints.restore(int(best["step"]), like, name)
 
 
 def newest_intact(checkpoints: Checkpoints, steps: list[int], like: dict) -> Checkpoint:
     """Return the first intact checkpoint of `steps`, and print which are damaged; UserError if all are."""
     for step in steps:
         try:
-            return restore_step(checkpoints, step, like, f"checkpoint {step}")
+            return checkpoints.restore(step, like)
         except Damaged as damage:
             print_line(damage)
     raise UserError(f"no checkpoint in {checkpoints.folder} is intact")
-
-
-def restore_step(checkpoints: Checkpoints, step: int, like: dict, name: str) -> Checkpoint:
-    """Return the checkpoint of a step. Raises FileNotFoundError or Damaged, which call it `name`."""
-    try:
-        return checkpoints.restore(step, like)
-    except Exception as error:  # Orbax and TensorStore raise many kinds
-        if not (checkpoints.folder / str(step)).exists():
-            raise FileNotFoundError(f"{name} is missing in {checkpoints.folder}") from error
-        raise Damaged(f"{name} in {checkpoints.folder} is damaged: {reason(error)}") from error
 
 
 def read_history(config: FrozenConfigDict, workdir: Path) -> list[EpochRow]:

@@ -69,9 +69,10 @@ class StopRequest:
         """Return whether the run is to stop."""
         return self.signum != 0
 
-    def agree(self) -> None:
-        """Exchange signals with the other processes, which all call this at the same point."""
+    def agree(self) -> bool:
+        """Exchange signals with the other processes, which all call this at the same point; return `requested()`."""
         (self.signum,) = max_over_processes((self.noted,))()
+        return self.requested()
 
     def _note(self, signum: int, frame: object) -> None:
         if self.noted and signum == signal.SIGINT:

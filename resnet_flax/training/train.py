@@ -34,7 +34,6 @@ from resnet_flax.training.initial import find_initial_weights, first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
 from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.training.progress import Progress
-from resnet_flax.training.restore import restore_step
 from resnet_flax.training.run import Run
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.step import Totals, TrainState
@@ -129,8 +128,7 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
                 f"{run.config.train.patience} epochs; epoch {chosen['epoch']} is restored"
             )
         evaluated, scores = evaluate_chosen(loop, chosen, template)
-        stop.agree()
-        if stop.requested():  # everything but this evaluation is saved
+        if stop.agree():  # everything but this evaluation is saved
             raise reported_by_first_process(Interrupted(stop.signum))
     results = scores | run_results(loop, chosen)
     run_on_first_process(lambda: write_results(results, evaluated, workdir))
@@ -277,8 +275,7 @@ class Loop:
     def stop_if_requested(self) -> None:
         """Save and raise Interrupted if any process has been asked to stop."""
         check_finite(self.run, self.workdir, self.totals)
-        self.stop.agree()
-        if self.stop.requested():
+        if self.stop.agree():
             self.save()
             self.checkpoints.wait()
             raise reported_by_first_process(Interrupted(self.stop.signum))
@@ -334,7 +331,7 @@ def chosen_state(checkpoints: Checkpoints, chosen: EpochRow, template: dict) -> 
     """Return the state after the epoch `chosen`; UserError if its checkpoint is missing or damaged."""
     try:
         name = f"checkpoint {chosen['step']} of the chosen epoch {chosen['epoch']}"
-        return restore_step(checkpoints, int(chosen["step"]), template, name).tree["state"]
+        return checkpoints.restore(int(chosen["step"]), template, name).tree["state"]
     except (FileNotFoundError, Damaged) as problem:
         advice = "restore a copy, or start again in another --workdir; evaluate --checkpoint=newest scores the newest"
         raise reported_by_first_process(UserError(f"{problem}: {advice}")) from problem

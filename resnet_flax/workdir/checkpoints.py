@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
-from resnet_flax.errors import UserError, reason
+from resnet_flax.errors import Damaged, UserError, reason
 from resnet_flax.files import atomic_write, read_json
 from resnet_flax.parallel.processes import broadcast_arrays, is_first_process, run_on_first_process
 from resnet_flax.text import print_line
@@ -102,9 +102,18 @@ class Checkpoints:
         """Wait until the last save is complete; UserError if it fails."""
         run_on_first_process(self._wait)
 
-    def restore(self, step: int, like: chex.ArrayTree) -> Checkpoint:
-        """Return the checkpoint of a step, on the devices of `like`. Raises exceptions of any kind if it is damaged."""
-        found = broadcast_checkpoint(lambda: self._restore(step, like), like)
+    def restore(self, step: int, like: chex.ArrayTree, name: str = "") -> Checkpoint:
+        """Return the checkpoint of a step, on the devices of `like`.
+
+        Raises FileNotFoundError if it is missing, Damaged if it is damaged; both call it `name`.
+        """
+        name = name or f"checkpoint {step}"
+        try:
+            found = broadcast_checkpoint(lambda: self._restore(step, like), like)
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            if step not in self.steps():
+                raise FileNotFoundError(f"{name} is missing in {self.folder}") from error
+            raise Damaged(f"{name} in {self.folder} is damaged: {reason(error)}") from error
         assert found  # or it has raised
         return found
 

@@ -109,7 +109,7 @@ def check_config(workdir: Path, config: FrozenConfigDict) -> bool:
             changed = training_changes(stored.to_dict(), config.to_dict())
             if changed and has_begun(workdir):
                 if not is_extension(workdir, changed, stored.to_dict(), config.to_dict()):
-                    changes = "; ".join(changed)
+                    changes = "; ".join(changed.values())
                     raise UserError(f"{workdir} holds a run with another config ({changes}): choose another --workdir")
                 print_line(f"extending the run from {stored.train.epochs} to {config.train.epochs} epochs")
                 extends = True

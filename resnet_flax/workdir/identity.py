@@ -32,25 +32,25 @@ def check_same_run(workdir: Path, run: dict[str, Any]) -> bool:
     """
     recorded = recorded_run(workdir / "checkpoints")
     data = data_changes(recorded.get("data", {}), run["data"])
-    config = config_changes(recorded["config"], run["config"]) if recorded else []
+    config = config_changes(recorded["config"], run["config"]) if recorded else {}
     if data:  # normalize(auto) has followed the data
-        config = [change for change in config if not change.startswith("config.data.policy:")]
+        config.pop("data.policy", None)
     teacher = teacher_changes(recorded.get("teacher", {}), run.get("teacher", {}))
     others = data + teacher
     if not others and config and is_extension(workdir, config, recorded["config"], run["config"]):
         return True
-    if changes := "; ".join(others + config):
+    if changes := "; ".join([*others, *config.values()]):
         raise UserError(f"{workdir} holds a different run ({changes}): undo the change, or choose another --workdir")
     return False
 
 
-def is_extension(workdir: Path, changes: list[str], old: dict, new: dict) -> bool:
+def is_extension(workdir: Path, changes: dict[str, str], old: dict, new: dict) -> bool:
     """Return whether training on makes a run of the config `old` one of `new`: only the number of epochs is larger.
 
     `changes` are all `differences` between the two. Raises UserError if training depends on the number of epochs.
     """
     before, after = old["train"]["epochs"], new["train"]["epochs"]
-    if [change.partition(":")[0] for change in changes] != ["config.train.epochs"] or after < before:
+    if changes.keys() != {"train.epochs"} or after < before:
         return False
     schedule, dependent = FrozenConfigDict(new["schedule"]), ""
     if depends_on_length(schedule, before, after):
@@ -80,15 +80,14 @@ def teacher_changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return [f"its teacher {path} has other weights" for path in old if path in new and old[path] != new[path]]
 
 
-def config_changes(old: dict, new: dict) -> list[str]:
-    """Return "config.field: old -> new" for each field that differs; one missing in `old` had today's default."""
+def config_changes(old: dict, new: dict) -> dict[str, str]:
+    """Return the training_changes between two configs; a field missing in `old` had today's default."""
     config = get_config()
     config.model.update(architecture(new["model"]["name"]))  # where the config has None
     defaults = json.loads(config_to_json(FrozenConfigDict(config)))
     return training_changes(flatten(defaults) | flatten(old), new)
 
 
-def training_changes(old: dict, new: dict) -> list[str]:
+def training_changes(old: dict, new: dict) -> dict[str, str]:
     """Return the `differences` between two configs, except for fields that a run MAY_CHANGE."""
-    fields = {f"config.{field}" for field in MAY_CHANGE}
-    return [change for change in differences(old, new) if change.partition(":")[0] not in fields]
+    return {field: change for field, change in differences(old, new).items() if field not in MAY_CHANGE}

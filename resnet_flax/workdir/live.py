@@ -24,9 +24,9 @@ def write_progress(workdir: Path, progress: dict[str, float]) -> None:
 
 
 def remove_progress(workdir: Path) -> None:
-    """Remove what write_progress has written, when a run begins or ends."""
+    """Remove what write_progress has written, when a run begins or ends. Failures are ignored."""
     with contextlib.suppress(OSError):
-        (workdir / "progress.json").unlink(missing_ok=True)
+        (workdir / "progress.json").unlink()
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def read_failure(workdir: Path) -> str:
 def remove_failure(workdir: Path) -> None:
     """Remove nonfinite.json. Failures are ignored."""
     with contextlib.suppress(OSError):
-        (workdir / "nonfinite.json").unlink(missing_ok=True)
+        (workdir / "nonfinite.json").unlink()
 
 
 def read_rows(path: Path) -> list[EpochRow]:

@@ -52,10 +52,10 @@ def test_newest_checkpoint_that_is_deleted_while_it_is_read_is_looked_for_again(
     """As by a run that has saved others since."""
     restore = Checkpoints.restore
 
-    def deleted_first(self, step, like):
+    def deleted_first(self, step, like, *name):
         if step == 3 * STEPS:
             shutil.rmtree(self.folder / str(step))
-        return restore(self, step, like)
+        return restore(self, step, like, *name)
 
     shutil.copytree(undisturbed(), tmp_path, dirs_exist_ok=True)
     with mock.patch.object(Checkpoints, "restore", deleted_first):

@@ -146,7 +146,7 @@ def test_extension_is_refused_exactly_where_a_longer_schedule_begins_differently
     same = np.array_equal(*(rate(np.arange(50)) for rate in rates))
     assert same == allowed
     old, new = ({**config.to_dict(), "train": {"epochs": epochs, "small_share": 0.0}} for epochs in (5, 8))
-    check = partial(is_extension, Path("run"), ["config.train.epochs: 5 -> 8"], old, new)
+    check = partial(is_extension, Path("run"), {"train.epochs": "5 -> 8"}, old, new)
     if allowed:
         assert check()
     else:
@@ -154,7 +154,7 @@ def test_extension_is_refused_exactly_where_a_longer_schedule_begins_differently
             UserError, match=rf"run cannot be extended from 5 to 8 epochs: the schedule {schedule['name']} "
         ):
             check()
-    assert not identity.is_extension(Path("run"), ["config.seed: 0 -> 1", "config.train.epochs: 5 -> 8"], old, new)
+    assert not identity.is_extension(Path("run"), {"seed": "0 -> 1", "train.epochs": "5 -> 8"}, old, new)
 
 
 def test_a_momentum_that_depends_on_the_length_prevents_an_extension_with_any_learning_rate():
@@ -167,7 +167,7 @@ def test_a_run_that_begins_on_small_images_is_not_extended():
     """The longer one would begin with more epochs of them."""
     old, new = ({**get_config().to_dict(), "train": {"epochs": epochs, "small_share": 0.5}} for epochs in (4, 8))
     with pytest.raises(UserError, match=r"from 4 to 8 epochs: config\.train\.small_share depends on the length"):
-        is_extension(Path("run"), ["config.train.epochs: 4 -> 8"], old, new)
+        is_extension(Path("run"), {"train.epochs": "4 -> 8"}, old, new)
 
 
 def test_head_is_new_only_where_the_classes_differ(tmp_path):

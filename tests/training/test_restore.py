@@ -58,14 +58,14 @@ def test_best_checkpoint_that_a_run_replaces_meanwhile_is_looked_for_again(half,
     old, newest = best_of(workdir), steps_in(workdir / "checkpoints")[0]
     found = Checkpoints.restore
 
-    def replaced(self, step, like):
+    def replaced(self, step, like, *name):
         if step != int(old.name):
-            return found(self, step, like)
+            return found(self, step, like, *name)
         (old / "tree" / "_METADATA").unlink()
         try:
             if not half:
                 shutil.rmtree(old)
-            return found(self, step, like)
+            return found(self, step, like, *name)
         finally:
             shutil.rmtree(old, ignore_errors=True)
             monkeypatch.setattr(restore, "best_row", lambda history, _: history[-1])
