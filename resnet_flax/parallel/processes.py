@@ -17,6 +17,7 @@ from typing import Any, TypeVar, cast
 import chex
 import jax
 import numpy as np
+from jax._src.xla_bridge import backends_are_initialized
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -114,9 +115,12 @@ def launched_with_others() -> bool:
         return True
     if "tpu" not in (jax.config.jax_platforms or ""):  # type: ignore[attr-defined]
         return False
-    # On a Cloud TPU, which importing jax detects, GKE names all hosts; elsewhere a metadata server does.
+    # On a Cloud TPU, which importing jax detects, GKE names all hosts; elsewhere a metadata server does, which only
+    # jax.distributed asks, and once the chips are in use, as in a notebook, they know all hosts themselves.
     hosts = tpu_hosts()
-    return "," in hosts if hosts else "TPU_SKIP_MDS_QUERY" not in os.environ
+    if hosts or "TPU_SKIP_MDS_QUERY" in os.environ:
+        return "," in hosts
+    return not backends_are_initialized() or jax.process_count() > 1
 
 
 def tpu_hosts() -> str:

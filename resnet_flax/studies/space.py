@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.command_line import flag_values, read_flags
 from resnet_flax.config.checks import complete
-from resnet_flax.config.defaults import field_types, flatten, get_config
+from resnet_flax.config.defaults import changed, field_types, flatten, get_config
 from resnet_flax.config.recipes import load_recipe
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.errors import UserError
@@ -91,8 +91,9 @@ class Space:
         return [*self.recipe, *(f"--config.{name}={value}" for name, value in settings.items())]
 
     def config(self, settings: Settings) -> FrozenConfigDict:
-        """Return the config of one trial, without a test split: a sweep never reads it. UserError if it is invalid."""
-        return complete(recipe_config([*self.words(settings), "--config.data.test="]))
+        """Return the config of one trial, without its test split, which no sweep reads. UserError if it is invalid."""
+        config = complete(recipe_config(self.words(settings)))  # first, as its other splits must be those of the winner
+        return changed(config, {"data.test": ""})
 
     def label(self, name: str) -> str:
         """Return the last part of a field's name if no other field shares it, or else the whole name."""

@@ -18,7 +18,7 @@ from launch import local
 from resnet_flax.command_line import parse
 from resnet_flax.errors import UserError
 from resnet_flax.main import main
-from resnet_flax.parallel import processes
+from resnet_flax.parallel import processes, watch
 from resnet_flax.training.restore import checkpoint_template, restore_checkpoint
 from resnet_flax.training.run import Run
 from resnet_flax.workdir.checkpoints import Checkpoints, checksum
@@ -83,23 +83,25 @@ def test_processes_whose_launcher_jax_does_not_recognise_are_told_what_to_set(no
 
 
 @pytest.mark.parametrize(
-    ("platforms", "environment", "several"),
+    ("platforms", "environment", "in_use", "several"),
     [
-        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, True),
-        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "one:8471,two:8471"}, True),
-        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "localhost:8471", "TPU_WORKER_HOSTNAMES": "one,two"}, False),
-        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES_PATH": "two hosts", "TPU_PROCESS_ADDRESSES": "localhost:8471"}, True),
-        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, True),
-        ("tpu,cpu", {}, True),  # its metadata server knows
-        ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1"}, False),
-        ("cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, False),
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, False, True),
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost"}, False, False),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "one:8471,two:8471"}, False, True),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES": "localhost:8471", "TPU_WORKER_HOSTNAMES": "one,two"}, False, False),
+        ("tpu,cpu", {"TPU_PROCESS_ADDRESSES_PATH": "two hosts", "TPU_PROCESS_ADDRESSES": "one:8471"}, False, True),
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, False, True),
+        ("tpu,cpu", {}, False, True),  # its metadata server knows
+        ("tpu,cpu", {}, True, False),  # its chips know
+        ("tpu,cpu", {"TPU_SKIP_MDS_QUERY": "1"}, False, False),
+        ("cpu", {"TPU_WORKER_HOSTNAMES": "one,two"}, False, False),
     ],
 )
-def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, tmp_path, platforms, environment, several):
+def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, tmp_path, platforms, environment, in_use, several):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two hosts").write_text("one:8471,two:8471\n")
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # jax sets it where there is no TPU
+    monkeypatch.setattr(processes, "backends_are_initialized", lambda: in_use)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     before = jax.config.jax_platforms
@@ -108,6 +110,13 @@ def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, tmp_path, platforms, e
         assert processes.launched_with_others() is several
     finally:
         jax.config.update("jax_platforms", before)
+
+
+def test_an_error_in_a_process_that_is_alone_is_an_exception(monkeypatch):
+    """As on a Cloud TPU of one host, where jax.distributed is initialised before it is known that there is no other."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    with pytest.raises(UserError, match="mine"), watch.joined_processes():
+        raise UserError("mine")
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from resnet_flax.config.checks import complete
 from resnet_flax.errors import UserError
-from resnet_flax.studies.space import Plan, Range, Space, with_defaults
+from resnet_flax.studies.space import Plan, Range, Space, recipe_config, with_defaults
 
 RECIPE = [f"--config={Path(__file__).parents[2]}/configs/preact.py:sgd", "--config.train.epochs=3"]
 
@@ -43,6 +45,17 @@ def test_a_trial_is_what_the_command_line_with_its_settings_is_but_never_tested(
     config = space.config(settings)
     assert (config.optimizer.momentum, config.model.block, config.train.epochs) == (0.9, "basic", 3)
     assert config.data.test == "" and config.data.validation
+
+
+def test_a_trial_never_sees_what_its_winner_is_tested_on(tmp_path):
+    """Also if the test images are cut out of a dataset that has no split for them."""
+    np.save(tmp_path / "train_images.npy", np.zeros((30, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "train_labels.npy", np.arange(30) % 3)
+    recipe = ["--config=folder", f"--config.data.dir={tmp_path}"]
+    space = Space.read(["seed=0,1"], recipe)
+    trial, winner = space.config({"seed": "1"}).data, complete(recipe_config(space.words({"seed": "1"}))).data
+    assert (trial.train, trial.validation, trial.test) == ("train[:80%]", "train[80%:90%]", "")
+    assert (winner.train, winner.validation, winner.test) == ("train[:80%]", "train[80%:90%]", "train[90%:]")
 
 
 def test_names_of_trials_are_folders_and_differ():
