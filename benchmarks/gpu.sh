@@ -7,8 +7,8 @@
 # COMMIT.
 #
 # OUTPUT/parts then has what the next start needs, the logs and the checkpoints of each unfinished run, in files of at
-# most 15 MB, small enough to carry anywhere. A start unpacks it if OUTPUT has no unfinished runs. After
-# SIGTERM or Ctrl-C the benchmark saves first. Without a GPU, or a package that trainings need, nothing starts.
+# most 15 MB, small enough to carry anywhere. If OUTPUT has no unfinished runs, a start unpacks what it lacks of them.
+# After SIGTERM or Ctrl-C the benchmark saves first. Without a GPU, or a package that trainings need, nothing starts.
 set -u
 end=$(($(date +%s) + ${3:-570}))
 data=$(realpath -- "$1") || exit
@@ -25,10 +25,25 @@ import jax, ml_collections, orbax.checkpoint, tensorboardX
 assert jax.default_backend() == "gpu", f"JAX computes on {jax.devices()[0]}, not on a GPU"
 ' || exit
 mkdir -p "$unfinished"
-if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ] && ! cat "$output"/parts/* | tar -xzf - -C "$output"; then
-    echo "error: the files in $output/parts are damaged or incomplete: copy all of them again, or delete them" >&2
-    rm -rf "$unfinished"
-    exit 1
+if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ]; then
+    carried=$(mktemp -d) || exit
+    if ! cat "$output"/parts/* | tar -xzf - -C "$carried"; then
+        echo "error: the files in $output/parts are damaged or incomplete: copy all of them again, or delete them" >&2
+        rm -rf "$carried"
+        exit 1
+    fi
+    # What is here already may be newer, so only lines and runs that are missing here are added.
+    for log in "$carried"/*.jsonl; do
+        touch "$output/${log##*/}"
+        grep -vxFf "$output/${log##*/}" "$log" > "$carried/missing"
+        cat "$carried/missing" >> "$output/${log##*/}"
+    done
+    mkdir -p "$output/runs"
+    for run in "$carried"/runs/* "$carried"/unfinished/*; do
+        there=$output/${run#"$carried"/}
+        [ -e "$there" ] || [ ! -e "$run" ] || mv "$run" "$there"
+    done
+    rm -rf "$carried"
 fi
 
 # pack: write OUTPUT/parts
@@ -39,8 +54,7 @@ pack() {
         find . -maxdepth 1 -name '*.jsonl'
         find runs -type f
         for run in unfinished/*; do
-            recorded=runs/${run#*/} # or with the device's name
-            [ -f "$recorded/results.json" ] || ls "$recorded"-*/results.json > /dev/null && continue
+            ls runs/"${run#*/}"-*/results.json > /dev/null && continue # recorded, with the name of the GPU
             find "$run" "$run/report/results.json" -maxdepth 1 -type f
             # The newest checkpoint; with validation all, as the run may end with an older one.
             kept=$(ls "$run/checkpoints" | grep -xE '[0-9]+' | sort -n)

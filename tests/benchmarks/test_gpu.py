@@ -36,7 +36,8 @@ done
 echo '{"validation": "train[90%:]"}' > "$workdir/b/config.json"
 touch "$workdir/recorded/report/results.json" "$workdir/unrecorded/report/results.json"
 mkdir -p "$output/runs/a" "$output/runs/recorded-gpu" "$output/runs/unrecorded"
-touch "$output/runs/a/config.json" "$output/runs/recorded-gpu/results.json" "$output/runs/unrecorded/config.json"
+touch "$output/runs/a/results.json" # of a CPU
+touch "$output/runs/recorded-gpu/results.json" "$output/runs/unrecorded/config.json"
 [ -s "$workdir/a/checkpoints/100/data" ] || head -c 20000000 /dev/urandom > "$workdir/a/checkpoints/100/data"
 """
 
@@ -90,7 +91,7 @@ def test_what_an_unfinished_run_needs_comes_back_in_small_files(start, tmp_path)
         "unfinished/unrecorded/checkpoints/100/data",
     }
     assert {str(path) for path in files if path.parts[0] == "runs"} == {
-        "runs/a/config.json",
+        "runs/a/results.json",
         "runs/recorded-gpu/results.json",
         "runs/unrecorded/config.json",
     }
@@ -106,7 +107,7 @@ def test_files_that_did_not_all_come_along_are_refused(start, process, tmp_path)
     shutil.rmtree(output / "unfinished")
     script = process(output)
     assert script.communicate()[0] == "" and script.returncode == 1
-    assert not (output / "unfinished").exists()  # so the next start unpacks all of it
+    assert not list((output / "unfinished").iterdir())  # so the next start unpacks all of it
 
 
 def test_nothing_starts_where_a_package_or_the_gpu_is_missing(process, tmp_path, monkeypatch):
@@ -138,3 +139,21 @@ def test_a_start_leaves_newer_runs_as_they_are(start, tmp_path):
     (tmp_path / "output" / "log.jsonl").write_text("newer\n")
     start(tmp_path / "output", seconds=0)
     assert (tmp_path / "output" / "log.jsonl").read_text() == "newer\n"
+
+
+def test_what_comes_along_is_added_to_what_is_there(start, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    start(first)
+    lines = (first / "log.jsonl").read_text().splitlines()
+    (second / "runs" / "a").mkdir(parents=True)
+    (second / "runs" / "a" / "results.json").write_text("newer")
+    (second / "log.jsonl").write_text(f"{lines[0]}\nnewer\n")
+    shutil.copytree(first / "parts", second / "parts")
+    start(second, seconds=0)
+    assert (second / "log.jsonl").read_text().splitlines() == [
+        lines[0],
+        "newer",
+        *(line for line in lines if line != lines[0]),
+    ]
+    assert (second / "runs" / "a" / "results.json").read_text() == "newer"
+    assert (second / "runs" / "recorded-gpu" / "results.json").exists()

@@ -102,6 +102,7 @@ def test_a_tpu_knows_of_other_hosts(nowhere, monkeypatch, tmp_path, platforms, e
     (tmp_path / "two hosts").write_text("one:8471,two:8471\n")
     monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # jax sets it where there is no TPU
     monkeypatch.setattr(processes, "backends_are_initialized", lambda: in_use)
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     before = jax.config.jax_platforms
