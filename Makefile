@@ -2,7 +2,7 @@
 # make check: style, types and the quick tests, in about a minute once installed; make test: all tests
 # make fidelity: compare everything with PyTorch, which it installs; make soak: put FAULTS faults into runs
 # WORKERS=4 runs the tests in so many processes, each of which needs up to 3 GB of memory
-# PYTHON=python3.13 chooses another Python for the environment VENV.
+# PYTHON=python3.13 chooses another Python when the environment VENV is created.
 PYTHON ?= python3
 VENV ?= .venv
 FAULTS ?= 300

@@ -82,7 +82,7 @@ class Event:
 
 def read_trace(folder: Path) -> tuple[list[Event], bool]:
     """Return (events of kernels and operations in order, whether a GPU ran them) from a trace by jax.profiler."""
-    [path] = folder.rglob("*.trace.json.gz")
+    path = max(folder.rglob("*.trace.json.gz"), key=lambda path: path.stat().st_mtime_ns)  # of this measurement
     with gzip.open(path) as file:
         rows = json.load(file)["traceEvents"]
     labels = [row for row in rows if row.get("name") in ("process_name", "thread_name")]

@@ -7,8 +7,7 @@ The goal is at least 97 % test accuracy on CIFAR-10 within an hour on one H200. 
 network (github.com/vgripon/SOTA-routine, main.py), one run and the best of ten evaluations, after 750,000 steps of 128
 images. With `:full` this recipe follows that script for about as many steps (748,800): Nesterov SGD at 0.45 after five
 epochs of warm-up, a cosine, weight decay 2e-5 but none of BatchNorm, label smoothing 0.1, TrivialAugment, random
-erasing, MixUp 0.2 or CutMix 1.0, and a moving average of the weights, there of every 32nd step with a decay of 0.999,
-here of every step with its 32nd root.
+erasing, MixUp 0.2 or CutMix 1.0, and a moving average of the weights at every 32nd step with a decay of 0.999.
 
 With `:full`, the 1,920 epochs are 3.7e17 FLOPs. Doing them in an hour takes 26,700 images a second, or 104 TFLOP/s.
 This is calculated: no GPU has run it yet.
@@ -35,6 +34,6 @@ def get_config(arg: str = ""):
     config.train.label_smoothing = 0.1
     config.train.mixup = 0.2
     config.train.cutmix = 1.0
-    config.train.ema_decay = 0.99997
+    config.train.ema_decay = 0.999 ** (1 / 32)  # moves at every 32nd step
     config.train.checkpoint_every = 20
     return config

@@ -1,5 +1,6 @@
 """One training step and one evaluation step, as pure functions of arrays."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -227,11 +228,17 @@ def sum_of_squares(tree: chex.ArrayTree) -> jax.Array:
 def moved_average(average: chex.ArrayTree, new: chex.ArrayTree, decay: float, step: jax.Array) -> chex.ArrayTree:
     """Return decay x average + (1 - decay) x new, at step `step` (from 1).
 
-    The first steps use the decay step / (9 + step) while that is less, so that the random start is soon forgotten
-    (tf.train.ExponentialMovingAverage with num_updates).
+    The first moves use the decay n / (9 + n) at the n-th while that is less, so that the random start is soon forgotten
+    (tf.train.ExponentialMovingAverage with num_updates). With a decay above 0.999, a step would move a float32 number
+    by less than its rounding: the average then moves only at every k-th step, with the decay of k steps, about 0.999.
     """
-    keep = jnp.minimum(decay, step / (9.0 + step))
-    return jax.tree.map(lambda old, now: now + keep * (old - now), average, new)
+    every = max(1, round(math.log(0.999) / math.log(decay)))
+    moves = step // every
+    keep = jnp.minimum(decay**every, moves / (9.0 + moves))
+    moved = jax.tree.map(lambda old, now: now + keep * (old - now), average, new)
+    if every == 1:
+        return moved
+    return jax.tree.map(lambda old, new: jnp.where(step % every == 0, new, old), average, moved)
 
 
 def eval_step(

@@ -120,6 +120,8 @@ def train_to_end(run: Run, workdir: Path, tracking: Tracking) -> dict:
             print_line("the run ended before its first checkpoint was saved: starting again")
         loop = Loop(run, tracking, start, checkpoints, stop)
         loop.fit()
+        if start.history and start.run.get("config") != run.identity["config"]:
+            loop.save()  # without another epoch, if it was extended after it had stopped early
         checkpoints.wait()  # if the last one cannot be written, this says why
         chosen = best_row(loop.history, run.config.train.monitor) or loop.history[-1]
         if len(loop.history) < run.config.train.epochs:

@@ -13,7 +13,7 @@ from resnet_flax.data.augment.mixing import Mixing, draw_patches, draw_shares
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.training.distillation import Teacher, TeacherNetwork
 from resnet_flax.training.mixing import TrainBatch
-from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, train_step
+from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, moved_average, train_step
 
 SHAPE = (8, 8, 3)
 
@@ -207,3 +207,20 @@ def test_evaluation_gives_log_probabilities_of_normalised_images():
     given = eval_step(state.variables, {"image": images}, model=model, normalize=normalize)
     np.testing.assert_allclose(given, jax.nn.log_softmax(logits), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.exp(given).sum(1), 1, rtol=1e-5)
+
+
+def test_an_average_of_many_steps_reaches_weights_that_no_longer_change():
+    """With the usual formula at every step, it would stay at 1: an increment is less than its rounding."""
+
+    def follow(step, average):
+        return moved_average(average, {"w": jnp.float32(1.001)}, 0.99997, step)
+
+    average = jax.lax.fori_loop(10**6, 13 * 10**5, follow, {"w": jnp.float32(1.0)})
+    assert abs(float(average["w"]) - 1.001) < 1e-4
+
+
+def test_an_average_of_few_steps_moves_at_every_step():
+    old, new = {"w": jnp.float32(1.0)}, {"w": jnp.float32(2.0)}
+    assert [float(moved_average(old, new, 0.9, jnp.int32(step))["w"]) for step in (1, 1000)] == pytest.approx(
+        [1.9, 1.1]
+    )

@@ -342,7 +342,7 @@ def test_averaged_weights_predict_and_the_unaveraged_ones_are_scored_beside_them
 
 
 def test_early_stop_says_which_epoch_is_restored(undrawn, tmp_path, capsys):
-    words = [*SMALL, "--config.train.patience=1", "--config.train.min_delta=2.0"]
+    words = [*SMALL, "--config.train.patience=1", "--config.train.min_delta=2.0", "--config.schedule.name=constant"]
     assert main([*words, f"--workdir={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "epoch 2/3" in out and "epoch 3/3" not in out
@@ -350,3 +350,6 @@ def test_early_stop_says_which_epoch_is_restored(undrawn, tmp_path, capsys):
     assert (
         f"stopped early after epoch 2: no improvement in val_accuracy for 1 epochs; epoch {chosen} is restored" in out
     )
+    for line in ("extending the run from 3 to 4 epochs", f"{tmp_path} is finished"):  # to no avail, but only once
+        assert main([*words, "--config.train.epochs=4", f"--workdir={tmp_path}"]) == 0
+        assert line in capsys.readouterr().out
