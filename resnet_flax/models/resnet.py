@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from resnet_flax.errors import UserError
 from resnet_flax.models.blocks import BLOCKS, PreActBlock
-from resnet_flax.models.convolution import convolution
+from resnet_flax.models.convolution import convolution, precision
 from resnet_flax.models.dropout import Dropout
 from resnet_flax.models.initializers import KERNEL_INITS, torch_bias_init
 from resnet_flax.models.norm import BatchNorm
@@ -115,7 +115,8 @@ class ResNet(nn.Module):
             x = norm_act(name="final_norm")(x, trains["final"])
         x = x.astype(jnp.float32).mean((1, 2))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, name="head", kernel_init=init, bias_init=torch_bias_init(x.shape[-1]))(x)
+        exact, bias_init = precision(x.dtype), torch_bias_init(x.shape[-1])
+        return nn.Dense(self.num_classes, name="head", precision=exact, kernel_init=init, bias_init=bias_init)(x)
 
 
 def part_names(stages: int, final_norm: bool) -> list[str]:

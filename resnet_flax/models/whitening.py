@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_flax.models.convolution import precision
+
 SIDE = 2  # pixels of a patch along each axis
 MAX_IMAGES = 2000  # images of 32 x 32 pixels whose patches are used: two million, for a 12 x 12 covariance matrix
 VARIANCE_FLOOR = 5e-4  # added to the variance of each direction, so that noise is not amplified
@@ -28,8 +30,8 @@ class Whitening(nn.Module):
         outputs = 2 * SIDE * SIDE * channels
         kernel = self.variable("batch_stats", "kernel", jnp.zeros, (SIDE, SIDE, channels, outputs), jnp.float32).value
         bias = self.param("bias", nn.initializers.zeros, (outputs,), jnp.float32)
-        layout = ("NHWC", "HWIO", "NHWC")
-        y = jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "VALID", dimension_numbers=layout)
+        kernel, layout, exact = kernel.astype(x.dtype), ("NHWC", "HWIO", "NHWC"), precision(x.dtype)
+        y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=exact)
         return y + bias.astype(x.dtype)
 
 

@@ -369,3 +369,22 @@ def test_network_over_the_budget_is_refused_with_both_numbers():
     config = complete(config)
     with pytest.raises(UserError, match=r"11,173,962 parameters.*5,000,000"):
         models.count_within_budget(models.build(config), config.model, IMAGE)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_is_computed_in_full_on_every_device(backend, dtype, monkeypatch):
+    """By default a TPU would round its factors to bfloat16, and a GPU to TF32."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    model = ResNet(blocks=(1, 1), widths=(4, 8), stem="whitening", block="pool", se=True, dtype=jnp.dtype(dtype))
+    images = jnp.zeros((2, 16, 16, 3))
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+
+    def loss(variables):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"])[0].sum()
+
+    program = jax.jit(jax.grad(loss)).trace(variables).lower(lowering_platforms=("cpu",)).as_text()
+    products = [line for line in program.splitlines() if re.search(r"stablehlo\.(convolution|dot_general)", line)]
+    assert len(products) > 10
+    for line in products:
+        assert ("HIGHEST" in line) == ("bf16" not in line), line
