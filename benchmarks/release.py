@@ -20,7 +20,7 @@ from benchmarks import command_line, runs
 from benchmarks.record import RESULTS
 from benchmarks.tables import table
 from resnet_flax.api import Network
-from resnet_flax.commands.export import export
+from resnet_flax.commands.export import encode_network, export, exported_files
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.stored import config_to_json, read_config
@@ -34,8 +34,6 @@ from resnet_flax.workdir.predictions import SplitPredictions, wilson_interval
 from resnet_flax.workdir.results import read_results
 from resnet_flax.workdir.trained import (
     PRETRAINED_FOLDER,
-    encode_network,
-    exported_files,
     find_trained,
     read_trained_config,
     read_trained_results,

@@ -26,7 +26,7 @@ from benchmarks import command_line, recipes, record, tables
 from resnet_flax.cache import keep_compiled_programs
 from resnet_flax.commands.evaluate import View, flip, over_views, shift
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.run import Run
 from resnet_flax.training.step import Totals

@@ -23,8 +23,7 @@ from resnet_flax.data.datasets.images import Images, list_image_files, upright
 from resnet_flax.data.datasets.load import image_shape, load_split
 from resnet_flax.errors import UserError, reason
 from resnet_flax.memory import keep_freed_memory
-from resnet_flax.models.resnet import ResNet
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import ResNet, Variables
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.training.classifier import Classifier, batch_size, check_images
 from resnet_flax.training.restore import restore_checkpoint

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from resnet_flax.config.checks import CHOICES, TYPES, complete, normalized_like, raise_errors, set_fields
 from resnet_flax.config.defaults import field_types, flatten, get_config
 from resnet_flax.config.identify import training_fields
-from resnet_flax.config.names import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.config.recipes import default_run_name, find_recipe, load_recipe
 from resnet_flax.config.stored import differences
+from resnet_flax.config.suggestions import CHOOSE_DEVICE, DEVICES, fields_called, fields_like, unknown_field
 from resnet_flax.errors import UserError, lookup, refuse_address
 from resnet_flax.files import user_path
 from resnet_flax.models.weight_files import READERS

@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.fidelity import Row, relative, value_by_value
 from resnet_flax.data.augment.mixing import Patches, Shares, cutmix_shares, mix, mixup_shares, patch, patch_shares
+from resnet_flax.training.batch import TrainBatch, with_rows_before
 from resnet_flax.training.distillation import divergence
-from resnet_flax.training.mixing import TrainBatch, with_rows_before
-from resnet_flax.training.step import soft_cross_entropy
+from resnet_flax.training.step import cross_entropy
 
 BATCH, SIZE, CLASSES = 6, (24, 20), 10  # height and width differ
 SMOOTHINGS = (0.0, 0.1)
@@ -134,7 +134,7 @@ def logits_and_targets(seed: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def our_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
     """Return, by name, the losses of each example and their gradients with respect to the student's logits."""
     losses: dict[str, Callable] = {
-        f"cross-entropy, soft targets, smoothing {smoothing:g}": lambda logits, smoothing=smoothing: soft_cross_entropy(
+        f"cross-entropy, soft targets, smoothing {smoothing:g}": lambda logits, smoothing=smoothing: cross_entropy(
             logits, jnp.asarray(targets), smoothing
         )
         for smoothing in SMOOTHINGS

@@ -1,6 +1,8 @@
 """Export a trained network for use elsewhere: its weights for PyTorch, a program that needs only jax, or ONNX."""
 
+import hashlib
 import io
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -16,29 +18,26 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.config.defaults import changed
 from resnet_flax.config.identify import nearest_recipe, training_command
+from resnet_flax.config.stored import CONFIG_KEY, config_to_json
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.files import write_files
 from resnet_flax.models.onnx_graph import to_onnx
-from resnet_flax.models.torch_weights import Variables, to_torch
-from resnet_flax.models.weight_files import encode_torch
+from resnet_flax.models.resnet import Variables
+from resnet_flax.models.torch_weights import Tensors, to_torch
+from resnet_flax.models.weight_files import encode_safetensors, encode_torch
 from resnet_flax.text import print_line
 from resnet_flax.training.restore import restore_checkpoint
 from resnet_flax.training.step import eval_step
 from resnet_flax.training.teacher import teacher_names
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.results import read_results
-from resnet_flax.workdir.trained import (
-    HUB_WEIGHTS,
-    display_name,
-    encode_network,
-    exported_files,
-    output_folder,
-    portable_name,
-)
+from resnet_flax.workdir.trained import HUB_WEIGHTS, RESULTS_NAME, display_name, output_folder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# Fields of a config that name places on this machine.
+LOCAL_PATHS = {"data.dir": "", "train.init_from": "", "train.teacher": ""}
 
 
 def export(config: FrozenConfigDict, workdir: Path, format: str, output: str, push: str = "") -> None:
@@ -130,6 +129,28 @@ def hub_files(config: FrozenConfigDict, variables: Variables, workdir: Path) -> 
     files = exported_files(config, encode_network(config, to_torch(variables)), results)
     card = model_card(config, results, predictions_to_report(config, workdir, finished=True), files)
     return files | {"README.md": card.encode()}
+
+
+def portable_name(name: str) -> str:
+    """Return the name of a trained network without the folders of this machine: of a path only the last part."""
+    return name if name.startswith(hub.PREFIX) else Path(name).name or name
+
+
+def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
+    """Return the content of a .safetensors that says what network it is for."""
+    return encode_safetensors(tensors, {CONFIG_KEY: portable_json(config)})
+
+
+def portable_json(config: FrozenConfigDict) -> str:
+    """Return a config as JSON without the fields that name places on this machine."""
+    return config_to_json(changed(config, LOCAL_PATHS))
+
+
+def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> dict[str, bytes]:
+    """Return the content of the files of an exported folder, except its model card, by name."""
+    about = results | {"sha256": hashlib.sha256(weights).hexdigest()}
+    texts = {"config.json": portable_json(config), RESULTS_NAME: json.dumps(about, indent=2) + "\n"}
+    return {HUB_WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()}
 
 
 def stablehlo_archive(config: FrozenConfigDict, variables: Variables, workdir: Path) -> bytes:

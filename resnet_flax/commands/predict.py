@@ -16,7 +16,7 @@ from resnet_flax.data.datasets.images import Images, NamedImage, count_of_images
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
 from resnet_flax.files import atomic_write
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables
 from resnet_flax.report.tables import MAX_NAME_CHARS, text_table
 from resnet_flax.text import end_of_line, escape_line, print_line
 from resnet_flax.training.classifier import EVALUATION_BATCH, Classifier, batch_size

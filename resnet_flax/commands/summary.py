@@ -98,7 +98,7 @@ def activation_bytes(model: ResNet, shape: tuple[int, int, int]) -> int:
             key = {"dropout": jax.random.key(0)}
             inputs = {**variables, "params": params}
             logits, _ = model.apply(inputs, images, train=True, mutable=["batch_stats"], rngs=key)
-            return cross_entropy(logits, labels).mean()
+            return cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1])).mean()
 
         return jax.vjp(loss, variables["params"])[1]  # a pytree of all that is kept
 

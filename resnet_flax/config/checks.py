@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.defaults import changed, field_types, flatten, get_config
-from resnet_flax.config.names import unknown_field
+from resnet_flax.config.suggestions import unknown_field
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.augment.statistics import channel_statistics
 from resnet_flax.data.datasets.load import fill_from_dataset, load_dataset

@@ -28,6 +28,8 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": jax.nn.relu, "gelu": gelu}
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_flax.errors import UserError
+from resnet_flax.models.resnet import Variables
 from resnet_flax.text import listed
 
 Tensors = dict[str, np.ndarray]  # a state_dict: dotted name -> float32 array in PyTorch's layout
-Variables = dict[str, dict]  # {"params": ..., "batch_stats": ...} of a ResNet
 
 # Our modules and leaves that have other names in PyTorch.
 MODULES = {

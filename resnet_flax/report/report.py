@@ -22,8 +22,8 @@ from resnet_flax.report.html import Tile
 from resnet_flax.report.network import network
 from resnet_flax.report.tables import decimal, percent, text_table
 from resnet_flax.text import print_line
+from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.training.classifier import Classifier
-from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.training.restore import read_history, restore_checkpoint
 from resnet_flax.workdir.history import EpochRow
 from resnet_flax.workdir.predictions import SplitPredictions, damaged_predictions, read_split_predictions

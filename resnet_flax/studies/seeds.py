@@ -22,7 +22,7 @@ from resnet_flax.report import html
 from resnet_flax.report.ensure import ensure_report
 from resnet_flax.report.tables import format_metric, text_table
 from resnet_flax.text import escape_line, print_line
-from resnet_flax.training.mixing import MIXED_ACCURACY
+from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.training.restore import read_history
 from resnet_flax.training.signals import StopRequest
 from resnet_flax.training.trackers import Tracker

@@ -18,7 +18,7 @@ from resnet_flax.report.tables import decimal, format_metric, percent, text_tabl
 from resnet_flax.studies import figures
 from resnet_flax.studies.space import Plan, Settings
 from resnet_flax.text import first_few
-from resnet_flax.training.mixing import MIXED_ACCURACY
+from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.verbs import PROGRAM
 from resnet_flax.workdir.history import lower_is_better
 from resnet_flax.workdir.predictions import wilson_interval

@@ -13,7 +13,7 @@ from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables
 from resnet_flax.parallel.devices import PARALLEL, local_rows
 from resnet_flax.training.step import eval_step
 from resnet_flax.workdir.predictions import Predictions

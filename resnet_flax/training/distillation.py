@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from resnet_flax.models.resnet import ResNet
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import ResNet, Variables
 
 
 class TeacherNetwork(NamedTuple):

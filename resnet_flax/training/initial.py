@@ -11,7 +11,8 @@ from ml_collections import FrozenConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import CONFIG_KEY
 from resnet_flax.errors import UserError
-from resnet_flax.models.torch_weights import Tensors, Variables, common_name, from_torch, to_torch, torch_name
+from resnet_flax.models.resnet import Variables
+from resnet_flax.models.torch_weights import Tensors, common_name, from_torch, to_torch, torch_name
 from resnet_flax.models.weight_files import read_metadata, read_weights
 from resnet_flax.parallel.processes import run_in_agreement
 from resnet_flax.text import print_line

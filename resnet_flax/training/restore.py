@@ -13,7 +13,8 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import Damaged, UserError, nearest, reason
-from resnet_flax.models.torch_weights import Tensors, Variables, from_torch
+from resnet_flax.models.resnet import Variables
+from resnet_flax.models.torch_weights import Tensors, from_torch
 from resnet_flax.models.weight_files import read_weights
 from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL

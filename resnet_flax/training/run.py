@@ -19,7 +19,7 @@ from resnet_flax.data.datasets.fingerprint import fingerprint
 from resnet_flax.data.datasets.load import Dataset, load_dataset
 from resnet_flax.data.stream import Stream
 from resnet_flax.errors import UserError
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL, Parallel, check_batch_size
 from resnet_flax.text import short_repr

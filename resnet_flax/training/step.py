@@ -13,10 +13,9 @@ from flax import struct
 
 from resnet_flax.data.augment.mixing import UNMIXED, Mixing
 from resnet_flax.errors import UserError
-from resnet_flax.models.resnet import part_of
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables, part_of
+from resnet_flax.training.batch import mix_batch
 from resnet_flax.training.distillation import Teacher
-from resnet_flax.training.mixing import mix_batch
 from resnet_flax.training.packing import together
 from resnet_flax.training.resizing import Resizing
 
@@ -83,17 +82,11 @@ def init_state(
     return TrainState.start(variables["params"], batch_stats, optimizer, averaged)
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Return the loss of each example, (batch,) float32, from logits (batch, classes) and labels (batch,) int32.
+def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Return the loss of each example, (batch,) float32, from logits and target probabilities, (batch, classes) each.
 
     `smoothing` moves that share of the target to all classes evenly, as torch.nn.CrossEntropyLoss does.
     """
-    chex.assert_rank([logits, labels], [2, 1])
-    return soft_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-
-
-def soft_cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float) -> jax.Array:
-    """Return the same as cross_entropy for targets that are probabilities (batch, classes) instead of labels."""
     chex.assert_equal_shape([logits, targets])
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
@@ -144,7 +137,7 @@ def train_step(
 
     def loss_fn(params):
         logits, updates = forward(params | jax.lax.stop_gradient(kept), examples.image)
-        losses = soft_cross_entropy(logits, examples.targets(logits.shape[-1]), label_smoothing)
+        losses = cross_entropy(logits, examples.targets(logits.shape[-1]), label_smoothing)
         if teacher is not None and softened is not None:
             losses = teacher.loss(losses, logits, softened)
         return losses.mean(), (losses, logits, updates.get("batch_stats", {}))

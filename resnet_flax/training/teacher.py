@@ -9,7 +9,7 @@ from resnet_flax.config.checks import complete
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.load import image_shape
 from resnet_flax.errors import UserError
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables
 from resnet_flax.text import listed
 from resnet_flax.training.distillation import Teacher, TeacherNetwork
 from resnet_flax.training.restore import restore_checkpoint

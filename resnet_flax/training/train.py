@@ -20,7 +20,7 @@ from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.arrays import Split
 from resnet_flax.errors import Damaged, Interrupted, OutOfMemory, UserError, is_out_of_memory
 from resnet_flax.memory import Heap, return_free_memory
-from resnet_flax.models.torch_weights import Variables
+from resnet_flax.models.resnet import Variables
 from resnet_flax.parallel.devices import device_name, smaller_batch_size
 from resnet_flax.parallel.processes import (
     max_over_processes,
@@ -29,10 +29,10 @@ from resnet_flax.parallel.processes import (
     run_on_first_process,
 )
 from resnet_flax.text import print_line
+from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.training.finite import check_finite, check_row, not_finite
 from resnet_flax.training.initial import find_initial_weights, first_checkpoint
 from resnet_flax.training.leakage import leakage_notes
-from resnet_flax.training.mixing import MIXED_ACCURACY
 from resnet_flax.training.progress import Progress
 from resnet_flax.training.run import Run
 from resnet_flax.training.signals import StopRequest

@@ -1,6 +1,7 @@
 """The folder of a run: one process trains there at a time, with one config."""
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -17,10 +18,10 @@ from resnet_flax.errors import Damaged, UserError
 from resnet_flax.files import atomic_write, try_lock
 from resnet_flax.text import print_line
 from resnet_flax.workdir.checkpoints import steps_in
+from resnet_flax.workdir.history import read_rows
 from resnet_flax.workdir.identity import is_extension, training_changes
-from resnet_flax.workdir.live import read_rows
 
-LOOK_SECONDS = 0.2  # longer than live.is_locked holds the lock
+LOOK_SECONDS = 0.2  # longer than is_locked holds the lock
 LEFTOVER = re.compile(r"\..+\.(\d+)\.tmp")  # a file that files.atomic_write is writing, and its process
 
 
@@ -54,6 +55,18 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def is_locked(workdir: Path) -> bool:
+    """Return whether a process trains in `workdir`. One that starts at this very moment must try the lock twice."""
+    try:
+        with open(workdir / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no lock, or no way to ask
+        pass
+    return False
 
 
 @contextlib.contextmanager

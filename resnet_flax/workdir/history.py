@@ -78,3 +78,11 @@ def read_csv(path: Path) -> list[EpochRow]:
     return check_history(
         [{name: float(cell) for name, cell in zip(names, line, strict=True) if cell} for line in lines]
     )
+
+
+def read_rows(path: Path) -> list[EpochRow]:
+    """Return what read_csv returns; [] if the file is missing or damaged."""
+    try:
+        return read_csv(path)
+    except (OSError, ValueError, csv.Error):
+        return []

@@ -1,8 +1,6 @@
 """The state of a run for those who watch it train: progress.json, and whatever else its workdir says."""
 
 import contextlib
-import csv
-import fcntl
 import json
 import math
 import time
@@ -10,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resnet_flax.files import atomic_write, read_json
-from resnet_flax.workdir.history import EpochRow, read_csv
+from resnet_flax.workdir.folder import is_locked
+from resnet_flax.workdir.history import EpochRow, read_rows
 
 PROGRESS_FIELDS = ("epoch", "step", "steps", "loss", "accuracy", "learning_rate", "images_per_second", "seconds_left")
 CLOCK = "time"  # seconds since 1970 when progress.json was written
@@ -60,18 +59,6 @@ def read_live(workdir: Path) -> Live:
     return Live(state, epochs, history, progress, failure)
 
 
-def is_locked(workdir: Path) -> bool:
-    """Return whether a process trains in `workdir`. One that starts at this very moment must try the lock twice."""
-    try:
-        with open(workdir / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is no lock, or no way to ask
-        pass
-    return False
-
-
 def read_progress(workdir: Path) -> dict[str, float]:
     """Return PROGRESS_FIELDS and CLOCK of progress.json, {} unless all are numbers."""
     found = read_object(workdir / "progress.json")
@@ -93,13 +80,6 @@ def remove_failure(workdir: Path) -> None:
     """Remove nonfinite.json. Failures are ignored."""
     with contextlib.suppress(OSError):
         (workdir / "nonfinite.json").unlink()
-
-
-def read_rows(path: Path) -> list[EpochRow]:
-    try:
-        return read_csv(path)
-    except (OSError, ValueError, csv.Error):
-        return []
 
 
 def read_object(path: Path) -> dict:

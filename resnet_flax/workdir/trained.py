@@ -5,21 +5,18 @@
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 import resnet_flax
-from resnet_flax.config.defaults import changed
-from resnet_flax.config.stored import CONFIG_KEY, config_to_json, read_config, read_weights_config, runs_below
+from resnet_flax.config.stored import read_config, read_weights_config, runs_below
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.errors import Damaged, UserError, nearest, nearest_file, reason, refuse_address
 from resnet_flax.files import read_json
-from resnet_flax.models.torch_weights import Tensors
-from resnet_flax.models.weight_files import READERS, encode_safetensors
+from resnet_flax.models.weight_files import READERS
 from resnet_flax.text import escape_line, short_repr
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.checkpoints import steps_in
@@ -30,11 +27,6 @@ PRETRAINED = "pretrained:"  # before a name, says that it is not a folder
 # The file of weights in a folder that `export` writes, with --format=hub and by default.
 HUB_WEIGHTS, WEIGHTS = "model.safetensors", "weights.safetensors"
 RESULTS_NAME = "results.json"  # beside HUB_WEIGHTS
-LOCAL_PATHS = {
-    "data.dir": "",
-    "train.init_from": "",
-    "train.teacher": "",
-}  # fields of a config that name places on this machine
 RUNNERS = {".npz": "jax.export", ".onnx": "onnxruntime"}  # extension of a program that `export` writes -> what runs it
 
 
@@ -145,28 +137,6 @@ def display_name(path: Path) -> str:
         return f"{PRETRAINED}{path.parent.name}"
     repository = hub.repository_of(path)
     return f"{hub.PREFIX}{repository}" if repository else escape_line(path)
-
-
-def portable_name(name: str) -> str:
-    """Return the name of a trained network without the folders of this machine: of a path only the last part."""
-    return name if name.startswith(hub.PREFIX) else Path(name).name or name
-
-
-def encode_network(config: FrozenConfigDict, tensors: Tensors) -> bytes:
-    """Return the content of a .safetensors that says what network it is for."""
-    return encode_safetensors(tensors, {CONFIG_KEY: portable_json(config)})
-
-
-def portable_json(config: FrozenConfigDict) -> str:
-    """Return a config as JSON without the fields that name places on this machine."""
-    return config_to_json(changed(config, LOCAL_PATHS))
-
-
-def exported_files(config: FrozenConfigDict, weights: bytes, results: dict) -> dict[str, bytes]:
-    """Return the content of the files of an exported folder, except its model card, by name."""
-    about = results | {"sha256": hashlib.sha256(weights).hexdigest()}
-    texts = {"config.json": portable_json(config), RESULTS_NAME: json.dumps(about, indent=2) + "\n"}
-    return {HUB_WEIGHTS: weights} | {name: text.encode() for name, text in texts.items()}
 
 
 def output_folder(path: Path) -> Path:

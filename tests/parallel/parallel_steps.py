@@ -17,8 +17,8 @@ from resnet_flax.data.stream import Stream
 from resnet_flax.models.resnet import ResNet
 from resnet_flax.optim import optimizers
 from resnet_flax.parallel.devices import PARALLEL
+from resnet_flax.training.batch import mix_batch
 from resnet_flax.training.distillation import Teacher, TeacherNetwork
-from resnet_flax.training.mixing import mix_batch
 from resnet_flax.training.resizing import Resizing
 from resnet_flax.training.step import Totals, eval_step, init_state, train_step
 

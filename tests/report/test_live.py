@@ -22,9 +22,9 @@ from resnet_flax.report.live import Handler, Pages, Server, find_runs
 from resnet_flax.training import progress
 from resnet_flax.training.step import Totals
 from resnet_flax.training.trackers import Tracking
-from resnet_flax.workdir.folder import lock_workdir
+from resnet_flax.workdir.folder import is_locked, lock_workdir
 from resnet_flax.workdir.history import read_csv
-from resnet_flax.workdir.live import PROGRESS_FIELDS, is_locked, read_live, remove_failure, write_progress
+from resnet_flax.workdir.live import PROGRESS_FIELDS, read_live, remove_failure, write_progress
 from tests.report.test_page import BROWSER, Tags, look
 
 ROOT = Path(__file__).parents[2]

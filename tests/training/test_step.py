@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import softmax_cross_entropy_with_integer_labels as loss_of_labels
 
 from resnet_flax.data.augment.mixing import Mixing, draw_patches, draw_shares
 from resnet_flax.models.resnet import ResNet
+from resnet_flax.training.batch import TrainBatch
 from resnet_flax.training.distillation import Teacher, TeacherNetwork
-from resnet_flax.training.mixing import TrainBatch
 from resnet_flax.training.step import Totals, cross_entropy, eval_step, init_state, moved_average, train_step
 
 SHAPE = (8, 8, 3)
@@ -34,10 +35,10 @@ def setup(dropout: float = 0.0):
 
 
 def test_label_smoothing_equals_that_of_torch():
-    logits, labels = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([0])
+    logits, targets = jnp.array([[2.0, 0.0, -1.0]]), jnp.array([[1.0, 0.0, 0.0]])
     log_probabilities = jax.nn.log_softmax(logits)[0]
     expected = -(0.9 * log_probabilities[0] + 0.1 * log_probabilities.mean())
-    np.testing.assert_allclose(cross_entropy(logits, labels, 0.1), [expected], rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(logits, targets, 0.1), [expected], rtol=1e-6)
 
 
 class Linear(nn.Module):
@@ -70,7 +71,7 @@ def test_a_mixed_step_trains_on_each_image_with_the_one_before_it_and_both_label
     assert 0.05 < share < 0.95
     images = shares.pixels * batch["image"] + (1 - shares.pixels) * np.roll(batch["image"], 1, axis=0)
     logits, own, other = linear_logits(images), batch["label"], np.roll(batch["label"], 1)
-    expected = share * cross_entropy(logits, own).mean() + (1 - share) * cross_entropy(logits, other).mean()
+    expected = share * loss_of_labels(logits, own).mean() + (1 - share) * loss_of_labels(logits, other).mean()
     loss, accuracy = linear_step(batch, 3, mixing=mixing)
     assert loss == pytest.approx(float(expected), rel=1e-5)
     assert accuracy == np.mean(logits.argmax(1) == (own if share >= 0.5 else other))
@@ -87,7 +88,7 @@ def test_a_patched_step_trains_on_crops_of_four_images_and_their_labels_by_area(
         crops = np.roll(batch["image"], number, axis=0)[:, row : row + height, column : column + width]
         images[:, *place] = crops
     logits = linear_logits(images)
-    expected = sum(area / 64 * cross_entropy(logits, ones).mean() for area, ones in zip(areas, labels, strict=True))
+    expected = sum(area / 64 * loss_of_labels(logits, ones).mean() for area, ones in zip(areas, labels, strict=True))
     answers = [np.bincount(ones, weights=areas, minlength=10).argmax() for ones in np.stack(labels, 1)]
     loss, accuracy = linear_step(batch, 6, mixing=mixing)
     assert loss == pytest.approx(float(expected), rel=1e-5)
@@ -112,7 +113,7 @@ def test_a_taught_step_weighs_the_labels_with_the_teachers_answers():
     others = linear_logits(batch["image"] * network.scale + network.offset, 7)
     softened, answers = jax.nn.log_softmax(logits / temperature), jax.nn.log_softmax(others / temperature)
     divergence = np.sum(np.exp(answers) * (answers - softened), axis=1).mean()
-    expected = (1 - weight) * cross_entropy(logits, batch["label"]).mean() + weight * temperature**2 * divergence
+    expected = (1 - weight) * loss_of_labels(logits, batch["label"]).mean() + weight * temperature**2 * divergence
     loss, _ = linear_step(batch, teacher=Teacher((network,), temperature, weight), teacher_variables=(variables,))
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
@@ -123,7 +124,7 @@ def test_a_sharpness_aware_step_takes_the_gradient_at_the_radius_and_reports_the
     step = jax.jit(partial(train_step, model=Linear(), optimizer=optimizer, seed=0, sam_radius=0.5))
 
     def loss(params):
-        return cross_entropy(Linear().apply({"params": params}, batch["image"], train=True), batch["label"]).mean()
+        return loss_of_labels(Linear().apply({"params": params}, batch["image"], train=True), batch["label"]).mean()
 
     uphill = jax.grad(loss)(state.params)
     norm = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(uphill)) ** 0.5

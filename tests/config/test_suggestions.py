@@ -3,7 +3,7 @@
 import pytest
 
 from resnet_flax.config.defaults import field_types
-from resnet_flax.config.names import ALIASES, CHOOSE_DEVICE, fields_called, unknown_field
+from resnet_flax.config.suggestions import ALIASES, CHOOSE_DEVICE, fields_called, unknown_field
 
 GUESSES = {
     "lr": "optimizer.learning_rate",
