@@ -43,7 +43,7 @@ Train = Callable[[], int]  # trains for about a second, returns the number of im
 def ours(recipe: str, batch: int) -> Train:
     with tempfile.TemporaryDirectory() as folder:  # the images are memory-mapped
         data = recipes.random_images(Path(folder), max(4096, batch))
-        run = Run.from_config(recipes.config(recipe, [*data, f"--config.train.batch_size={batch}"]))
+        run = Run(recipes.config(recipe, [*data, f"--config.train.batch_size={batch}"]))
         send = throughput.as_trained(run, "looped", 1, run.fresh_state())
         jax.block_until_ready(send(1))
     started = time.perf_counter()

@@ -60,7 +60,7 @@ SPEEDS = {"h200": Chip(790e12, 4.3e12), "v5e": Chip(197e12, 0.819e12), "v6e": Ch
 def lower(target: Target, config: FrozenConfigDict) -> tuple[jax.stages.Lowered, Run, dict[str, int]]:
     """Return the training loop of a complete config for a target, its run, and its kernel_sizes."""
     with target.pretend():
-        run = Run.from_config(config)
+        run = Run(config)
         state = run.fresh_state()
         run.advance(0)(state, run.parallel.replicate(Totals.zero()), run.stream.steps_per_epoch)
     return target.programs[-1], run, profile.kernel_sizes(state.params)

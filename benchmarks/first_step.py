@@ -67,8 +67,8 @@ class Watch:
 
 def end_after_first_step(watch: Watch) -> None:
     """Make the next training end after its first step."""
-    from_config, advance = Run.from_config, Run.advance
-    Run.from_config = watch.after("data", from_config)  # type: ignore[method-assign]
+    advance = Run.advance
+    Run.__init__ = watch.after("data", Run.__init__)  # type: ignore[method-assign]
     Run.fresh_state = watch.after("init", Run.fresh_state)  # type: ignore[method-assign]
 
     def advance_once(run: Run, first_step: int) -> Callable:

@@ -193,7 +193,7 @@ def main() -> None:
     for recipe in arguments.recipes:
         with tempfile.TemporaryDirectory() as folder:
             data = recipes.random_images(Path(folder), arguments.examples)
-            run = Run.from_config(recipes.config(recipe, [*data, *changes]))
+            run = Run(recipes.config(recipe, [*data, *changes]))
             case = {
                 "recipe": recipe,
                 "batch": run.stream.batch_size,

@@ -48,7 +48,7 @@ HEADER = (
 
 def measure(config: FrozenConfigDict) -> dict:
     """Train one run of `config`; return its accuracies and times."""
-    run = Run.from_config(config)
+    run = Run(config)
     steps = config.train.epochs * run.stream.steps_per_epoch
     state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())
     advance = run.advance(0)

@@ -67,7 +67,7 @@ def random_directions(images: np.ndarray, normalize: Callable[[jax.Array], jax.A
 
 def measure(idea: str, seed: int) -> dict:
     """Train one run; return the held-out accuracy of its weights and of their moving average."""
-    run = Run.from_config(recipes.config("speed94", (*SMALL, *IDEAS[idea], f"--config.seed={seed}")))
+    run = Run(recipes.config("speed94", (*SMALL, *IDEAS[idea], f"--config.seed={seed}")))
     started = time.process_time()
     with patch.object(whitening, "directions", random_directions) if idea == RANDOM else nullcontext():
         state, totals = run.fresh_state(), run.parallel.replicate(Totals.zero())

@@ -210,9 +210,7 @@ def main() -> None:
         data = recipes.random_images(Path(folder), arguments.examples)
         for dtype, batch, recipe in itertools.product(arguments.dtypes, arguments.batches, arguments.recipes):
             size = [] if batch == "recipe" else [f"--config.train.batch_size={batch}"]
-            run = Run.from_config(
-                recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes])
-            )
+            run = Run(recipes.config(recipe, [*data, *size, f"--config.model.compute_dtype={dtype}", *changes]))
             named = {"recipe": recipe, "batch": run.stream.batch_size, "changes": record.changes_to_log(changes)}
             wanted = [
                 named | ({} if part == "feed" else {"dtype": dtype}) | case

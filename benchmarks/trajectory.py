@@ -97,7 +97,7 @@ def distance(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 def measure(label: str) -> dict:
     """Return the three curves of a setting and their distances."""
     config = recipes.config("resnet_353", (*SMALL, *SETTINGS[label]))
-    run = Run.from_config(config)
+    run = Run(config)
     batches = list(itertools.islice(host_feed.batches(run.stream, 0), STEPS))
     state, draw = run.fresh_state(), np.random.default_rng(0)
     weights = to_torch({"params": state.params, "batch_stats": state.batch_stats})

@@ -214,7 +214,7 @@ class Study:
         with lock:
             try:
                 config = self.plan.space.config(settings(trial))
-                Run.from_config(config)  # refuses what train would, before anything is written
+                Run(config)  # refuses what train would, before anything is written
             except UserError as error:
                 return self.fail(trial, str(error))
             try:

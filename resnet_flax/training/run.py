@@ -1,13 +1,11 @@
 """Build what a config describes: data, network, optimizer and compiled steps."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import FrozenConfigDict
 
 from resnet_flax import models
@@ -16,16 +14,14 @@ from resnet_flax.config.defaults import flatten
 from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.fingerprint import fingerprint
-from resnet_flax.data.datasets.load import Dataset, load_dataset
+from resnet_flax.data.datasets.load import load_dataset
 from resnet_flax.data.stream import Stream
 from resnet_flax.errors import UserError
-from resnet_flax.models.resnet import Variables
 from resnet_flax.optim import optimizers, schedules
 from resnet_flax.parallel.devices import PARALLEL, Parallel, check_batch_size
 from resnet_flax.text import short_repr
 from resnet_flax.training import dispatch
 from resnet_flax.training.classifier import ON_DEVICE_BYTES, Classifier
-from resnet_flax.training.distillation import Teacher
 from resnet_flax.training.resizing import Resizing
 from resnet_flax.training.step import TrainState, init_state, kernels_in, train_step
 from resnet_flax.training.teacher import checksums, load_teacher
@@ -33,58 +29,33 @@ from resnet_flax.workdir.code import code_digest
 from resnet_flax.workdir.identity import identity
 
 
-@dataclass
 class Run:
-    """The parts of a run, built from its config; `identity` is what a checkpoint records of it."""
+    """The parts of a run, built from a complete `config`; `identity` is what a checkpoint records of it.
 
-    config: FrozenConfigDict
-    identity: dict[str, Any]
-    data: Dataset
-    stream: Stream
-    parallel: Parallel
-    model: models.ResNet
-    classifier: Classifier
-    optimizer: optax.GradientTransformationExtraArgs
-    learning_rate: schedules.Schedule
-    momentum: schedules.Schedule
-    parameters: int
-    teacher: Teacher | None = None
-    teacher_variables: tuple[Variables, ...] = ()  # the variables of the teacher's networks
+    Raises UserError for any mistake that can be found before compiling.
+    """
 
-    @classmethod
-    def from_config(cls, config: FrozenConfigDict) -> "Run":
-        """Build the run of a complete `config`. Raises UserError for any mistake that can be found before compiling."""
+    def __init__(self, config: FrozenConfigDict) -> None:
         train = config.train
         check_batch_size(train.batch_size)
-        config = resolve_normalization(config)
-        data = load_dataset(config.data)
+        self.config = config = resolve_normalization(config)
+        self.data = load_dataset(config.data)
         policy = Policy(config.data.policy)
-        stream = Stream(data.train, policy, train.batch_size, config.seed, config.data.concat_original)
-        if stream.steps_per_epoch == 0:
+        self.stream = Stream(self.data.train, policy, train.batch_size, config.seed, config.data.concat_original)
+        if self.stream.steps_per_epoch == 0:
+            examples = self.stream.epoch_size
             raise UserError(
-                f"config.train.batch_size {train.batch_size} is more than the {stream.epoch_size} examples of an epoch"
+                f"config.train.batch_size {train.batch_size} is more than the {examples} examples of an epoch"
             )
-        parallel = PARALLEL[config.parallel]()
-        span = schedules.Span(train.epochs, stream.steps_per_epoch, config.schedule.per)
-        learning_rate, momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
-        model = models.build(config, parallel.axis_name)
-        parameters = models.count_within_budget(model, config.model, data.train.images.shape[1:])
-        teacher, teacher_variables = load_teacher(config)
-        return cls(
-            config=config,
-            identity=identity(config, fingerprint(config.data), checksums(config, teacher_variables)),
-            data=data,
-            stream=stream,
-            parallel=parallel,
-            model=model,
-            classifier=Classifier(config),
-            optimizer=optimizers.build(config.optimizer),
-            learning_rate=learning_rate,
-            momentum=momentum,
-            parameters=parameters,
-            teacher=teacher,
-            teacher_variables=teacher_variables,
-        )
+        self.parallel: Parallel = PARALLEL[config.parallel]()
+        self.model = models.build(config, self.parallel.axis_name)
+        self.parameters = models.count_within_budget(self.model, config.model, self.data.train.images.shape[1:])
+        self.classifier = Classifier(config)
+        self.optimizer = optimizers.build(config.optimizer)
+        span = schedules.Span(train.epochs, self.stream.steps_per_epoch, config.schedule.per)
+        self.learning_rate, self.momentum = schedules.learning_rate(config, span), schedules.momentum(config, span)
+        self.teacher, self.teacher_variables = load_teacher(config)
+        self.identity = identity(config, fingerprint(config.data), checksums(config, self.teacher_variables))
 
     def description(self) -> dict[str, str]:
         """Return what all processes of a run must have in common: name -> value."""

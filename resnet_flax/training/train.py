@@ -59,7 +59,7 @@ def train(config: FrozenConfigDict, workdir: Path, trackers: Sequence[Tracker] =
     a signal, NotFinite for a diverged run, OutOfMemory with a smaller batch size to try.
     """
     with jax.enable_x64(False), ExitStack() as locks:
-        run = run_in_agreement(lambda: Run.from_config(config), Run.description)
+        run = run_in_agreement(lambda: Run(config), Run.description)
         if results := run_on_first_process(lambda: open_workdir(locks, workdir, run)):
             return results
         locks.enter_context(explain_out_of_memory(config.train.batch_size))

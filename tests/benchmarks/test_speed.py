@@ -64,7 +64,7 @@ def test_a_fast_recipe_is_a_recipe(tmp_path, monkeypatch):
 def test_the_learning_rate_is_a_triangle_that_ends_near_zero():
     for recipe in ("speed94", "speed95", "speed96"):
         _, [(config, _)], _ = parse([f"--config={ROOT}/configs/{recipe}.py", "--config.data.name=digits"])
-        run = Run.from_config(config)
+        run = Run(config)
         steps = config.train.epochs * run.stream.steps_per_epoch
         rates = [float(run.learning_rate(step)) for step in range(steps)]
         peak = rates.index(max(rates))

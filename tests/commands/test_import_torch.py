@@ -183,7 +183,7 @@ def test_imported_run_trains_like_one_that_started_with_these_weights(tmp_path, 
     changes.optimizer.name = optimizer
     changes.schedule.update(dict(name="onecycle", per="step"))
     config = complete(changes)
-    run, file = Run.from_config(config), tmp_path / "fresh.safetensors"
+    run, file = Run(config), tmp_path / "fresh.safetensors"
     began = {"state": run.fresh_state(), "totals": run.parallel.replicate(Totals.zero())}
     weights = to_torch({"params": began["state"].params, "batch_stats": began["state"].batch_stats})
     safetensors.numpy.save_file(weights, file)

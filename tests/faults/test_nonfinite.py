@@ -68,7 +68,7 @@ def test_nan_ends_the_run_and_names_its_batch(feed, undisturbed, tmp_path, capsy
         assert run(tmp_path, *words) == 4
     named = refused(tmp_path, capsys.readouterr().err)
     _, [(config, _)], _ = parse([*SMALL, *words])
-    stream = Run.from_config(config).stream
+    stream = Run(config).stream
     batch = next(host_feed.batches(stream, 11))
     np.testing.assert_array_equal(stream.split.labels[named], batch["label"])
     # And without what spoiled it the run resumes from its last good checkpoint.

@@ -57,13 +57,13 @@ def test_run_stopped_at_every_stage_ends_as_if_it_had_not_been(way, first, secon
 
 def test_stopped_while_a_run_of_several_seeds_is_prepared(tmp_path, monkeypatch, capsys):
     """The signal reaches the request around all seeds, before the run has one of its own."""
-    prepare = Run.from_config
+    prepare = Run.__init__
 
-    def signalled(config):
+    def signalled(*arguments):
         send(TERM)()
-        return prepare(config)
+        prepare(*arguments)
 
-    monkeypatch.setattr(Run, "from_config", signalled)
+    monkeypatch.setattr(Run, "__init__", signalled)
     assert run(tmp_path, "--seeds=2") == 143
     assert capsys.readouterr().err == "stopped by SIGTERM; the same command resumes from here\n"
     assert newest(tmp_path / "seed0")[:2] == (0, []) and not (tmp_path / "seed1").exists()

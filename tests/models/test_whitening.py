@@ -67,7 +67,7 @@ def test_a_run_starts_with_the_directions_and_keeps_them(way):
     config.model.update(stem="whitening", block="pool", blocks=(1,), widths=(4,))
     config.data.update(train_examples=64, policy="crop(4)|normalize(cifar10)")
     config.train.update(batch_size=32, ema_decay=0.9)
-    run = Run.from_config(complete(config))
+    run = Run(complete(config))
     state = run.fresh_state()
     expected = directions(run.data.train.images, NORMALIZE)
     np.testing.assert_array_equal(state.batch_stats["stem_whitening"]["kernel"], expected)

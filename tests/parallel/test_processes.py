@@ -1,6 +1,5 @@
 """Runs of several processes: they find each other, agree, train as one does, and stop and fail together."""
 
-import dataclasses
 import math
 import os
 import signal
@@ -311,10 +310,11 @@ def test_processes_that_differ_all_stop_and_the_first_says_why(difference, tmp_p
 
 def test_processes_with_other_data_or_other_code_differ(tmp_path):
     _, [(config, _)], _ = parse(SMALL)
-    run = Run.from_config(config)
+    run = Run(config)
     description = run.description()
     data = {"train": {"examples": 256, "start": 0, "digest": "0" * 16}}
-    other = dataclasses.replace(run, identity=run.identity | {"data": run.identity["data"] | data}).description()
+    run.identity = run.identity | {"data": run.identity["data"] | data}
+    other = run.description()
     found = processes.disagreement([(None, description), (None, description), (None, other)])
     assert found.startswith("all processes of a run must have the same data of config.data.train ({'examples'")
     other = description | {"code of resnet_flax": "0" * 12}

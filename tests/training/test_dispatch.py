@@ -134,7 +134,7 @@ def program(way: str, monkeypatch, *changes: str) -> str:
     small = ("model.blocks=(1,)", "model.widths=(4,)", "model.block_dropout=0.1", "data.policy=crop(4)|normalize(half)")
     fields = (*small, f"parallel={way}", "data.feed=device", "train.mixup=0.2", "schedule.name=cosine", *changes)
     _, [(config, _)], _ = parse([f"--config={QUICKSTART}", *(f"--config.{field}" for field in fields)])
-    run = Run.from_config(config)
+    run = Run(config)
     run.advance(0)(run.fresh_state(), run.parallel.replicate(Totals.zero()), 1)
     return lowered[0]
 

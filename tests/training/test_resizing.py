@@ -44,5 +44,5 @@ def test_a_share_of_the_steps_is_on_small_images_and_never_all(share, steps):
     config = get_config()
     config.data.update(train_examples=64)
     config.train.update(batch_size=16, epochs=3, small_share=share, small_size=16)
-    found = Run.from_config(complete(config)).resizing()
+    found = Run(complete(config)).resizing()
     assert found == (Resizing(16, steps) if steps else None)

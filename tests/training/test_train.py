@@ -44,7 +44,7 @@ SMALL = [
 def newest(workdir: Path, words: list[str] = SMALL) -> tuple[int, list, int]:
     """Return (step, history, checksum) of the newest checkpoint of a run."""
     _, [(config, _)], _ = parse(words)
-    run = Run.from_config(config)
+    run = Run(config)
     tree = {"state": run.fresh_state(), "totals": Totals.zero()}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         found = checkpoints.restore_newest(tree)
@@ -118,7 +118,7 @@ def test_run_leaves_what_it_promises(finished):
 def test_results_are_of_the_best_checkpoint(finished):
     results = json.loads((finished / "report" / "results.json").read_text())
     _, [(config, _)], _ = parse(SMALL)
-    run = Run.from_config(config)
+    run = Run(config)
     tree = {"state": run.fresh_state(), "totals": Totals.zero()}
     with Checkpoints(finished / "checkpoints") as checkpoints:
         best = checkpoints.restore(8 * results["chosen_epoch"], tree).tree["state"]
