@@ -11,7 +11,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -84,23 +84,17 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     check_size(path, MAX_UNPACKED_BYTES, ": write it as .npy")
     with open(path, "rb") as file:
         try:
-            size = unpacked_size(file)
-            if size > MAX_UNPACKED_BYTES:
-                raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}: write it as .npy")
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
+                size = sum(member.file_size for member in members)  # as it claims
+                if size > MAX_UNPACKED_BYTES:
+                    raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}: write it as .npy")
                 contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
             return {name: array_of(memoryview(content)) for name, content in contents.items()}
         except ValueError:
             raise
         except Exception as error:  # zipfile raises many kinds for a damaged archive
             raise ValueError(f"is damaged: {error}") from None
-
-
-def unpacked_size(file: Path | BinaryIO) -> int:
-    """Return the number of bytes to which a zip archive claims to unpack."""
-    with zipfile.ZipFile(file) as archive:
-        return sum(member.file_size for member in archive.infolist())
 
 
 def unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partialmethod
 from typing import Any, NamedTuple
 
 import jax
@@ -305,7 +306,7 @@ class Graph:
             name if tuple(inserted) == shape else self.add("Expand", [name, np.array([1, *shape_in_graph(shape)[1:]])])
         )
 
-    def reduce(self, kind: str, shape: Shape, x: Tensor, axes: Sequence[int]) -> Tensor:
+    def reduce(self, kind: str, shape: Shape, x: Tensor, /, *, axes: Sequence[int], **_: Any) -> Tensor:
         """Reduce over axes other than the batch and the channels; a sum is a mean times its number of values."""
         if {0, len(x.shape) - 1} & set(axes):
             raise refuse(f"{kind} over batch or channels")
@@ -316,11 +317,8 @@ class Graph:
         reduced = np.array(axes_in_graph(axes, len(x.shape)))
         return Tensor(shape, self.add(op, [self.name(x), reduced], keepdims=0), count)
 
-    def translate_reduce_max(self, shape: Shape, x: Tensor, /, *, axes: Sequence[int], **_: Any) -> Tensor:
-        return self.reduce("max", shape, x, axes)
-
-    def translate_reduce_sum(self, shape: Shape, x: Tensor, /, *, axes: Sequence[int], **_: Any) -> Tensor:
-        return self.reduce("sum", shape, x, axes)
+    translate_reduce_max = partialmethod(reduce, "max")
+    translate_reduce_sum = partialmethod(reduce, "sum")
 
     def pool(self, kind: str, name: str, sides: list[int], strides: list[int], pads: list[int]) -> str:
         attributes: dict[str, Any] = {"kernel_shape": sides, "strides": strides, "pads": pads}
@@ -347,11 +345,8 @@ class Graph:
         count = float(np.prod(sides)) if kind == "sum" else 1.0
         return Tensor(shape, self.pool(kind, self.name(x), sides, strides, pads), count)
 
-    def translate_reduce_window_max(self, shape: Shape, x: Tensor, /, **params: Any) -> Tensor:
-        return self.reduce_window("max", shape, x, **params)
-
-    def translate_reduce_window_sum(self, shape: Shape, x: Tensor, /, **params: Any) -> Tensor:
-        return self.reduce_window("sum", shape, x, **params)
+    translate_reduce_window_max = partialmethod(reduce_window, "max")
+    translate_reduce_window_sum = partialmethod(reduce_window, "sum")
 
     def translate_slice(
         self, shape: Shape, x: Tensor, /, *, start_indices, limit_indices, strides, **_: Any

@@ -8,7 +8,7 @@ from typing import Any
 import safetensors.numpy
 
 from resnet_flax.errors import UserError, lookup, reason
-from resnet_flax.files import check_size, unpacked_size
+from resnet_flax.files import check_size
 from resnet_flax.models.torch_weights import Tensors
 from resnet_flax.text import escape_line, listed
 
@@ -59,8 +59,9 @@ def read_torch(file: Path, key: str) -> Tensors:
     try:
         others: list[Any] = []
         if zipfile.is_zipfile(file):
-            if unpacked_size(file) > size:  # PyTorch itself compresses nothing
-                raise ValueError("it is compressed")
+            with zipfile.ZipFile(file) as archive:
+                if sum(member.file_size for member in archive.infolist()) > size:  # PyTorch itself compresses nothing
+                    raise ValueError("it is compressed")
             others = [(Ignored, name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(file)]
         with torch.serialization.safe_globals(others):
             content = torch.load(file, map_location="cpu", weights_only=True)

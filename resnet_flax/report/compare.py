@@ -1,6 +1,7 @@
 """Compare several runs: one table, what differs between them, and their curves."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,17 +44,11 @@ def write_comparison(runs: list[Job], folder: Path) -> None:
     drawn = ranked[: figures.MAX_CURVES]
     curves = {name: histories[run.workdir] for name, run in zip(short_names(drawn), drawn, strict=True)}
     which = f" of the best {len(drawn)} of {len(ranked)} runs" if len(drawn) < len(ranked) else ""
-    charts = [
-        files.chart(
-            quantity, figures.compared_curves(curves, quantity), f"{quantity.capitalize()} after each epoch{which}"
-        )
-        for quantity in figures.QUANTITIES
-    ]
     parts = [
         html.paragraph("Sorted by validation accuracy. Each run is shown at its chosen epoch, whose weights it keeps."),
         html.table(COMPARISON_HEADER, rows, "wrap"),
         html.table(DIFFERENCE_HEADER, differences) if differences else "",
-        html.section("Training", html.pair(*charts)),
+        files.curves(partial(figures.compared_curves, curves), which=which),
         html.section("What differs", html.table(["", *names], different, "wrap")) if different else "",
     ]
     files.text("comparison.html", html.document(f"{len(runs)} runs compared", parts))

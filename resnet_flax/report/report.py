@@ -117,15 +117,7 @@ def cost_tiles(config: FrozenConfigDict, results: dict) -> list[Tile]:
 
 def curves_section(files: Files, config: FrozenConfigDict, history: list[EpochRow], results: dict) -> str:
     training = "training, mixed images" if Mixing.of(config.train).on else "training"
-    charts = [
-        files.chart(
-            quantity,
-            figures.training_curves(history, quantity, results, training),
-            f"{quantity.capitalize()} after each epoch",
-        )
-        for quantity in figures.QUANTITIES
-    ]
-    return html.section("Training", html.pair(*charts))
+    return files.curves(lambda quantity: figures.training_curves(history, quantity, results, training))
 
 
 def prediction_sections(

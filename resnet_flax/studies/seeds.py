@@ -140,18 +140,14 @@ def write_seeds_report(
     config: FrozenConfigDict, workdir: Path, results: Mapping[int, dict], diverged: Sequence[int]
 ) -> None:
     """Write seeds.json, seeds.html and the curves of the seeds that have `results`, at least two."""
-    from resnet_flax.report.figures import QUANTITIES
     from resnet_flax.report.files import Files  # imports Matplotlib, which a run of one seed does not need
     from resnet_flax.studies.figures import seed_curves
 
     found = spreads(results)
     histories = [read_history(with_seed(config, seed), seed_folder(workdir, seed)) for seed in results]
     files = Files()
-    files.text("seeds.json", seeds_json(found, results, diverged))
-    charts = [
-        files.chart(f"seeds_{quantity}", seed_curves(histories, quantity), f"{quantity.capitalize()} after each epoch")
-        for quantity in QUANTITIES
-    ]
+    about_all = {"statistics": {name: asdict(one) for name, one in found.items()}, "results": results}
+    files.text("seeds.json", json.dumps(about_all | {"diverged": diverged}, indent=2))
     each = [
         [str(seed), *(format_metric(name, one[name]) for name in found), f"{one['chosen_epoch']:.0f}"]
         for seed, one in results.items()
@@ -162,18 +158,13 @@ def write_seeds_report(
     parts = [
         html.paragraph(about),
         html.tiles(mean_tiles(found)),
-        html.section("Training", html.pair(*charts)),
+        files.curves(partial(seed_curves, histories), prefix="seeds_"),
         html.section("Over the seeds", html.table(HEADER, spread_rows(found))),
         html.section("Each seed", html.table(["seed", *found, "epoch"], each)),
         html.folded("Config", html.preformatted(config_to_json(config))),
     ]
     files.text("seeds.html", html.document(workdir.absolute().name, parts))
     files.write(workdir)
-
-
-def seeds_json(found: Mapping[str, Spread], results: Mapping[int, dict], diverged: Sequence[int]) -> str:
-    statistics = {name: asdict(one) for name, one in found.items()}
-    return json.dumps({"statistics": statistics, "results": results, "diverged": diverged}, indent=2)
 
 
 def seeds_beside(workdir: Path, seed: int) -> dict:

@@ -66,8 +66,8 @@ class Classifier:
         """
         check_images(images, self.image_shape)
         outputs: list[jax.Array] = []
-        for batch in self._batches(images):
-            outputs.append(self.step(variables, batch))
+        for rows in self._padded(images):
+            outputs.append(self.step(variables, self.parallel.shard({"image": local_rows(rows)})))
             jax.block_until_ready(outputs[-2:-1])  # one runs while the next is sent
             if after_batch(min(len(outputs) * self.rows, len(images))):
                 break
@@ -92,9 +92,6 @@ class Classifier:
             self.held = images, self.parallel.shard({"image": batches}, axis=1)
         outputs = np.asarray(self.steps(variables, self.held[1]))
         return outputs.reshape(-1, outputs.shape[-1])[: len(images)]
-
-    def _batches(self, images: np.ndarray) -> Iterator[dict]:
-        return (self.parallel.shard({"image": local_rows(rows)}) for rows in self._padded(images))
 
     def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the images in order in batches, at least one, the last padded with black images."""
