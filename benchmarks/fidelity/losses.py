@@ -165,9 +165,9 @@ def their_losses(student: np.ndarray, teacher: np.ndarray, targets: np.ndarray) 
         for smoothing in SMOOTHINGS
     }
     for temperature in TEMPERATURES:
-        ours, targets = functional.log_softmax(logits / temperature, 1), functional.softmax(others / temperature, 1)
+        ours, softened = functional.log_softmax(logits / temperature, 1), functional.softmax(others / temperature, 1)
         losses[f"distillation, temperature {temperature:g}"] = temperature**2 * functional.kl_div(
-            ours, targets, reduction="none"
+            ours, softened, reduction="none"
         ).sum(1)
     found = {}
     for name, loss in losses.items():
