@@ -14,7 +14,7 @@ from resnet_flax.text import erase_line, print_line
 from resnet_flax.training.step import Totals
 from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
-from resnet_flax.workdir.live import PROGRESS_FIELDS, remove_failure, remove_progress, write_progress
+from resnet_flax.workdir.live import remove_failure, remove_progress, write_progress
 
 drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal informs the run
 SHOW_SECONDS = 0.25  # between two looks at the totals; a look takes longer than a fast step
@@ -109,9 +109,17 @@ class Progress:
         now = time.perf_counter()
         if is_first_process() and now > self.saved + SAVE_SECONDS:
             self.saved = now
-            left = self.seconds_left(step, rate)
-            values = (self.epoch + 1, step, self.steps, loss, accuracy, learning_rate, rate, left)
-            write_progress(self.workdir, dict(zip(PROGRESS_FIELDS, values, strict=True)))
+            progress = {
+                "epoch": self.epoch + 1,
+                "step": step,
+                "steps": self.steps,
+                "loss": loss,
+                "accuracy": accuracy,
+                "learning_rate": learning_rate,
+                "images_per_second": rate,
+                "seconds_left": self.seconds_left(step, rate),
+            }
+            write_progress(self.workdir, progress)
 
     @contextlib.contextmanager
     def evaluation(self, title: str, count: int) -> Iterator[Callable[[int], None]]:
