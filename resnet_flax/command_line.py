@@ -1,6 +1,7 @@
 """Read a command line: the verb, the recipe, and the flags with the config that they set."""
 
 import ast
+import contextlib
 import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -264,8 +265,7 @@ def read_flags(argv: Sequence[str], own: Mapping[str, Flag], config: ConfigDict)
     for name, text in texts.items():
         if kind := flag_type(name):
             try:
-                value = PARSERS[kind](text)
-                values[name] = tuple(map(str, value)) if name in FIELDS_OF_NAMES else value
+                values[name] = parse_names(text) if name in FIELDS_OF_NAMES else PARSERS[kind](text)
             except ValueError:
                 flag = name if name.startswith("config.") else f"--{name}"
                 errors.append(f"{flag} must be {TYPES[kind]}, not {short_repr(text)}")
@@ -291,14 +291,25 @@ def parse_tuple(text: str) -> tuple:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        names = text.strip("()[] ")
-        return tuple(name.strip() for name in names.split(",")) if names else ()
+        return parse_names(text)
     except (MemoryError, RecursionError, TypeError):  # nested too deep, or a set of lists
         raise ValueError from None
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
-FIELDS_OF_NAMES = ("config.data.classes", "config.train.freeze")  # fields of names, which may look like numbers
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the names in cat,dog, ("cat","dog") or an empty text; they may look like numbers."""
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        value = ast.literal_eval(text)
+        if isinstance(value, tuple | list) and all(isinstance(one, str) for one in value):
+            return tuple(value)
+    bare = text.strip()
+    if bare[:1] + bare[-1:] in ("()", "[]"):
+        bare = bare[1:-1]
+    return tuple(name.strip().strip("'\"") for name in bare.split(",")) if bare.strip() else ()
+
+
+FIELDS_OF_NAMES = ("config.data.classes", "config.train.freeze")
 PARSERS: dict[type, Callable[[str], Any]] = {
     bool: parse_bool,
     int: int,

@@ -76,19 +76,19 @@ def read_npy(path: Path) -> np.ndarray:
         return array_of(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path, largest: int = MAX_UNPACKED_BYTES) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz archive by name, read-only.
 
-    Raises ValueError if it is damaged, contains Python objects or unpacks to more than MAX_UNPACKED_BYTES.
+    Raises ValueError if it is damaged, contains Python objects or unpacks to more than `largest` bytes.
     """
-    check_size(path, MAX_UNPACKED_BYTES, ": write it as .npy")
+    check_size(path, largest, ": write it as .npy")
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
                 size = sum(member.file_size for member in members)  # as it claims
-                if size > MAX_UNPACKED_BYTES:
-                    raise ValueError(f"unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}: write it as .npy")
+                if size > largest:
+                    raise ValueError(f"unpacks to {size:,} bytes, more than {largest:,}: write it as .npy")
                 contents = {member.filename.removesuffix(".npy"): unpack(archive, member) for member in members}
             return {name: array_of(memoryview(content)) for name, content in contents.items()}
         except ValueError:

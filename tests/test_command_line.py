@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet_flax.command_line import canonical, parse, parse_tuple
+from resnet_flax.command_line import canonical, parse, parse_names, parse_tuple
 from resnet_flax.config.recipes import load_recipe
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.main import main
@@ -213,6 +213,9 @@ def test_a_run_below_runs_is_found_for_a_name_without_that_folder(capsys, tmp_pa
 def test_names_may_look_like_numbers():
     config = parse([QUICKSTART, "--config.data.classes=0,1,2,3,4,5,6,7,8,9"])[1][0].config
     assert config.data.classes == tuple("0123456789")
+    names = {"3.10,3.9": ("3.10", "3.9"), "cat,dog (big)": ("cat", "dog (big)"), "('a', 'b,c')": ("a", "b,c")}
+    for text, parsed in (names | {"(a, b)": ("a", "b"), "": ()}).items():
+        assert parse_names(text) == parsed
 
 
 def test_a_page_that_follows_a_recipe_follows_its_run():

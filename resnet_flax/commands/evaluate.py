@@ -10,15 +10,22 @@ from ml_collections import ConfigDict
 from resnet_flax.config.checks import complete
 from resnet_flax.data.augment.policy import Policy
 from resnet_flax.data.datasets.arrays import Split
-from resnet_flax.data.datasets.fingerprint import SplitContents, examples_of, share_examples
+from resnet_flax.data.datasets.fingerprint import (
+    EvaluatedSplit,
+    SplitContents,
+    examples_of,
+    place,
+    same_images,
+    share_examples,
+)
 from resnet_flax.data.datasets.load import find_arrays, load_split, training_text
 from resnet_flax.errors import UserError, lookup
 from resnet_flax.report.tables import CLASS_HEADER, class_rows, decimal, difference_text, percent, text_table
 from resnet_flax.text import print_line
 from resnet_flax.training.classifier import Classifier, batch_size
-from resnet_flax.training.leakage import leakage_notes, place, trained_on
+from resnet_flax.training.leakage import leakage_notes, trained_on
 from resnet_flax.training.restore import restore_checkpoint
-from resnet_flax.workdir import predictions
+from resnet_flax.workdir import hub, predictions
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.predictions import Predictions, wilson_interval
 from resnet_flax.workdir.trained import display_name, read_trained_config
@@ -82,7 +89,8 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
     scores = [score_job(job, split, checkpoint, augmentations) for job in jobs]
     names = [display_name(job.workdir) for job in jobs]
     for name, job, score in zip(names, jobs, scores, strict=True):
-        if job.config.data.classes != classes or not np.array_equal(score.plain.labels, scores[0].plain.labels):
+        same = np.array_equal(score.plain.labels, scores[0].plain.labels) and same_images(score.split, scores[0].split)
+        if job.config.data.classes != classes or not same:
             raise UserError(f"{name} has different classes or images from {names[0]}: evaluate them separately")
     rows = add_ensemble(list(zip(names, [score.plain for score in scores], strict=True)))
     title, chosen = rows[-1]
@@ -99,6 +107,7 @@ def evaluate(jobs: list[Job], split: str, checkpoint: str, tta: str) -> None:
 class JobScores(NamedTuple):
     """The predictions of a job's network on a split."""
 
+    split: EvaluatedSplit
     views: list[Predictions]  # of the images as they are, then of each further view
     weights: list[float]  # of the views
     unaveraged: Predictions | None  # of the trained weights, if the network predicts with an average of them
@@ -121,7 +130,9 @@ def score_job(job: Job, split: str, checkpoint: str, augmentations: dict[str, Au
     which = "" if workdir.is_file() else f", checkpoint {checkpoint} (step {found.step:,})"
     print_line(f"{display_name(workdir)}: {text} of {data_name(config.data)}{which}")
     recorded = found.run.get("data", {})
-    notes = [training_note(job, split, recorded.get("train")), *leakage_notes(config, [split])]
+    notes = [training_note(job, split, recorded.get("train"))]
+    if not hub.repository_of(workdir):  # whose config is another's, and may name networks to download
+        notes += leakage_notes(config, [split])
     for note in filter(None, [*notes, *augmentation_notes(job, augmentations)]):
         print_line(f"note: {note}")
     classifier = Classifier(config, batch_size(len(examples)))
@@ -129,6 +140,7 @@ def score_job(job: Job, split: str, checkpoint: str, augmentations: dict[str, Au
     for augmentation in augmentations.values():
         views = augmentation.extend(views)
     return JobScores(
+        EvaluatedSplit(config.data, examples_of(config.data, find_arrays(config.data), split)),
         [classifier.evaluate(state.variables, Split(view.images, examples.labels)) for view in views],
         [view.weight for view in views],
         classifier.evaluate(state.unaveraged, examples) if state.average else None,

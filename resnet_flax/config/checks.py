@@ -356,6 +356,8 @@ def bottleneck_conflicts(model: ConfigDict) -> Iterator[str]:
     if model.block != "bottleneck":
         if model.groups > 1:
             yield f"config.model.groups {model.groups} needs config.model.block to be bottleneck, not {model.block}"
+        if model.bottleneck_ratio != architecture(model.name)["bottleneck_ratio"]:
+            yield f"config.model.bottleneck_ratio needs config.model.block to be bottleneck, not {model.block}"
         return
     inners = {width: width * model.bottleneck_ratio for width in model.widths}
     misfits = [width for width, inner in inners.items() if inner < 1 or inner % 1 or inner % model.groups]

@@ -44,7 +44,10 @@ NEEDS: dict[str, Need] = {
         lambda c: c.optimizer.momentum > 0 or cycles_momentum(c.schedule),
         "config.optimizer.momentum is above 0",
     ),
-    "schedule.per": (lambda c: c.schedule.name != "constant", "config.schedule.name is not constant"),
+    "schedule.per": (
+        lambda c: c.schedule.name not in ("constant", "multistep", "step_decay"),
+        "config.schedule changes the learning rate within epochs",
+    ),
     "schedule.min_momentum": CYCLE,
     "schedule.max_momentum": CYCLE,
     "train.min_delta": (lambda c: c.train.patience > 0, "config.train.patience is above 0"),

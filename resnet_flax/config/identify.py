@@ -9,6 +9,7 @@ from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import flatten
 from resnet_flax.config.recipes import load_recipe, recipe_names
 from resnet_flax.errors import UserError
+from resnet_flax.models import architecture
 from resnet_flax.verbs import PROGRAM
 
 ARGUMENTS = ("", ":full", ":fast")  # that the recipes of most networks take
@@ -26,9 +27,11 @@ def nearest_recipe(config: FrozenConfigDict) -> tuple[str, tuple[str, ...]]:
 
     The changes are flags, --config.FIELD=VALUE. A network without a recipe is compared with `quickstart`.
     """
-    recipes = dict(recipes_of(config.model.name)) or {
-        "quickstart": training_fields(complete(load_recipe("quickstart")))
-    }
+    recipes = dict(recipes_of(config.model.name))
+    if not recipes:
+        fields = training_fields(complete(load_recipe("quickstart")))
+        network = {f"model.{field}": value for field, value in architecture(config.model.name).items()}
+        recipes = {"quickstart": fields | network}  # --config.model.name sets all of these
     return nearest_of(config, recipes)
 
 

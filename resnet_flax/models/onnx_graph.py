@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partialmethod
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -197,6 +198,8 @@ class Graph:
                 raise refuse(f"{name} of a constant for each image")
             found = eqn.primitive.bind(*inputs, **eqn.params)
             return list(map(np.asarray, found if eqn.primitive.multiple_results else [found]))
+        for dtype in {var.aval.dtype for var in eqn.outvars} - {np.dtype(np.float32)}:  # type: ignore[attr-defined]
+            raise refuse(f"{name} in {dtype}")
         result = self.operation(name, eqn.params, inputs, shapes[0])
         return [result if isinstance(result, Tensor) else Tensor(shapes[0], result)]
 
@@ -246,9 +249,7 @@ class Graph:
     def translate_square(self, shape: Shape, x: Tensor, /, **_: Any) -> str:
         return self.add("Mul", [self.name(x)] * 2)
 
-    def translate_convert_element_type(self, shape: Shape, x: Tensor, new_dtype: Any, **_: Any) -> Tensor:
-        if new_dtype != np.float32:
-            raise refuse(f"conversion to {np.dtype(new_dtype).name}")
+    def translate_convert_element_type(self, shape: Shape, x: Tensor, **_: Any) -> Tensor:
         return x
 
     def translate_conv_general_dilated(
@@ -268,7 +269,7 @@ class Graph:
     ) -> Tensor:
         channels_last = dimension_numbers.lhs_spec == dimension_numbers.out_spec == (0, 3, 1, 2)
         plain = channels_last and set(lhs_dilation) == {1} and batch_group_count == 1
-        if not plain or isinstance(kernel, Tensor):
+        if not plain or isinstance(kernel, Tensor) or min(chain(*padding)) < 0:
             raise refuse("convolution of another kind")
         attributes = {
             "strides": list(window_strides),
@@ -300,8 +301,8 @@ class Graph:
         inserted = [1] * len(shape)
         for axis, size in zip(broadcast_dimensions, x.shape, strict=True):
             inserted[axis] = size
-        name = self.translate_reshape(tuple(inserted), x)
-        assert isinstance(name, str)
+        reshaped = self.translate_reshape(tuple(inserted), x)
+        name = reshaped if isinstance(reshaped, str) else self.name(reshaped)
         return (
             name if tuple(inserted) == shape else self.add("Expand", [name, np.array([1, *shape_in_graph(shape)[1:]])])
         )

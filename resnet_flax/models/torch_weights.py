@@ -6,7 +6,7 @@ and timm are read, too. The final BatchNorm of a pre-activation network, which s
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -44,7 +44,7 @@ WRAPPERS = {"module", "_orig_mod", "model", "net"}
 def torch_name(path: Sequence[str]) -> str:
     """Return PyTorch's name of a leaf, given its path below `params` or `batch_stats`."""
     *modules, leaf = path
-    names = [MODULES.get(name, name) for name in modules] + [LEAVES[leaf]]
+    names = [MODULES.get(name, name) for name in modules] + [LEAVES.get(leaf, leaf)]
     return re.sub(r"stage(\d+)_block(\d+)", lambda m: f"layer{m[1]}.{int(m[2]) - 1}", ".".join(names))
 
 
@@ -60,10 +60,19 @@ def torch_axes(ndim: int) -> tuple[int, ...]:
 
 def to_torch(variables: Variables) -> Tensors:
     """Return the state_dict of a network, without the counters (num_batches_tracked) that PyTorch adds itself."""
+    leaves = flatten_dict(variables)
+    refuse_equal_names(leaves)
     return {
         torch_name(path[1:]): np.array(np.transpose(leaf, torch_axes(np.ndim(leaf))), order="C")
-        for path, leaf in flatten_dict(variables).items()
+        for path, leaf in leaves.items()
     }
+
+
+def refuse_equal_names(paths: Iterable[Sequence[str]]) -> None:
+    """Raise UserError if two leaves have the same name in PyTorch, such as a kernel and a scale of one module."""
+    counts = Counter(torch_name(path[1:]) for path in paths)
+    if equal := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"several parameters are called {listed(equal)} in PyTorch: give them names of their own")
 
 
 def from_torch(tensors: Tensors, like: Variables) -> Variables:
@@ -74,6 +83,7 @@ def from_torch(tensors: Tensors, like: Variables) -> Variables:
     names = [name for name, tensor in tensors.items() if tensor.ndim]
     found = {common_name(name): name for name in names}
     counts = Counter(map(common_name, names))
+    refuse_equal_names(flatten_dict(like))
     paths = {torch_name(path[1:]): (path, leaf.shape) for path, leaf in flatten_dict(like).items()}
     shapes = {name: tuple(shape[axis] for axis in torch_axes(len(shape))) for name, (_, shape) in paths.items()}
     misfits = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import FrozenConfigDict
 
+from resnet_flax.data.datasets.splits import own_splits
 from resnet_flax.report.evaluation import CONFUSIONS_HEADER, confusions
 from resnet_flax.report.facts import interval_text, number, parameter_count, run_facts
 from resnet_flax.report.tables import CLASS_HEADER, MAX_NAME_CHARS, class_rows, decimal, percent
@@ -38,7 +39,7 @@ def model_card(
         section("Training", table(("", ""), training_rows(config, results))),
         section("Accuracy", accuracy(config, results)),
         *(prediction_sections(evaluated, config.data.classes) if evaluated else ()),
-        section("Limits", limits(config)),
+        section("Limits", limits(config, results)),
         section("Licence", licence_text(licence)),
         section("Files", table(("file", "bytes", "SHA-256"), file_rows(files))),
     ]
@@ -47,13 +48,13 @@ def model_card(
 
 def front_matter(config: FrozenConfigDict, results: Mapping[str, Any], licence: str) -> str:
     """Return the metadata that the Hub reads, as YAML; values are JSON, which is YAML that no string can end early."""
-    dataset = HUB_DATASETS.get(config.data.name)
+    dataset = None if own_splits(config.data.dir) else HUB_DATASETS.get(config.data.name)
     fields: dict[str, Any] = {"license": licence.lower()} if licence else {}
     fields |= {"library_name": "resnet_flax", "pipeline_tag": "image-classification", "tags": ["resnet", "jax", "flax"]}
     fields |= {"datasets": [dataset]} if dataset else {}
     if "test_accuracy" in results:
         task = {"type": "image-classification"}
-        data = {"name": config.data.name, "type": dataset or config.data.name, "split": "test"}
+        data = {"name": config.data.name, "type": dataset or "images of one's own", "split": config.data.test}
         found = {"task": task, "dataset": data, "metrics": [{"type": "accuracy", "value": results["test_accuracy"]}]}
         fields |= {"metrics": ["accuracy"], "model-index": [{"name": config.model.name, "results": [found]}]}
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---", ""])
@@ -101,7 +102,7 @@ def accuracy(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
         ("test accuracy", percent(results["test_accuracy"])),
         ("95 % interval", interval_text(results)),
         ("test loss", f"{decimal(results['test_loss'])} nats"),
-        ("test images", f"{results['test_examples']:,}"),
+        ("test images", f"{results['test_examples']:,}, {config.data.test}"),
         ("epoch chosen on", chosen),
         ("weights", results["weights"]),
         *seeds_rows(results),
@@ -144,19 +145,23 @@ def calibration_rows(found: Predictions) -> Rows:
     ]
 
 
-def limits(config: FrozenConfigDict) -> str:
+def limits(config: FrozenConfigDict, results: Mapping[str, Any]) -> str:
     size = config.data.image_size
+    source = "images from the source of the training data. Expect less on other photographs."
+    accuracy = (
+        f"Its accuracy was measured on {source}" if "test_accuracy" in results else "Its accuracy was not tested."
+    )
     return f"""- It predicts one of these {len(config.data.classes)} classes for any image, even for noise.
 - It sees {size} x {size} pixels: larger images are first reduced to that size, and small objects in them are lost.
-- Its accuracy was measured on images from the source of the training data. Expect less on other photographs.
-- Nobody has examined it for bias, or for robustness against changed or hostile images. It is for research and teaching.
+- {accuracy}
+- Nobody has examined it for bias, or for robustness to adversarial images. It is for research and teaching.
 """
 
 
 def licence_text(licence: str) -> str:
     if licence:
         return f"{plain(licence)}, for both the weights and the code. The training data have terms of their own.\n"
-    return "No licence has been chosen for these weights yet: add `license:` above before you publish them.\n"
+    return "No licence has been chosen for these weights yet: add `license:` above.\n"
 
 
 def file_rows(files: Mapping[str, bytes]) -> Rows:

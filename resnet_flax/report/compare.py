@@ -9,12 +9,14 @@ from ml_collections import FrozenConfigDict
 
 from resnet_flax.config.defaults import flatten
 from resnet_flax.data.augment.mixing import Mixing
+from resnet_flax.data.datasets.fingerprint import EvaluatedSplit, same_images
 from resnet_flax.report import figures, html
 from resnet_flax.report.facts import MAX_VALUE_CHARS, chosen_row, interval_text, parameter_count, run_facts
 from resnet_flax.report.files import Files
 from resnet_flax.report.tables import decimal, difference_text, percent, text_table
 from resnet_flax.text import escape_line, print_line
 from resnet_flax.training.restore import read_history
+from resnet_flax.workdir.checkpoints import recorded_run
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.history import EpochRow
 from resnet_flax.workdir.predictions import Predictions, read_split_predictions
@@ -79,12 +81,17 @@ def comparison_row(config: FrozenConfigDict, workdir: Path, history: list[EpochR
 
 def difference_rows(runs: list[Job]) -> list[list[str]]:
     """Return by how much the test accuracy of each finished run differs from the first's, if the images agree."""
-    tested = [(str(run.workdir), found) for run in runs if (found := test_predictions(run))]
+    tested = [(run, found) for run in runs if (found := test_predictions(run))]
     return [
-        [f"{name} minus {tested[0][0]}", difference_text(found, tested[0][1])]
-        for name, found in tested[1:]
-        if np.array_equal(found.labels, tested[0][1].labels)
+        [f"{run.workdir} minus {tested[0][0].workdir}", difference_text(found, tested[0][1])]
+        for run, found in tested[1:]
+        if np.array_equal(found.labels, tested[0][1].labels) and same_images(tested_by(run), tested_by(tested[0][0]))
     ]
+
+
+def tested_by(run: Job) -> EvaluatedSplit:
+    """Return what the test split of a finished run contained, as its newest checkpoint recorded."""
+    return EvaluatedSplit(run.config.data, recorded_run(run.workdir / "checkpoints").get("data", {}).get("test"))
 
 
 def test_predictions(run: Job) -> Predictions | None:

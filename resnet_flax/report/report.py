@@ -11,7 +11,8 @@ from ml_collections import FrozenConfigDict
 from resnet_flax import models
 from resnet_flax.config.stored import config_to_json
 from resnet_flax.data.augment.mixing import Mixing
-from resnet_flax.data.datasets.load import ROLES, image_shape, load_split, training_text
+from resnet_flax.data.datasets.fingerprint import examples_of
+from resnet_flax.data.datasets.load import ROLES, find_arrays, image_shape, load_split, training_text
 from resnet_flax.errors import UserError
 from resnet_flax.models.layers import layer_table
 from resnet_flax.models.resnet import ResNet
@@ -25,6 +26,7 @@ from resnet_flax.text import print_line
 from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import read_history, restore_checkpoint
+from resnet_flax.workdir.checkpoints import recorded_run
 from resnet_flax.workdir.history import EpochRow
 from resnet_flax.workdir.predictions import SplitPredictions, damaged_predictions, read_split_predictions
 from resnet_flax.workdir.results import read_results, results_digest
@@ -137,7 +139,9 @@ def prediction_sections(
     except UserError as absent:
         print_line(f"mistakes are not shown: {absent}")
     else:
-        if np.array_equal(split.labels, found.predictions.labels):
+        evaluated = recorded_run(workdir / "checkpoints").get("data", {}).get(found.role)
+        now = examples_of(config.data, find_arrays(config.data), found.role)
+        if np.array_equal(split.labels, found.predictions.labels) and evaluated in (None, now):
             files.picture("mistakes", figures.mistakes(found.predictions, split.images, classes))
             sections += [evaluation.examples_section(found.predictions, split.images, classes)]
         else:

@@ -147,7 +147,7 @@ def split_values(text: str) -> tuple[str, ...]:
     """Split "(8,16),(16,32)" into its values, of which one may be empty: commas in brackets do not separate them."""
     values, depth = [""], 0
     for character in text:
-        depth += (character == "(") - (character == ")")
+        depth += (character in "([") - (character in ")]")
         if character == "," and not depth:
             values.append("")
         else:

@@ -87,10 +87,11 @@ class Classifier:
     def in_one_dispatch(self, variables: Variables, images: np.ndarray) -> np.ndarray:
         """Return the same as `__call__`, computed in one dispatch. The devices keep the images for next time."""
         check_images(images, self.image_shape)
-        if self.held is None or self.held[0] is not images:
+        held = self.held  # another thread may replace it
+        if held is None or held[0] is not images:
             batches = np.stack([local_rows(rows) for rows in self._padded(images)])
-            self.held = images, self.parallel.shard({"image": batches}, axis=1)
-        outputs = np.asarray(self.steps(variables, self.held[1]))
+            held = self.held = images, self.parallel.shard({"image": batches}, axis=1)
+        outputs = np.asarray(self.steps(variables, held[1]))
         return outputs.reshape(-1, outputs.shape[-1])[: len(images)]
 
     def _padded(self, images: np.ndarray) -> Iterator[np.ndarray]:

@@ -7,12 +7,11 @@ from pathlib import Path
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from resnet_flax.config.checks import complete
-from resnet_flax.data.datasets.fingerprint import SplitContents, examples_of, share_examples
+from resnet_flax.data.datasets.fingerprint import SplitContents, examples_of, place, share_examples
 from resnet_flax.data.datasets.load import find_arrays, training_text
-from resnet_flax.data.datasets.splits import split_names
 from resnet_flax.errors import UserError
-from resnet_flax.files import user_path
 from resnet_flax.training.teacher import teacher_names
+from resnet_flax.workdir import hub
 from resnet_flax.workdir.trained import find_trained, read_trained_config
 
 
@@ -35,7 +34,7 @@ def leakage_notes(config: FrozenConfigDict, splits: Iterable[str]) -> Iterator[s
 def ancestors(config: FrozenConfigDict, known: set[str]) -> Iterator[tuple[str, ConfigDict]]:
     """Yield the name and `data` of each network that a run starts or learns from, and of those before it.
 
-    Those in `known`, and those whose config cannot be read, are left out.
+    Those in `known`, those whose config cannot be read, and those before a downloaded one, are left out.
     """
     for name in [config.train.init_from, *teacher_names(config)]:
         if name and name not in known:
@@ -43,7 +42,8 @@ def ancestors(config: FrozenConfigDict, known: set[str]) -> Iterator[tuple[str, 
             with contextlib.suppress(UserError):
                 theirs = complete(read_trained_config(find_trained(name)))
                 yield name, theirs.data
-                yield from ancestors(theirs, known)
+                if not name.startswith(hub.PREFIX):  # its config is another's, and may name networks to download
+                    yield from ancestors(theirs, known)
 
 
 def trained_on(data: ConfigDict, folder: Path) -> SplitContents | None:
@@ -51,10 +51,3 @@ def trained_on(data: ConfigDict, folder: Path) -> SplitContents | None:
     with contextlib.suppress(UserError):
         return examples_of(data, folder, "train")
     return None
-
-
-def place(data: ConfigDict) -> tuple[str, str, int]:
-    """Return a key that is the same for two runs on the same data; a dataset of TFDS is the same in any folder."""
-    folder = user_path(data.dir).resolve()
-    own_images = data.name == "folder" or (data.dir and split_names(folder))
-    return data.name, str(folder) if own_images else "", data.image_size

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from resnet_flax.errors import Damaged, reason
-from resnet_flax.files import atomic_write, read_npz
+from resnet_flax.files import MAX_UNPACKED_BYTES, atomic_write, read_npz
 
 CALIBRATION_BINS = 15
 Z = NormalDist().inv_cdf(0.975)  # of 95 % intervals
@@ -155,7 +155,7 @@ def read_predictions(path: Path, classes: int | None = None) -> tuple[Prediction
     Raises Damaged if they are not valid predictions, or not of `classes` classes if given.
     """
     try:
-        arrays = read_npz(path)
+        arrays = read_npz(path, max(MAX_UNPACKED_BYTES, path.stat().st_size))  # it is not compressed
         about = {name: array.item() for name, array in arrays.items() if array.ndim == 0}
         return check_predictions(Predictions(arrays["log_probabilities"], arrays["labels"]), classes), about
     except (ValueError, KeyError) as error:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
@@ -50,6 +51,13 @@ def test_evaluate_gives_what_training_found(small_runs, capsys):
     assert re.search(r"^9 +\S+ +[\d.]+% +[\d.]+% +\d+$", out, re.MULTILINE)
     assert main(["evaluate", str(small_runs[0]), "--split=validation"]) == 0
     assert f"{found['val_accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_networks_that_are_evaluated_on_different_images_are_no_ensemble(small_runs, capsys):
+    """Though their labels are the same, as in two folders with as many photos of each class."""
+    with mock.patch("resnet_flax.commands.evaluate.same_images", lambda one, other: one is other):
+        assert main(["evaluate", *map(str, small_runs)]) == 1
+    assert f"{small_runs[1]} has different classes or images from {small_runs[0]}" in capsys.readouterr().err
 
 
 def test_ensemble_is_the_mean_of_probabilities(small_runs, capsys):

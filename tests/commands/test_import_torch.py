@@ -349,3 +349,14 @@ def test_torch_files_with_something_else_are_refused(tmp_path):
         torch.save(content, tmp_path / "odd.pt")
         with pytest.raises(UserError, match=r"odd.pt holds no state_dict: save one with torch.save"):
             import_torch(tiny_config(), tmp_path / "run", str(tmp_path / "odd.pt"))
+
+
+def test_leaves_of_ones_own_keep_their_names_and_none_is_lost():
+    own = {"params": {"act": {"negative_slope": np.float32([0.1])}, "conv": {"kernel": np.ones((1, 1, 2, 3), "f4")}}}
+    tensors = to_torch(own)
+    assert set(tensors) == {"act.negative_slope", "conv.weight"}
+    assert jax.tree.all(jax.tree.map(np.array_equal, from_torch(tensors, own), own))
+    both = {"params": {"conv": {"kernel": np.ones((1, 1, 2, 3), "f4"), "scale": np.ones(3, "f4")}}}
+    for convert in (to_torch, partial(from_torch, tensors)):
+        with pytest.raises(UserError, match=r"several parameters are called conv\.weight in PyTorch"):
+            convert(both)

@@ -177,6 +177,10 @@ CONTRADICTIONS = [
     ),
     ({"model.shortcut": "pad", "model.stem_width": 32}, "there are (32, 16, 32, 64), and each number must be at least"),
     ({"model.groups": 4}, "config.model.groups 4 needs config.model.block to be bottleneck, not basic"),
+    (
+        {"model.bottleneck_ratio": 0.5},
+        "config.model.bottleneck_ratio needs config.model.block to be bottleneck, not basic",
+    ),
     ({"model.block": "bottleneck", "model.groups": 3}, "0.25 of 16 channels is 4: it must be a positive multiple of"),
     ({"model.block": "bottleneck", "model.bottleneck_ratio": 0.3}, "0.3 of 16 channels is 4.8: it must be a positive"),
     ({"data.classes": ("a", "b")}, "config.data.classes must be 10 names, one for each class of digits"),

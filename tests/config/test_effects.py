@@ -83,7 +83,13 @@ def lines(**changes) -> list[str]:
             "config.train.mix_switch has no effect unless config.train.mixup and cutmix are above 0",
         ),
         (dict(train__mix_probability=0.5, train__ricap=0.3), None),
-        (dict(schedule__per="step"), "config.schedule.per has no effect unless config.schedule.name is not constant"),
+        *(
+            (
+                dict(schedule__per="step", schedule__name=name),
+                "config.schedule.per has no effect unless config.schedule changes the learning rate within epochs",
+            )
+            for name in ("constant", "multistep", "step_decay")
+        ),
         (
             dict(train__small_size=16),
             "config.train.small_size has no effect unless config.train.small_share is above 0",

@@ -8,6 +8,24 @@ from resnet_flax.command_line import parse
 from resnet_flax.config.checks import complete
 from resnet_flax.config.identify import nearest_recipe, training_command
 from resnet_flax.config.recipes import load_recipe
+from resnet_flax.models import architecture
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.name": "resnet20", "model.shortcut": "conv"},
+        {"model.name": "wrn_16_4", "model.block": "basic", "model.final_norm": False},
+    ],
+)
+def test_the_command_of_a_network_without_a_recipe_names_what_differs_from_the_network(changes):
+    """Also a field that is as in `quickstart`, from which the command starts."""
+    config = load_recipe("quickstart")
+    config.model.update(architecture(changes["model.name"]))
+    config.update_from_flattened_dict(changes)
+    completed = complete(config)
+    words = shlex.split(training_command(completed))
+    assert parse(words[3:])[1][0].config == completed
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,27 @@ def test_blocks_of_other_networks_need_nothing_new():
     assert np.ptp(expected, axis=0).max() > 1e-3
 
 
+def convolved(x, padding):
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, jnp.ones((1, 1, 3, 3)), (1, 1), padding, dimension_numbers=layout)
+
+
+def test_pixels_are_repeated_as_jax_repeats_them():
+    def upsampled(images):
+        x = NORMALIZE(images)
+        n, height, width, channels = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None], (n, height, 2, width, 2, channels))
+        return x.reshape(n, 2 * height, 2 * width, channels)[:, :3].mean((1, 2))
+
+    found = run(to_onnx(upsampled, (SIDE, SIDE, 3), CLASSES[:3]), IMAGES)
+    np.testing.assert_allclose(found, jax.nn.softmax(upsampled(IMAGES)), rtol=0, atol=1e-6)
+
+
+def test_whole_numbers_are_not_computed_as_if_they_were_not():
+    with pytest.raises(UserError, match="mul in uint8"):
+        to_onnx(lambda images: (images * 2).astype(jnp.float32).mean((1, 2)), (SIDE, SIDE, 3), CLASSES[:3])
+
+
 @pytest.mark.parametrize(
     ("function", "operation"),
     [
@@ -129,6 +150,8 @@ def test_blocks_of_other_networks_need_nothing_new():
         (lambda x: x.swapaxes(0, 3).mean((0, 1)), "of a batch that is not the first axis"),
         (lambda x: x.mean((1, 2, 3))[:, None], "sum over batch or channels"),
         (lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * 2, x).mean((1, 2)), "scan"),
+        (lambda x: x.astype(jnp.bfloat16).mean((1, 2)), "convert_element_type in bfloat16"),
+        (lambda x: convolved(x, padding=[(-1, -1)] * 2).mean((1, 2)), "convolution of another kind"),
     ],
 )
 def test_an_operation_without_a_translation_is_refused_in_one_line(function, operation):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -38,6 +39,9 @@ def test_the_difference_of_their_test_accuracies_has_an_interval(small_runs, cap
     one, other = (json.loads((Path(run) / "report" / "results.json").read_text()) for run in found.groups()[:2])
     assert float(found[3]) == pytest.approx(100 * (one["test_accuracy"] - other["test_accuracy"]), abs=0.006)
     assert "points (95 % interval)" in (tmp_path / "comparison.html").read_text()
+    with mock.patch("resnet_flax.report.compare.same_images", return_value=False):
+        assert main(["report", *map(str, small_runs), f"--output={tmp_path}"]) == 0
+    assert " minus " not in capsys.readouterr().out
 
 
 def test_it_names_the_fields_and_facts_in_which_runs_differ(small_runs, capsys, tmp_path):

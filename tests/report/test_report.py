@@ -15,6 +15,7 @@ from resnet_flax.commands import train as command
 from resnet_flax.config.checks import complete
 from resnet_flax.config.stored import read_config
 from resnet_flax.data.datasets.arrays import Split
+from resnet_flax.data.datasets.fingerprint import examples_of
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.main import main
 from resnet_flax.report import ensure, facts
@@ -326,14 +327,19 @@ def test_predictions_about_other_images_are_refused(small_runs, tmp_path, capsys
     assert message in capsys.readouterr().err
 
 
-def test_after_a_change_of_the_test_split_no_other_images_are_shown(small_runs, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("changed", ["load_split", "examples_of"])
+def test_after_a_change_of_the_test_split_no_other_images_are_shown(changed, small_runs, tmp_path, capsys, monkeypatch):
     workdir = copy(small_runs[0], tmp_path / "run", finished=True)
 
     def reversed_split(config, split):
         text, found = load_split(config, split)
         return text, Split(found.images[::-1], found.labels[::-1])
 
-    monkeypatch.setattr("resnet_flax.report.report.load_split", reversed_split)
+    def replaced(config, folder, split):
+        return examples_of(config, folder, split) | {"digest": "of others"}
+
+    change = {"load_split": reversed_split, "examples_of": replaced}[changed]
+    monkeypatch.setattr(f"resnet_flax.report.report.{changed}", change)
     assert main(["report", f"--workdir={workdir}"]) == 0
     assert "mistakes are not shown: the test split has changed since it was evaluated" in capsys.readouterr().out
     assert "Most confident mistakes" not in (workdir / "report" / "report.html").read_text()

@@ -16,7 +16,7 @@ def test_values_ranges_and_brackets():
     words = [
         "optimizer.learning_rate=1e-3..1:log",
         "train.batch_size=16..256",
-        "model.widths=(8,16,32,64),(4,8,16,32)",
+        "model.widths=(8,16,32,64),[4,8,16,32]",
         "data.policy=crop(4)|flip|normalize(cifar10),color_jitter(0.2,0.2)|normalize(half)",
         "model.activation=relu,gelu,relu",
         "train.init_from=../runs/a,../runs/b",
@@ -25,7 +25,7 @@ def test_values_ranges_and_brackets():
     assert Space.read(words, RECIPE).fields == {
         "optimizer.learning_rate": Range(1e-3, 1.0, True),
         "train.batch_size": Range(16, 256, False),
-        "model.widths": ("(8,16,32,64)", "(4,8,16,32)"),
+        "model.widths": ("(8,16,32,64)", "[4,8,16,32]"),
         "data.policy": ("crop(4)|flip|normalize(cifar10)", "color_jitter(0.2,0.2)|normalize(half)"),
         "model.activation": ("relu", "gelu"),
         "train.init_from": ("../runs/a", "../runs/b"),

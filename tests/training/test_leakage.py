@@ -79,3 +79,9 @@ def test_training_and_evaluation_print_the_note(undrawn, small_runs, tmp_path, c
     assert note in capsys.readouterr().out
     assert main(["evaluate", f"--workdir={tmp_path}", "--split=validation"]) == 0
     assert note in capsys.readouterr().out
+
+
+def test_networks_that_a_downloaded_config_names_are_not_downloaded(monkeypatch, tmp_path):
+    store(tmp_path, "train[:5%]", init_from="hf:someone/else")
+    monkeypatch.setattr("resnet_flax.training.leakage.find_trained", {"hf:me/net": tmp_path}.__getitem__)
+    assert len(notes("teacher", "hf:me/net", "train[:10%]")) == 1

@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from ml_collections import FrozenConfigDict
 
 import resnet_flax as rf
+from resnet_flax.config.defaults import changed, get_config
 from resnet_flax.errors import Damaged
 from resnet_flax.main import main
+from resnet_flax.report.card import front_matter
 from resnet_flax.workdir import hub
 from resnet_flax.workdir.results import read_results
 
@@ -163,6 +166,17 @@ def test_the_card_says_what_the_run_measured(exported, small_runs):
     for name in ("model.safetensors", "config.json", "results.json"):
         content = (exported / name).read_bytes()
         assert f"{len(content):,} | {hashlib.sha256(content).hexdigest()} |" in text
+
+
+def test_a_card_names_the_split_and_no_public_dataset_for_ones_own_images(tmp_path):
+    config = FrozenConfigDict(get_config())
+    results = {"test_accuracy": 0.5}
+    assert '"uoft-cs/cifar10", "split": "test[:100]"' in front_matter(
+        changed(config, {"data.name": "cifar10", "data.test": "test[:100]"}), results, ""
+    )
+    np.save(tmp_path / "train_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
+    own = changed(config, {"data.name": "cifar10", "data.dir": str(tmp_path), "data.test": "train[90%:]"})
+    assert "uoft-cs" not in front_matter(own, results, "")
 
 
 def test_a_card_states_the_seeds_beside_its_run_and_their_spread(small_runs, tmp_path):

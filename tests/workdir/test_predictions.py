@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics
 
 from resnet_flax.errors import UserError
+from resnet_flax.workdir import predictions
 from resnet_flax.workdir.predictions import (
     ClassScores,
     Predictions,
@@ -113,6 +114,12 @@ def test_predictions_are_read_as_they_were_written(tmp_path):
     with np.load(tmp_path / "predictions.npz") as arrays:
         assert arrays["probabilities"].dtype == np.float32
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+
+
+def test_predictions_of_any_number_of_images_and_classes_are_read(tmp_path, monkeypatch):
+    write_predictions(draw(), tmp_path / "predictions.npz")
+    monkeypatch.setattr(predictions, "MAX_UNPACKED_BYTES", 10)
+    assert read_predictions(tmp_path / "predictions.npz")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])

@@ -5,12 +5,12 @@ import json
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from ml_collections import ConfigDict
 
 from resnet_flax.data.datasets.load import ROLES, find_arrays, find_slice
-from resnet_flax.data.datasets.splits import overlap
+from resnet_flax.data.datasets.splits import overlap, split_names
 from resnet_flax.files import atomic_write, read_json, user_path
 
 CHECKSUMS = "checksums.json"  # beside decoded arrays: name of a file -> [its bytes, its time, its CRC-32]
@@ -50,6 +50,30 @@ def share_examples(one: SplitContents, other: SplitContents) -> bool:
     """Return whether some examples are in both."""
     parts = (range(part["start"], part["start"] + part["examples"]) for part in (one, other))
     return one["digest"] == other["digest"] and overlap(*parts)
+
+
+def place(data: ConfigDict) -> tuple[str, str, int]:
+    """Return a key that is the same for two runs on the same data; a dataset of TFDS is the same in any folder."""
+    folder = user_path(data.dir).resolve()
+    own_images = data.name == "folder" or (data.dir and split_names(folder))
+    return data.name, str(folder) if own_images else "", data.image_size
+
+
+class EvaluatedSplit(NamedTuple):
+    """A run's `config.data`, and what one of its splits contained when it was evaluated, None if that is unknown."""
+
+    data: ConfigDict
+    contents: SplitContents | None
+
+
+def same_images(one: EvaluatedSplit, other: EvaluatedSplit) -> bool:
+    """Return whether two evaluated splits hold the same images, as far as is known; their size may differ."""
+    if one.contents is None or other.contents is None:
+        return True
+    if one.data.image_size == other.data.image_size:
+        return one.contents == other.contents
+    numbers = [(tested.contents["start"], tested.contents["examples"]) for tested in (one, other) if tested.contents]
+    return place(one.data)[:2] == place(other.data)[:2] and numbers[0] == numbers[1]
 
 
 def keep_checksums(folder: Path) -> None:

@@ -245,6 +245,7 @@ def images_in_pickle(file: Path) -> tuple[list[str] | None, np.ndarray]:
 
 def as_id(value: object) -> str:
     """Return a number or text as text."""
+    value = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
     if not isinstance(value, str | bytes | int | float | np.generic):
         raise ValueError("has ids that are neither numbers nor text")
     return value.decode("latin1") if isinstance(value, bytes) else str(value)

@@ -51,10 +51,16 @@ class Array:
 
 
 class Buffer(Array):
-    """numpy's _frombuffer(bytes, dtype, shape, order), which pickle protocol 5 uses instead."""
+    """numpy's _frombuffer(bytes, dtype, shape, order[, axes]), which pickle protocol 5 uses instead.
 
-    def __init__(self, raw: bytes, dtype: Dtype, shape: tuple, order: str):
-        self.array = filled(raw, dtype, shape, order)
+    With the order "K", the bytes are those of an array in C order whose axes are then permuted.
+    """
+
+    def __init__(self, raw: bytes, dtype: Dtype, shape: tuple, order: str, axes: tuple | None = None):
+        permuted = order == "K" and axes is not None
+        self.array = filled(raw, dtype, shape, "C" if permuted else order)
+        if permuted:
+            self.array = self.array.transpose(axes)
 
 
 class Scalar(Array):

@@ -12,7 +12,7 @@ from PIL import Image
 from resnet_flax.config.checks import complete
 from resnet_flax.config.defaults import get_config
 from resnet_flax.data.datasets import fingerprint as module
-from resnet_flax.data.datasets.fingerprint import CHECKSUMS, fingerprint
+from resnet_flax.data.datasets.fingerprint import CHECKSUMS, EvaluatedSplit, fingerprint, same_images
 from resnet_flax.data.datasets.load import find_arrays
 
 
@@ -113,3 +113,18 @@ def test_checksums_that_do_not_belong_to_the_arrays_are_computed_again(tmp_path,
     labels = np.load(folder / "train_labels.npy")
     np.save(folder / "train_labels.npy", labels[::-1])
     assert fingerprint(config)["train"] != first["train"]
+
+
+def test_splits_are_the_same_images_if_their_fingerprints_are_and_at_other_sizes_if_their_places_are(tmp_path):
+    """Folders with as many photos of each class have the same labels, whatever is in the photos."""
+    folders = [write_photos(tmp_path / "one"), write_photos(tmp_path / "two")]
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(folders[1] / "cat" / "0.png")
+
+    def split(folder, size=32):
+        data = data_config(name="folder", dir=str(folder), image_size=size)
+        return EvaluatedSplit(data, fingerprint(data)["train"])
+
+    one, two = map(split, folders)
+    assert same_images(one, one) and not same_images(one, two)
+    assert same_images(one, split(folders[0], 16)) and not same_images(one, split(folders[1], 16))
+    assert same_images(one, EvaluatedSplit(two.data, None))  # of an older version, which did not record it

@@ -18,6 +18,7 @@ ARRAYS = [
     np.array(["cat", "\u00e9"]),
     np.array([b"cat", b"dog"]),
     np.array([True, False]),
+    np.arange(24, dtype=np.uint8).reshape(2, 3, 4).transpose(0, 2, 1),
     np.zeros((0, 32, 32, 3), np.uint8),
     np.float32(0.5),
 ]
