@@ -126,11 +126,12 @@ class Pages:
         if live.state != "not begun":
             parts += [html.tiles(run_tiles(live))]
         if live.history:
+            training = "training, mixed images" if live.mixes else "training"
             charts = [
                 self.chart(
                     f"{quantity} of {workdir}",
                     f"{quantity.capitalize()} after each epoch",
-                    partial(figures.training_curves, live.history, quantity, {}),
+                    partial(figures.training_curves, live.history, quantity, {}, training),
                     live.history,
                 )
                 for quantity in figures.QUANTITIES
@@ -217,7 +218,7 @@ def run_tiles(live: Live) -> list[Tile]:
     if is_within_epoch(live):
         row = {f"train_{name}": live.progress[name] for name in ("accuracy", "loss")}
         row, when = row | {"learning_rate": live.progress["learning_rate"]}, "this epoch so far"
-    tiles += [Tile("training accuracy", percent(row.get("train_accuracy")), when)]
+    tiles += [Tile("training accuracy", percent(row.get("train_accuracy")), when + ", mixed images" * live.mixes)]
     tiles += [Tile("training loss", decimal(row.get("train_loss")), when)]
     return [*tiles, Tile("learning rate", f"{row['learning_rate']:.3g}" if row else "-", when)]
 
@@ -234,7 +235,9 @@ def place(live: Live) -> str:
         return f"epoch {at['epoch']:.0f}, step {at['step']:,.0f} of {at['steps']:,.0f}"
     if live.state != "training" or live.progress:
         return ""
-    return "compiling" if len(live.history) < live.epochs else "evaluating"
+    if len(live.history) >= live.epochs:
+        return "evaluating"
+    return "compiling or evaluating" if live.history else "compiling"  # a run may stop early
 
 
 def list_row(name: str, live: Live) -> list[str]:
@@ -246,5 +249,5 @@ def list_row(name: str, live: Live) -> list[str]:
         f"{epochs} of {live.epochs}",
         time_left(live),
         percent(best.get("val_accuracy")),
-        percent(last.get("train_accuracy")),
+        percent(last.get("train_accuracy")) + " (mixed images)" * live.mixes,
     ]

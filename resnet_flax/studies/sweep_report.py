@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnet_flax.config.stored import config_to_json
-from resnet_flax.data.augment.mixing import Mixing
 from resnet_flax.data.datasets.load import load_split
 from resnet_flax.report import html
 from resnet_flax.report.files import Files
@@ -18,7 +17,6 @@ from resnet_flax.report.tables import decimal, format_metric, percent, text_tabl
 from resnet_flax.studies import figures
 from resnet_flax.studies.space import Plan, Settings
 from resnet_flax.text import first_few
-from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.verbs import PROGRAM
 from resnet_flax.workdir.history import lower_is_better
 from resnet_flax.workdir.predictions import wilson_interval
@@ -53,11 +51,8 @@ def write_sweep_report(plan: Plan, outcomes: Sequence[Outcome]) -> str:
     examples = len(load_split(plan.config.data, "validation")[1])
     header = ["trial", *map(plan.space.label, plan.space.fields), *SCORE_COLUMNS]
     rows = [trial_row(one, examples) for one in ranked]
-    mixed = f" Training accuracy is of {MIXED_ACCURACY}." if Mixing.of(plan.config.train).on else ""
     parts = [
-        html.paragraph(
-            f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}{mixed}"
-        ),
+        html.paragraph(f"{plan.config.model.name} on {plan.config.data.name}, {plan.method}: {state}. {OPTIMISTIC}"),
         *winner_parts(plan, ranked[0]),
         html.section("Settings", settings_chart(plan, ranked, files)),
         html.section("Trials", html.table(header, rows), html.paragraph(INTERVALS.format(examples))),
@@ -100,7 +95,7 @@ def trial_row(outcome: Outcome, examples: int) -> list[str]:
         f"{percent(low)} to {percent(high)}",
         decimal(results["val_loss"]),
         f"{results['chosen_epoch']:.0f}",
-        percent(results["train_accuracy"]),
+        percent(results["train_accuracy"]) + (" (mixed images)" if "train_accuracy_of" in results else ""),
     ]
 
 

@@ -33,7 +33,7 @@ class Live:
     """The state of a run, one of RUN_STATES, the rows of its epochs, and how far it is within the next one.
 
     `progress` has PROGRESS_FIELDS and CLOCK, or is {} if the run is not training or has none to show yet. `failure`
-    says what is not finite in a failed run, and where.
+    says what is not finite in a failed run, and where. `mixes` says whether its training accuracy is of mixed images.
     """
 
     state: str
@@ -41,13 +41,15 @@ class Live:
     history: list[EpochRow] = field(default_factory=list)
     progress: dict[str, float] = field(default_factory=dict)
     failure: str = ""
+    mixes: bool = False
 
 
 def read_live(workdir: Path) -> Live:
     """Return the state of the run in `workdir`. Nothing there is changed, and damaged files count as missing."""
     config = read_object(workdir / "config.json")
     train = config.get("train")
-    epochs = train.get("epochs") if isinstance(train, dict) else None
+    train = train if isinstance(train, dict) else {}
+    epochs = train.get("epochs")
     if not isinstance(epochs, int):
         return Live("not begun", 0)
     history = read_rows(workdir / "metrics.csv")
@@ -56,7 +58,8 @@ def read_live(workdir: Path) -> Live:
     failure = "" if training else read_failure(workdir)
     finished = bool(read_object(workdir / "report" / "results.json"))
     state = "finished" if finished else "training" if training else "failed" if failure else "stopped"
-    return Live(state, epochs, history, progress, failure)
+    mixes = any(train.get(field) for field in ("mixup", "cutmix", "ricap"))
+    return Live(state, epochs, history, progress, failure, mixes)
 
 
 def read_progress(workdir: Path) -> dict[str, float]:

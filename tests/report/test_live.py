@@ -56,7 +56,7 @@ def test_a_run_in_training_shows_how_far_it_is_how_fast_and_how_long_it_still_ta
         before = text_of(pages.at("/"))
         write_within_epoch(unfinished, 5)
         page = pages.at("/")
-    assert "epochs done 4 of 4 evaluating" in before and "time left -" in before
+    assert "epochs done 4 of 4 evaluating" in before and "time left -" in before and "mixed" not in before
     text = text_of(page)
     assert "epoch 5, step 3 of 16" in text and "images per second 1,234" in text
     assert "time left 1:15" in text or "time left 1:14" in text
@@ -65,6 +65,14 @@ def test_a_run_in_training_shows_how_far_it_is_how_fast_and_how_long_it_still_ta
     assert f"best validation accuracy {best:.2%}" in text
     assert page.content.count(b"<svg") == 2 and not page.is_last
     assert "<title>&lt;b&gt;</title>" in page.content.decode()
+
+
+def test_accuracy_on_mixed_images_is_called_that(unfinished):
+    config = unfinished / "config.json"
+    stored = json.loads(config.read_text())
+    config.write_text(json.dumps(stored | {"train": stored["train"] | {"cutmix": 1.0}}))
+    assert re.search(r"training accuracy [\d.]+% epoch 4, mixed images", text_of(Pages([unfinished]).at("/")))
+    assert re.search(r"[\d.]+% \(mixed images\)", text_of(Pages([unfinished.parent]).at("/")))
 
 
 def test_a_run_that_has_not_begun_was_stopped_or_has_failed_says_so(unfinished, tmp_path):
