@@ -108,9 +108,9 @@ FISH_WORDS: dict[str, Callable[[], list[str]]] = {
 
 BASH = r"""# Completion of @program@ in bash. In ~/.bashrc: source <(@program@ completion bash)
 _resnet_flax() {
-    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} current= verb= word words flag= flags kind= paths= value
+    local IFS=$' \t\n' line=${COMP_LINE:0:COMP_POINT} current= verb= word words flag= flags kind= paths= value last
     local verbs="@verbs@" fields="@fields@" recipes="@recipes@" before=" @before@ "
-    read -ra words <<< "$line"
+    read -a words <<< "$line" # without -r, so that a space after a backslash is part of a word
     [[ $line == *[[:space:]] ]] || { current=${words[-1]}; unset 'words[-1]'; }
     for word in "${words[@]:1}"; do
         if [[ $flag ]]; then
@@ -149,9 +149,17 @@ _resnet_flax() {
         [[ $COMPREPLY ]] || COMPREPLY=($(compgen $paths -- "$value"))
         compopt -o filenames 2> /dev/null
     fi
-    # readline breaks a word at = and replaces only what follows it; where it does not, it needs the whole word.
-    [[ $value != "$current" && $COMP_WORDBREAKS != *=* ]] && COMPREPLY=("${COMPREPLY[@]/#/${current%%=*}=}")
-    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace 2> /dev/null
+    # readline breaks a word at = and replaces what follows the last one; where it does not, it needs the whole word.
+    last=${value##*=}
+    if [[ $COMP_WORDBREAKS != *=* ]]; then
+        [[ $value != "$current" ]] && COMPREPLY=("${COMPREPLY[@]/#/${current%%=*}=}")
+    elif [[ $paths && $last != "$value" && $line != *\\=* ]]; then
+        for word in "${!COMPREPLY[@]}"; do # readline cannot tell that the rest of a path is that of a folder
+            [[ -d ${COMPREPLY[word]} ]] && COMPREPLY[word]+=/
+        done
+        COMPREPLY=("${COMPREPLY[@]#"${value%"$last"}"}")
+    fi
+    [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace 2> /dev/null
     return 0
 }
 complete -F _resnet_flax @program@

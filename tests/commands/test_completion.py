@@ -89,7 +89,8 @@ def test_bash_gives_the_whole_word_where_it_does_not_break_at_an_equals_sign(tmp
 def test_a_person_at_a_terminal_who_presses_tab_gets_the_rest_of_the_word(tmp_path, capsys):
     """Nothing is quoted, a folder ends in a slash, and a word that is whole in a space."""
     (tmp_path / "script.bash").write_text(script("bash", capsys))
-    (tmp_path / "runs").mkdir()
+    for folder in ("runs", "my photos", "grid/lr=0.1"):
+        (tmp_path / folder).mkdir(parents=True)
     terminal, end = pty.openpty()
     command = ["bash", "--norc", "--noprofile", "-i"]
     process = subprocess.Popen(command, cwd=tmp_path, stdin=end, stdout=end, stderr=end, start_new_session=True)
@@ -101,6 +102,10 @@ def test_a_person_at_a_terminal_who_presses_tab_gets_the_rest_of_the_word(tmp_pa
         "resnet-flax --config.train.ep": "ochs=",
         "resnet-flax sweep optimizer.learn": "ing_rate=",
         "resnet-flax report --workdir=ru": "ns/",
+        "resnet-flax report grid/lr=0": ".1/",
+        "resnet-flax report --workdir=grid/lr=0": ".1/",
+        r"resnet-flax report grid/lr\=0": ".1/",
+        r"resnet-flax predict my\ ph": "otos/",
     }.items():
         os.write(terminal, f"\x15{typed}\t|".encode())  # Ctrl-U empties the line
         seen = ""
