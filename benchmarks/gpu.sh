@@ -34,6 +34,7 @@ if [ -d "$output/parts" ] && [ -z "$(ls "$unfinished")" ]; then
     fi
     # What is here already may be newer, so only lines and runs that are missing here are added.
     for log in "$carried"/*.jsonl; do
+        [ -e "$log" ] || continue
         touch "$output/${log##*/}"
         grep -vxFf "$output/${log##*/}" "$log" > "$carried/missing"
         cat "$carried/missing" >> "$output/${log##*/}"

@@ -48,13 +48,14 @@ def model_card(
 
 def front_matter(config: FrozenConfigDict, results: Mapping[str, Any], licence: str) -> str:
     """Return the metadata that the Hub reads, as YAML; values are JSON, which is YAML that no string can end early."""
-    dataset = None if own_splits(config.data.dir) else HUB_DATASETS.get(config.data.name)
+    name = "own images" if own_splits(config.data.dir) else config.data.name
+    dataset = HUB_DATASETS.get(name)
     fields: dict[str, Any] = {"license": licence.lower()} if licence else {}
     fields |= {"library_name": "resnet_flax", "pipeline_tag": "image-classification", "tags": ["resnet", "jax", "flax"]}
     fields |= {"datasets": [dataset]} if dataset else {}
     if "test_accuracy" in results:
         task = {"type": "image-classification"}
-        data = {"name": config.data.name, "type": dataset or "images of one's own", "split": config.data.test}
+        data = {"name": name, "type": dataset or name, "split": config.data.test}
         found = {"task": task, "dataset": data, "metrics": [{"type": "accuracy", "value": results["test_accuracy"]}]}
         fields |= {"metrics": ["accuracy"], "model-index": [{"name": config.model.name, "results": [found]}]}
     return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---", ""])

@@ -16,9 +16,9 @@ from resnet_flax.report.files import Files
 from resnet_flax.report.tables import decimal, difference_text, percent, text_table
 from resnet_flax.text import escape_line, print_line
 from resnet_flax.training.restore import read_history
-from resnet_flax.workdir.checkpoints import recorded_run
 from resnet_flax.workdir.folder import Job
 from resnet_flax.workdir.history import EpochRow
+from resnet_flax.workdir.identity import recorded_contents
 from resnet_flax.workdir.predictions import Predictions, read_split_predictions
 from resnet_flax.workdir.results import read_results
 
@@ -91,7 +91,7 @@ def difference_rows(runs: list[Job]) -> list[list[str]]:
 
 def tested_by(run: Job) -> EvaluatedSplit:
     """Return what the test split of a finished run contained, as its newest checkpoint recorded."""
-    return EvaluatedSplit(run.config.data, recorded_run(run.workdir / "checkpoints").get("data", {}).get("test"))
+    return EvaluatedSplit(run.config.data, recorded_contents(run.workdir, "test"))
 
 
 def test_predictions(run: Job) -> Predictions | None:

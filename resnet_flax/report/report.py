@@ -26,8 +26,8 @@ from resnet_flax.text import print_line
 from resnet_flax.training.batch import MIXED_ACCURACY
 from resnet_flax.training.classifier import Classifier
 from resnet_flax.training.restore import read_history, restore_checkpoint
-from resnet_flax.workdir.checkpoints import recorded_run
 from resnet_flax.workdir.history import EpochRow
+from resnet_flax.workdir.identity import recorded_contents
 from resnet_flax.workdir.predictions import SplitPredictions, damaged_predictions, read_split_predictions
 from resnet_flax.workdir.results import read_results, results_digest
 
@@ -139,7 +139,7 @@ def prediction_sections(
     except UserError as absent:
         print_line(f"mistakes are not shown: {absent}")
     else:
-        evaluated = recorded_run(workdir / "checkpoints").get("data", {}).get(found.role)
+        evaluated = recorded_contents(workdir, found.role)
         now = examples_of(config.data, find_arrays(config.data), found.role)
         if np.array_equal(split.labels, found.predictions.labels) and evaluated in (None, now):
             files.picture("mistakes", figures.mistakes(found.predictions, split.images, classes))

@@ -16,7 +16,7 @@ from resnet_flax.training.trackers import Tracking
 from resnet_flax.workdir.history import EpochRow, write_history
 from resnet_flax.workdir.live import remove_failure, remove_progress, write_progress
 
-drawing = contextlib.suppress(OSError)  # the terminal may be gone, of which a signal informs the run
+drawing = contextlib.suppress(OSError)  # the terminal may be gone; the run learns that from a signal
 SHOW_SECONDS = 0.25  # between two looks at the totals; a look takes longer than a fast step
 SAVE_SECONDS = 3  # between two writes of progress.json, which wait for the disk
 

@@ -65,6 +65,11 @@ def is_extension(workdir: Path, changes: dict[str, str], old: dict, new: dict) -
     return True
 
 
+def recorded_contents(workdir: Path, split: str) -> SplitContents | None:
+    """Return the fingerprint of a split as the newest checkpoint records it; None if it records none."""
+    return recorded_run(workdir / "checkpoints").get("data", {}).get(split)
+
+
 def data_changes(old: dict[str, SplitContents], new: dict[str, SplitContents]) -> list[str]:
     """Return a phrase for each split in both fingerprints whose examples differ."""
     changes = []

@@ -174,6 +174,7 @@ def test_a_card_names_the_split_and_no_public_dataset_for_ones_own_images(tmp_pa
     assert '"uoft-cs/cifar10", "split": "test[:100]"' in front_matter(
         changed(config, {"data.name": "cifar10", "data.test": "test[:100]"}), results, ""
     )
+    assert '"name": "digits", "type": "digits"' in front_matter(changed(config, {"data.name": "digits"}), results, "")
     np.save(tmp_path / "train_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
     own = changed(config, {"data.name": "cifar10", "data.dir": str(tmp_path), "data.test": "train[90%:]"})
     assert "uoft-cs" not in front_matter(own, results, "")

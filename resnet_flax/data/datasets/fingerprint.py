@@ -68,12 +68,13 @@ class EvaluatedSplit(NamedTuple):
 
 def same_images(one: EvaluatedSplit, other: EvaluatedSplit) -> bool:
     """Return whether two evaluated splits hold the same images, as far as is known; their size may differ."""
-    if one.contents is None or other.contents is None:
+    mine, theirs = one.contents, other.contents
+    if mine is None or theirs is None:
         return True
     if one.data.image_size == other.data.image_size:
-        return one.contents == other.contents
-    numbers = [(tested.contents["start"], tested.contents["examples"]) for tested in (one, other) if tested.contents]
-    return place(one.data)[:2] == place(other.data)[:2] and numbers[0] == numbers[1]
+        return mine == theirs
+    same_part = (mine["start"], mine["examples"]) == (theirs["start"], theirs["examples"])
+    return same_part and place(one.data)[:2] == place(other.data)[:2]
 
 
 def keep_checksums(folder: Path) -> None:
